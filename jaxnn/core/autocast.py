@@ -1,0 +1,85 @@
+"""``nn.autocast``: which operations run in the lower dtype, which in float32, after torch's lists.
+
+Each operation of ``jaxnn.functional`` names its list where it is decorated (``@op(autocast=...)``); this file
+holds what the lists mean.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.core import modes
+from jaxnn.core.dtypes import describe, is_floating
+
+_LOWER = (np.dtype(jnp.bfloat16), np.dtype("float16"))
+
+
+class autocast(modes._Mode):
+    """Run matrix products and convolutions in a lower dtype inside, and what needs range in float32.
+
+    The same operations are cast as in ``torch.autocast``: "lower" ones (linear, conv, matmul, attention,
+    recurrent cells) take `dtype`; losses, normalisations by sums, softmax and powers take float32; the rest
+    follow their inputs. Parameters and buffers keep their dtypes. The setting is part of jit's cache key.
+
+    Args:
+        device_type: accepted for torch's call form, ``autocast("cuda", dtype=...)``; every device is treated alike.
+        dtype: ``jnp.bfloat16`` (default) or ``jnp.float16``.
+        enabled: False switches autocast off inside.
+        cache_enabled: accepted; XLA shares repeated casts by itself.
+
+    Raises:
+        ValueError: for any other dtype.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return object.__new__(cls)
+
+    def __init__(
+        self,
+        device_type: str | None = None,
+        dtype: Any = None,
+        enabled: bool = True,
+        cache_enabled: bool | None = None,
+    ) -> None:
+        super().__init__()
+        if device_type is not None and not isinstance(device_type, str):
+            raise ValueError(f"autocast: device_type: expected a string, got {describe(device_type)}")
+        chosen = np.dtype(jnp.bfloat16 if dtype is None else dtype)
+        if enabled and chosen not in _LOWER:
+            raise ValueError(f"autocast: dtype: expected bfloat16 or float16, got {chosen}")
+        self._settings = ((modes.autocast_state, chosen.name if enabled else None),)
+
+
+def is_autocast_enabled(device_type: str | None = None) -> bool:
+    """Whether ``autocast`` is on."""
+    return modes.autocast_state.value is not None
+
+
+def _target(policy: str, arrays: list[Any]) -> Any:
+    if policy == "lower":
+        return np.dtype(modes.autocast_state.value)
+    if policy == "float32":
+        return np.dtype("float32")
+    if policy == "promote":
+        return jnp.result_type(*[array.dtype for array in arrays])
+    raise ValueError(f"autocast: unknown list {policy!r}")
+
+
+def cast_arguments(policy: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """The arguments of the operation `name` with their floating arrays cast by `policy`; float64 is left alone."""
+    leaves, treedef = jax.tree.flatten((args, kwargs), is_leaf=lambda leaf: leaf is None)
+    eligible = [
+        leaf
+        for leaf in leaves
+        if isinstance(leaf, jax.Array) and is_floating(leaf.dtype) and leaf.dtype != np.dtype("float64")
+    ]
+    if not eligible:
+        return args, kwargs
+    target = _target(policy, eligible)
+    marked = {id(leaf) for leaf in eligible}
+    cast = [leaf.astype(target) if id(leaf) in marked and leaf.dtype != target else leaf for leaf in leaves]
+    return jax.tree.unflatten(treedef, cast)

@@ -1,0 +1,136 @@
+"""Module's conversions: dtype, device and sharding of its arrays, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.core.dtypes import check_dtype, is_floating
+from jaxnn.core.parameter import Slot, as_sharding
+
+
+class Conversions:
+    """Module's ``to`` and its kin. Each changes the boxes in place, all of them or none, and returns the module."""
+
+    def _boxes(self) -> list[Slot]:
+        boxes = [box for _, box in self.named_parameters()]  # type: ignore[attr-defined]
+        return boxes + [box for _, box in self.named_buffers()]  # type: ignore[attr-defined]
+
+    def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Any:
+        """Put ``fn(array)`` in every box; nothing is changed when one of them fails."""
+        boxes = self._boxes()
+        arrays = [fn(box.value) for box in boxes]
+        for box, array in zip(boxes, arrays):
+            box.value = array
+        return self
+
+    def _cast(self, dtype: Any, applies: Callable[[Any], bool]) -> Any:
+        dtype = check_dtype(dtype, f"{type(self).__name__}.to")
+        return self._apply(lambda array: _astype(array, dtype) if applies(array.dtype) else array)
+
+    def type(self, dst_type: Any) -> Any:
+        """Cast every parameter and buffer, integers too, to `dst_type`."""
+        return self._cast(dst_type, lambda dtype: True)
+
+    def float(self) -> Any:
+        """Cast floating parameters and buffers to float32."""
+        return self._cast(jnp.float32, is_floating)
+
+    def double(self) -> Any:
+        """Cast floating parameters and buffers to float64; raises TypeError unless ``jax_enable_x64`` is on."""
+        return self._cast(np.float64, is_floating)
+
+    def half(self) -> Any:
+        """Cast floating parameters and buffers to float16."""
+        return self._cast(jnp.float16, is_floating)
+
+    def bfloat16(self) -> Any:
+        """Cast floating parameters and buffers to bfloat16."""
+        return self._cast(jnp.bfloat16, is_floating)
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Move and cast in place: ``to(device)``, ``to(dtype)``, ``to(device, dtype)``, ``to(array)``, ``to(sharding)``.
+
+        `device` is a jax device, a sharding or a platform's name; `dtype` a floating or complex jax dtype, which only
+        floating arrays are cast to; an array stands for its own device and dtype. `non_blocking`, `copy` and
+        `memory_format` are accepted, and mean nothing in JAX.
+
+        Raises:
+            TypeError: an argument of another kind, or an integer dtype.
+        """
+        for name in ("non_blocking", "copy", "memory_format"):
+            kwargs.pop(name, None)
+        device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
+        args = (*args, *(kwargs.pop(name) for name in ("tensor", "other") if name in kwargs))
+        if kwargs:
+            raise TypeError(f"to: got an unexpected keyword argument {next(iter(kwargs))!r}")
+        for value in args:
+            if isinstance(value, (jax.Array, np.ndarray, Slot)):
+                dtype, device = value.dtype, getattr(value, "sharding", None)
+            elif isinstance(value, (jax.Device, jax.sharding.Sharding, str)) and not _names_dtype(value):
+                device = value
+            elif isinstance(value, bool) or value is None:
+                continue
+            else:
+                dtype = value
+        if dtype is not None:
+            dtype = check_dtype(dtype, f"{type(self).__name__}.to")
+            if not (is_floating(dtype) or jnp.issubdtype(dtype, jnp.complexfloating)):
+                raise TypeError(f"to: dtype: expected a floating point or complex dtype, got {dtype}")
+        sharding = as_sharding(device, "to: device")
+
+        def convert(array: Any) -> Any:
+            if dtype is not None and (is_floating(array.dtype) or jnp.issubdtype(array.dtype, jnp.complexfloating)):
+                array = _astype(array, dtype)
+            return array if sharding is None else _place(array, sharding)
+
+        return self._apply(convert)
+
+    def cpu(self) -> Any:
+        """Move to the CPU."""
+        return self.to("cpu")
+
+    def cuda(self, device: Any = None) -> Any:
+        """Move to a GPU: the first, or the one numbered or given as `device`."""
+        return self.to(f"cuda:{device or 0}" if device is None or isinstance(device, int) else device)
+
+    def to_empty(self, *, device: Any, recurse: bool = True) -> Any:
+        """Replace every array by zeros on `device` (torch leaves them unset)."""
+        sharding = as_sharding(device, "to_empty: device")
+        return self._apply(lambda array: jax.device_put(jnp.zeros(array.shape, array.dtype), sharding))
+
+    def share_memory(self) -> Any:
+        """Not available: JAX arrays are not shared between processes.
+
+        Raises:
+            NotImplementedError: always; hand the state_dict over, or use jax.distributed.
+        """
+        raise NotImplementedError(
+            "share_memory: jax arrays cannot be shared between processes; pass state_dict() on, or use jax.distributed"
+        )
+
+
+def _names_dtype(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        np.dtype(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _astype(array: Any, dtype: Any) -> Any:
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(array.shape, dtype, sharding=array.sharding)
+    return array.astype(dtype)
+
+
+def _place(array: Any, sharding: Any) -> Any:
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+    return jax.device_put(array, sharding)

@@ -1,0 +1,86 @@
+"""One rule for dtypes: what is accepted at the door, and what is never narrowed in silence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_WIDE = {np.dtype("float64"), np.dtype("complex128")}
+_WIDE_INTEGERS = {np.dtype("int64"): np.dtype("int32"), np.dtype("uint64"): np.dtype("uint32")}
+
+
+def x64_enabled() -> bool:
+    """Whether this process lets JAX have 64-bit numbers (``jax_enable_x64``)."""
+    return bool(jax.config.jax_enable_x64)
+
+
+def check_dtype(dtype: Any, where: str) -> np.dtype[Any]:
+    """`dtype` as a NumPy dtype. 64-bit floats raise unless ``jax_enable_x64`` is on; 64-bit integers become 32."""
+    try:
+        dtype = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"{where}: dtype: expected a jax dtype such as jnp.float32, got {dtype!r}") from None
+    if x64_enabled():
+        return dtype
+    if dtype in _WIDE:
+        raise TypeError(
+            f"{where}: dtype: {dtype} needs 64-bit mode, which is off; JAX would give 32 bits in silence. "
+            'Call jax.config.update("jax_enable_x64", True) first, or ask for float32'
+        )
+    return _WIDE_INTEGERS.get(dtype, dtype)
+
+
+def is_array(value: Any) -> bool:
+    """Whether `value` is an array that functions take: jax's (tracers too) or NumPy's."""
+    return isinstance(value, (jax.Array, np.ndarray, np.generic))
+
+
+def as_array(value: Any, where: str) -> jax.Array:
+    """`value` as a jax array: no lists, no narrowing of float64, int64 to int32 only where every number fits.
+
+    Args:
+        value: a jax or NumPy array.
+        where: the function and argument, for the message.
+
+    Raises:
+        TypeError: not an array, or 64-bit floats without ``jax_enable_x64``.
+        OverflowError: 64-bit integers that 32 bits cannot hold.
+    """
+    if isinstance(value, jax.Array):
+        return value
+    if not isinstance(value, (np.ndarray, np.generic)):
+        raise TypeError(f"{where}: expected a jax or NumPy array, got {type(value).__name__}")
+    dtype = check_dtype(value.dtype, where)
+    if dtype != value.dtype:
+        limits = np.iinfo(dtype)
+        if value.size and (value.max() > limits.max or value.min() < limits.min):
+            raise OverflowError(
+                f"{where}: {value.dtype} numbers from {value.min()} to {value.max()} do not fit {dtype}; "
+                'call jax.config.update("jax_enable_x64", True) to keep 64 bits'
+            )
+    return jnp.asarray(value, dtype)
+
+
+def default_float() -> np.dtype[Any]:
+    """The dtype of new parameters: float32, as torch's default."""
+    return np.dtype("float32")
+
+
+def is_floating(dtype: Any) -> bool:
+    """True for real floating dtypes, bfloat16 and float16 among them."""
+    return bool(jnp.issubdtype(dtype, jnp.floating))
+
+
+def is_integer(dtype: Any) -> bool:
+    """True for signed and unsigned integers; not for bool."""
+    return bool(jnp.issubdtype(dtype, jnp.integer))
+
+
+def describe(value: Any) -> str:
+    """`float32[3, 4]` for an array, else the type and the value, for messages."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+    return f"{value!r} ({type(value).__name__})"

@@ -1,0 +1,323 @@
+"""The one mechanism under all transforms: stateful arguments apart, a pure function run, what changed written back.
+
+A transform (1) finds the stateful objects among its arguments (`Split`), (2) hands their arrays, and the state of
+the random stream, to a pure function that rebuilds copies around them, calls the user's function, and says which
+arrays are others than before, by identity (`run`), and (3) puts those into the boxes of the originals
+(`write_back`). The originals are not touched before the whole function has succeeded. Objects that share boxes
+travel as one `Bundle`, so that a box reached through two arguments is one leaf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from jaxnn import _compat
+from jaxnn.core import random, tree
+from jaxnn.core.parameter import Slot, TraceLeakError, leak_message, may_hold, structure_epoch
+from jaxnn.core.stateful import Stateful
+from jaxnn.core.tree import Registry, Structure
+
+
+class Bundle(Stateful):
+    """Several stateful objects as one tree, so that what they share is one leaf."""
+
+    transparent = True
+
+    def __init__(self, objects: Sequence[Any]) -> None:
+        held = self.__dict__
+        for registry in tree.REGISTRIES:
+            held[registry] = Registry()
+        held["_modules"] = Registry({str(number): obj for number, obj in enumerate(objects)})
+        held["_home"] = None
+
+    def objects(self) -> list[Any]:
+        """The objects, in order."""
+        return list(self._modules.values())
+
+
+@jax.tree_util.register_static
+class Ref:
+    """Stands in a tree for the stateful argument with this number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ref) and other.number == self.number
+
+    def __hash__(self) -> int:
+        return hash(self.number)
+
+
+def is_stateful(value: Any) -> bool:
+    """Whether `value` is a module, an optimizer or another object of boxes."""
+    return isinstance(value, Stateful)
+
+
+def find_objects(args: Any, kwargs: Any) -> list[Any]:
+    """The distinct stateful objects in the arguments, in order; looks into containers."""
+    found: dict[int, Any] = {}
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, Stateful):
+            found[id(value)] = value
+        elif not isinstance(value, jax.Array) and isinstance(value, (list, tuple, dict)):
+            for leaf in jax.tree.leaves(value, is_leaf=is_stateful):
+                if isinstance(leaf, Stateful):
+                    found[id(leaf)] = leaf
+    return list(found.values())
+
+
+def replace_objects(value: Any, objects: Sequence[Any]) -> Any:
+    """`value` with each of `objects` in it replaced by its `Ref`; nothing else is rebuilt needlessly."""
+    numbers = {id(obj): number for number, obj in enumerate(objects)}
+
+    def replace(leaf: Any) -> Any:
+        return Ref(numbers[id(leaf)]) if id(leaf) in numbers else leaf
+
+    return jax.tree.map(replace, value, is_leaf=is_stateful)
+
+
+def restore_objects(value: Any, objects: Sequence[Any]) -> Any:
+    """`value` with each `Ref` in it replaced by its object."""
+    stop = lambda leaf: isinstance(leaf, (Ref, Stateful))  # noqa: E731
+    return jax.tree.map(lambda leaf: objects[leaf.number] if isinstance(leaf, Ref) else leaf, value, is_leaf=stop)
+
+
+def one_tree(objects: Sequence[Any]) -> Any:
+    """The objects as one tree: the only one itself, or a bundle of several."""
+    return objects[0] if len(objects) == 1 else Bundle(objects)
+
+
+def parts(root: Any) -> list[Any]:
+    """The objects of what `one_tree` made."""
+    return root.objects() if isinstance(root, Bundle) else [root]
+
+
+def share_boxes(objects: Sequence[Any]) -> bool:
+    """Whether any box is reached through two of the objects."""
+    seen: set[int] = set()
+    for obj in objects:
+        boxes = {id(box) for box in tree.cache_of(obj)[0].boxes}
+        if not seen.isdisjoint(boxes):
+            return True
+        seen |= boxes
+    return False
+
+
+class Plan:
+    """How to write one tree's changes back: the numbers of the leaves that come back, and what became of the structure.
+
+    Plans travel in the output tree of a compiled function. Two plans of equal structure are interchangeable.
+    """
+
+    __slots__ = ("indices", "structure", "object_origins", "box_origins")
+
+    def __init__(
+        self,
+        indices: tuple[int, ...],
+        structure: Structure | None = None,
+        object_origins: tuple[int, ...] = (),
+        box_origins: tuple[int, ...] = (),
+    ) -> None:
+        self.indices = indices
+        self.structure = structure  # None where it stayed as it was
+        self.object_origins, self.box_origins = object_origins, box_origins
+
+    def _key(self) -> tuple[Any, ...]:
+        return self.indices, self.structure, self.object_origins, self.box_origins
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+
+class Watch:
+    """A copy of a tree inside a trace, and what it held before the user's function ran."""
+
+    def __init__(self, copy: Any) -> None:
+        self.copy = copy
+        self.leaves, self.structure = tree.flatten(copy)
+        self.leaves = list(self.leaves)
+        self.cache = tree.cache_of(copy)[0]
+        self.objects = [copy, *self.cache.below]
+
+    def changes(self, everything: bool = False) -> tuple[Plan, list[Any]]:
+        """The plan, and the arrays that it numbers: those that are not the ones from before."""
+        leaves, structure = tree.flatten(self.copy)
+        if structure == self.structure:
+            indices = [i for i, leaf in enumerate(leaves) if everything or leaf is not self.leaves[i]]
+            return Plan(tuple(indices)), [leaves[i] for i in indices]
+        cache = tree.cache_of(self.copy)[0]
+        object_numbers = {id(obj): number for number, obj in enumerate(self.objects)}
+        box_numbers = {id(box): number for number, box in enumerate(self.cache.boxes)}
+        object_origins = tuple(object_numbers.get(id(obj), -1) for obj in [self.copy, *cache.below])
+        box_origins = tuple(box_numbers.get(id(box), -1) for box in cache.boxes)
+        kept = [
+            i
+            for i, leaf in enumerate(leaves)
+            if everything or i >= len(box_origins) or box_origins[i] < 0 or leaf is not self.leaves[box_origins[i]]
+        ]
+        return Plan(tuple(kept), structure, object_origins, box_origins), [leaves[i] for i in kept]
+
+    def discard(self) -> None:
+        """Forget the changes: the function failed."""
+        tree.discard_changes(self.copy)
+
+
+def write_back(root: Any, plan: Plan, values: Sequence[Any]) -> None:
+    """Put what came back into the original tree: all of it, or nothing."""
+    if not plan.indices and plan.structure is None:
+        return
+    cache, extra = tree.cache_of(root)
+    if plan.structure is not None:
+        _graft(root, cache, plan, values)
+        return
+    boxes = cache.boxes
+    if not _compat.at_top_level():
+        for index, value in zip(plan.indices, values):
+            if index < len(boxes) and not may_hold(boxes[index].home, value):
+                raise TraceLeakError(leak_message(boxes[index].label))
+        for index in plan.indices:
+            home = boxes[index].home if index < len(boxes) else None
+            if home is not None:
+                home.changed = boxes[index]
+    late = []
+    for index, value in zip(plan.indices, values):
+        if index < len(boxes):
+            boxes[index].replace(value)
+        else:
+            late.append((index - len(boxes), value))
+    if late:
+        _write_containers(root, cache, extra, late)
+
+
+def _write_containers(root: Any, cache: tree.Cache, arrays: list[Any], late: list[tuple[int, Any]]) -> None:
+    """Rebuild the plain attributes that hold arrays around the new ones, in place where they are lists or dicts."""
+    arrays = list(arrays)
+    for position, value in late:
+        arrays[position] = value
+    source = tree.static.Thawing(iter(arrays), cache.boxes, [root, *cache.below])
+    for _, holder, name, frozen in cache.watched:
+        held = (root if holder is None else holder).__dict__
+        old, new = held[name], tree.static.thaw(frozen, source)
+        if type(old) is list:
+            old[:] = new
+        elif type(old) is dict:
+            old.clear()
+            old.update(new)
+        else:
+            held[name] = new
+
+
+def _graft(root: Any, cache: tree.Cache, plan: Plan, values: Sequence[Any]) -> None:
+    """Give the original tree the new structure: its own objects and boxes where they remain, new ones elsewhere."""
+    structure = plan.structure
+    assert structure is not None
+    home = root.__dict__.get("_home")
+    incoming = dict(zip(plan.indices, values))
+    for value in values:
+        if not may_hold(home, value):
+            raise TraceLeakError(leak_message(type(root).__name__))
+    originals = [root, *cache.below]
+    objects = [
+        originals[origin] if origin >= 0 else object.__new__(node.kind)
+        for node, origin in zip(structure.nodes, plan.object_origins)
+    ]
+    boxes = []
+    for number, (meta, origin) in enumerate(zip(structure.metas, plan.box_origins)):
+        if origin < 0:
+            boxes.append(Slot.from_meta(meta, incoming[number], home, structure.names[number]))
+            continue
+        box = cache.boxes[origin]
+        box._set_meta(*meta[1:])
+        if number in incoming:
+            box.replace(incoming[number])
+        boxes.append(box)
+    leaves = [box._value for box in boxes]
+    leaves += [incoming[i] for i in range(len(boxes), len(structure.names))]
+    for obj in objects:
+        keep = {name: value for name, value in obj.__dict__.items() if name == "_home"}
+        obj.__dict__.clear()
+        obj.__dict__.update(keep)
+    structure_epoch[0] += 1
+    tree.fill(structure, leaves, objects, boxes, home)
+
+
+class Call:
+    """One call of a lifted function: its stateful arguments apart, its other arguments, and how to join them again."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.objects = find_objects(args, kwargs)
+        self.rest = replace_objects((args, kwargs), self.objects) if self.objects else (args, kwargs)
+        self.root = one_tree(self.objects) if self.objects else Bundle(())
+        self.leaves, self.structure = tree.flatten(self.root)
+        self.generator = random.current()
+
+    @property
+    def key(self) -> Any:
+        """The random stream's state, raw."""
+        return self.generator.slot.value
+
+    def names(self, number: int) -> dict[int, str]:
+        """Leaf number -> name within the object `number`, for its parameters that require gradients."""
+        cache = tree.cache_of(self.root)[0]
+        positions = {id(box): i for i, box in enumerate(cache.boxes)}
+        named = self.objects[number].named_parameters()
+        return {positions[id(box)]: name for name, box in named if box.requires_grad}
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        leaves: Sequence[Any],
+        key: Any,
+        rest: Any = None,
+        fold: Any = None,
+        everything: bool = False,
+    ) -> tuple[Any, Changes]:
+        """Call `function` on copies around `leaves`: its output, copies in it as `Ref`, and what changed."""
+        copy = tree.unflatten(self.structure, list(leaves))
+        watch = Watch(copy)
+        copies = parts(copy) if self.objects else []
+        args, kwargs = restore_objects(self.rest if rest is None else rest, copies)
+        generator = random.Generator(key=key, fold=fold)
+        try:
+            with random.use(generator):
+                out = function(*args, **kwargs)
+        except BaseException:
+            watch.discard()
+            raise
+        plan, values = watch.changes(everything)
+        new_key = generator.slot.value
+        return replace_objects(out, copies), Changes(plan, values, None if new_key is key else new_key)
+
+    def finish(self, out: Any, changes: Changes) -> Any:
+        """Write the changes back; the output with the originals in place of their copies."""
+        write_back(self.root, changes.plan, changes.values)
+        if changes.key is not None:
+            self.generator.slot.value = changes.key
+        return restore_objects(out, self.objects)
+
+
+class Changes:
+    """What a run changed: a plan (static) with its arrays, and the random stream's new state or None."""
+
+    def __init__(self, plan: Plan, values: Sequence[Any], key: Any) -> None:
+        self.plan, self.values, self.key = plan, values, key
+
+
+jax.tree_util.register_pytree_node(
+    Changes,
+    lambda changes: ((changes.values, changes.key), changes.plan),
+    lambda plan, children: Changes(plan, *children),
+)
+
+
+def count_refs(value: Any) -> int:
+    """How many `Ref` stand in `value`."""
+    stop = lambda leaf: isinstance(leaf, (Ref, Stateful))  # noqa: E731
+    return sum(isinstance(leaf, Ref) for leaf in jax.tree.leaves(value, is_leaf=stop))

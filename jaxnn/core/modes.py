@@ -1,0 +1,159 @@
+"""Modes that change what is traced: gradients on or off, matmul precision, autocast.
+
+Each lives in a ``jax.make_user_context``, so that it is part of the cache key of every ``jax.jit``, plain or
+ours: a function compiled under one mode is never reused under another.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+
+from jaxnn import _compat
+
+_grad_enabled = jax.make_user_context(True)
+_inference = jax.make_user_context(False)
+_precision = jax.make_user_context("highest")
+autocast_state = jax.make_user_context(None)
+
+_PRECISIONS = {"highest": lax.Precision.HIGHEST, "high": lax.Precision.HIGH, "medium": lax.Precision.DEFAULT}
+
+
+class _Mode:
+    """A context manager over user contexts: nestable, reusable, and a decorator with or without parentheses."""
+
+    _settings: tuple[tuple[Any, Any], ...] = ()
+
+    def __new__(cls, function: Any = None) -> Any:
+        mode = super().__new__(cls)
+        return mode(function) if callable(function) else mode
+
+    def __init__(self) -> None:
+        self._entered: list[list[Any]] = []
+
+    def __enter__(self) -> _Mode:
+        contexts = [context(value) for context, value in self._settings]
+        for context in contexts:
+            context.__enter__()
+        self._entered.append(contexts)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for context in reversed(self._entered.pop()):
+            context.__exit__(None, None, None)
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        settings = self._settings
+
+        @functools.wraps(function)
+        def decorated(*args: Any, **kwargs: Any) -> Any:
+            mode = _Mode()
+            mode._settings = settings
+            with mode:
+                return stop_gradients(function(*args, **kwargs))
+
+        return decorated
+
+
+class no_grad(_Mode):
+    """Stop the gradients of everything that modules and ``jaxnn.functional`` return inside (``lax.stop_gradient``).
+
+    Values are unchanged, and so is everything else: dropout still drops and BatchNorm still counts (that is the
+    business of ``eval()``). As a decorator it stops the gradients of all that the function returns.
+
+    torch: operations of jax.numpy itself are not seen by the context; use the decorator for those.
+    Follows ``torch.no_grad``.
+    """
+
+    _settings = ((_grad_enabled, False),)
+
+
+class enable_grad(_Mode):
+    """Let gradients flow again inside ``no_grad``. Follows ``torch.enable_grad``."""
+
+    _settings = ((_grad_enabled, True),)
+
+
+class inference_mode(_Mode):
+    """As ``no_grad``: there are no version counters to save in JAX. Follows ``torch.inference_mode``."""
+
+    _settings = ((_grad_enabled, False), (_inference, True))
+
+    def __init__(self, mode: bool = True) -> None:
+        super().__init__()
+        if mode is False:
+            self._settings = ((_inference, False),)
+
+
+class set_grad_enabled(_Mode):
+    """Gradients on or off by a flag: at once when called, until the end of the block when used with ``with``.
+
+    Follows ``torch.set_grad_enabled``, which is also both. As a decorator only the function is affected.
+    """
+
+    def __init__(self, mode: bool) -> None:
+        super().__init__()
+        self._settings = ((_grad_enabled, bool(mode)),)
+        self._previous = _grad_enabled.get_global()
+        _grad_enabled.set_global(bool(mode))
+
+    def __exit__(self, *exc_info: object) -> None:
+        super().__exit__(*exc_info)
+        _grad_enabled.set_global(self._previous)
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        _grad_enabled.set_global(self._previous)
+        return super().__call__(function)
+
+
+def is_grad_enabled() -> bool:
+    """Whether gradients flow through what modules and ``jaxnn.functional`` return now."""
+    return _grad_enabled.value
+
+
+def is_inference_mode_enabled() -> bool:
+    """Whether ``inference_mode`` is on."""
+    return _inference.value
+
+
+def stop_gradients(tree: Any) -> Any:
+    """`tree` with its arrays' gradients stopped where gradients are off; the same object where they are on."""
+    if _grad_enabled.value or _compat.at_top_level():
+        return tree
+
+    def stop(leaf: Any) -> Any:
+        return lax.stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf
+
+    # A stateful object (a module, an optimizer) passes through as itself, not as a rebuilt copy.
+    return jax.tree.map(stop, tree, is_leaf=lambda node: hasattr(type(node), "__jaxnn_stateful__"))
+
+
+def set_float32_matmul_precision(precision: str) -> None:
+    """Set the precision of float32 matrix products and convolutions: "highest", "high" or "medium".
+
+    "highest", the default, is full float32, as torch on the CPU; "high" may use TF32 or three bfloat16 passes,
+    "medium" one bfloat16 pass, where the device has them. The setting is part of jit's cache key.
+    Follows ``torch.set_float32_matmul_precision``.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    if precision not in _PRECISIONS:
+        raise ValueError(
+            f"set_float32_matmul_precision: precision: expected one of {sorted(_PRECISIONS)}, got {precision!r}"
+        )
+    _precision.set_global(precision)
+
+
+def get_float32_matmul_precision() -> str:
+    """The name that ``set_float32_matmul_precision`` set."""
+    return _precision.value
+
+
+def matmul_precision() -> lax.Precision:
+    """The ``lax.Precision`` that every dot and convolution of jaxnn is given."""
+    return _PRECISIONS[_precision.value]

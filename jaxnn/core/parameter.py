@@ -1,0 +1,413 @@
+"""The boxes: small mutable objects that each hold one array.
+
+`Parameter` and `Buffer` are what users see; a `Slot` holds the array of any other attribute. Reading an
+attribute of a module gives the plain array, and the array remembers, by identity, the box it was last read
+from (`owner`), so that assignments and torch's in-place functions can reach the box.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn import _compat
+from jaxnn.core.dtypes import as_array, check_dtype, describe, is_floating
+
+# Bumped at every change that may alter the structure of some tree; a cached structure is trusted only while it
+# stands still (see core/tree.py).
+structure_epoch = [0]
+
+# id of an array -> the box it was last read from. An entry counts only while that box still holds that very
+# array, which also keeps the id from being reused by another.
+_owners: dict[int, _BoxReference] = {}
+
+_HERE: Any = object()
+
+
+class TraceLeakError(RuntimeError):
+    """A value that exists only inside a trace was about to be stored in a module that outlives it."""
+
+
+class TraceHome:
+    """Where boxes were made: the trace they belong to, and what of them was changed and not yet flattened again."""
+
+    __slots__ = ("trace", "changed", "on_drop")
+
+    def __init__(self, trace: Any, on_drop: Callable[[Slot], None] | None = None) -> None:
+        self.trace = trace
+        self.changed: Slot | None = None
+        self.on_drop = on_drop
+
+    def __del__(self) -> None:
+        if self.changed is not None and self.on_drop is not None:
+            self.on_drop(self.changed)
+
+
+def current_home() -> TraceHome | None:
+    """The home of what is made now: None at top level."""
+    return None if _compat.at_top_level() else TraceHome(_compat.current_trace())
+
+
+def may_hold(home: TraceHome | None, value: Any) -> bool:
+    """Whether a box of this home may hold `value` without leaking a tracer."""
+    return _compat.may_hold(None if home is None else home.trace, value)
+
+
+class _BoxReference(weakref.ref):  # type: ignore[type-arg]
+    __slots__ = ("key",)
+    key: int
+
+
+def _forget(reference: _BoxReference) -> None:
+    if _owners.get(reference.key) is reference:
+        del _owners[reference.key]
+
+
+def owner(array: Any) -> Slot | None:
+    """The box that `array` was last read from, if it still holds that very array; a box is its own owner."""
+    if isinstance(array, Slot):
+        return array
+    reference = _owners.get(id(array))
+    box = None if reference is None else reference()
+    return box if box is not None and box._value is array else None
+
+
+def update_owner(array: Any, value: Any) -> bool:
+    """Put `value` into the box that `array` was read from; False, and nothing done, where no box owns it."""
+    box = owner(array)
+    if box is None:
+        return False
+    box.value = value
+    return True
+
+
+class Slot:
+    """A box around the array of a plain attribute. Traced and returned by transforms; not in the state_dict."""
+
+    __slots__ = ("_value", "home", "label", "_reference", "__weakref__")
+
+    def __init__(self, value: Any, home: Any = _HERE) -> None:
+        self.home: TraceHome | None = current_home() if home is _HERE else home
+        self.label = ""
+        self._reference: _BoxReference | None = None
+        self._value = self._stored(value)
+
+    def _stored(self, value: Any) -> Any:
+        """What the box keeps for `value`: a jax array, or whatever a transform put in an array's place."""
+        if isinstance(value, Slot):
+            return value.value
+        if isinstance(value, (np.ndarray, np.generic)):
+            return as_array(value, self.label or type(self).__name__)
+        return value
+
+    @property
+    def value(self) -> Any:
+        """The array. Assigning puts another in the box."""
+        return self._value
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        value = self._stored(value)
+        home = self.home
+        if not may_hold(home, value):
+            raise TraceLeakError(leak_message(self.label or type(self).__name__))
+        if value is self._value:
+            return
+        if home is not None:
+            home.changed = self
+        self.replace(value)
+
+    def replace(self, value: Any) -> None:
+        """Put `value` in the box without any check: for transforms, which have made theirs."""
+        if self._reference is not None:
+            _forget(self._reference)
+        self._value = value
+
+    def read(self) -> Any:
+        """The array, which from now on remembers this box."""
+        value = self._value
+        reference = self._reference
+        if reference is None:
+            reference = self._reference = _BoxReference(self, _forget)
+            reference.key = 0
+        reference.key = key = id(value)
+        _owners[key] = reference
+        return value
+
+    # What two boxes must share, besides the array, to be alike in a tree's structure.
+    def meta(self) -> tuple[Any, ...]:
+        return (type(self),)
+
+    @classmethod
+    def from_meta(cls, meta: tuple[Any, ...], value: Any, home: TraceHome | None, label: str) -> Slot:
+        """A box around `value` as `meta` describes, with no checks and no conversion."""
+        box = object.__new__(meta[0])
+        box._value, box.home, box.label, box._reference = value, home, label, None
+        box._set_meta(*meta[1:])
+        return box
+
+    def _set_meta(self) -> None:
+        pass
+
+    @property
+    def data(self) -> Any:
+        """The array, as torch's ``.data``."""
+        return self.value
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        self.value = value
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self._value.shape
+
+    @property
+    def dtype(self) -> Any:
+        """Dtype of the array."""
+        return self._value.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self._value.shape)
+
+    @property
+    def sharding(self) -> Any:
+        """The array's sharding."""
+        return self._value.sharding
+
+    @property
+    def device(self) -> Any:
+        """The array's device, or its sharding where it lies on several."""
+        return self._value.device
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.numel() * self.dtype.itemsize
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or its length along `dim`, as torch's ``size``."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        """Number of dimensions, as torch's ``dim``."""
+        return self.ndim
+
+    def numel(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def element_size(self) -> int:
+        """Bytes of one element."""
+        return self.dtype.itemsize
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        return np.asarray(self.value, dtype=dtype)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} containing:\n{self._value!r}"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Slot:
+        value = jnp.copy(self._value) if isinstance(self._value, jax.Array) else copy.deepcopy(self._value, memo)
+        return Slot.from_meta(self.meta(), value, current_home(), self.label)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Slot.from_meta, (self.meta(), self._value, None, self.label)
+
+
+def leak_message(label: str) -> str:
+    """The text for a tracer that would outlive its trace in the box called `label`."""
+    return (
+        f"{label}: this value exists only while jax traces the function around it, and the module it is stored in was "
+        "made outside that function. Pass the module as an argument of the traced function, not through a closure; "
+        "then nn.jit (nn.grad, nn.vmap, nn.scan ...) brings the change back out, and with a plain jax transform return "
+        "the module"
+    )
+
+
+class Parameter(Slot):
+    """A box around an array that is trained. Assigned to a module's attribute, it is registered there.
+
+    ``self.weight`` reads the plain array; ``parameters()`` yields the boxes. Two attributes that hold the same
+    Parameter are tied: one array, one gradient, two names.
+
+    Args:
+        data: a jax or NumPy array (float64 raises unless ``jax_enable_x64`` is on), another box, or a
+            ``jax.ShapeDtypeStruct`` to be filled by ``nn.init``.
+        requires_grad: whether ``nn.grad`` differentiates with respect to it.
+
+    Raises:
+        TypeError: `data` is not an array.
+        RuntimeError: `requires_grad` with an integer or boolean array.
+
+    Follows ``torch.nn.Parameter``.
+    """
+
+    __slots__ = ("_requires_grad",)
+
+    def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
+        data = jnp.zeros((0,), jnp.float32) if data is None else data
+        if not isinstance(data, (jax.Array, np.ndarray, np.generic, Slot, jax.ShapeDtypeStruct)):
+            raise TypeError(f"Parameter: data: expected a jax or NumPy array, got {describe(data)}")
+        super().__init__(data)
+        if requires_grad and not _differentiable(self._value.dtype):
+            raise RuntimeError(
+                f"Parameter: data: expected a floating or complex dtype with requires_grad, got {describe(self._value)}. "
+                "Pass requires_grad=False, or use nn.Buffer"
+            )
+        self._requires_grad = bool(requires_grad)
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether ``nn.grad`` differentiates with respect to this parameter."""
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, requires_grad: bool) -> None:
+        if requires_grad and not _differentiable(self._value.dtype):
+            raise RuntimeError(
+                f"{self.label or 'Parameter'}: requires_grad: expected a floating dtype, got {self.dtype}"
+            )
+        if self._requires_grad != bool(requires_grad):
+            self._requires_grad = bool(requires_grad)
+            structure_epoch[0] += 1
+
+    def requires_grad_(self, requires_grad: bool = True) -> Parameter:
+        """Set ``requires_grad``; returns the parameter."""
+        self.requires_grad = requires_grad
+        return self
+
+    def meta(self) -> tuple[Any, ...]:
+        return type(self), self._requires_grad
+
+    def _set_meta(self, requires_grad: bool) -> None:  # type: ignore[override]
+        self._requires_grad = requires_grad
+
+
+class Buffer(Slot):
+    """A box around an array that is state but not trained: running statistics, tables, counters.
+
+    Integers that torch keeps in int64 (given as NumPy int64) are int32 inside and int64 in the state_dict. A
+    single such number is a counter, kept in a float32 leaf while that is exact, so that plain ``jax.grad``,
+    which refuses integer leaves, takes modules with BatchNorm; reading it gives int32.
+
+    Args:
+        data: a jax or NumPy array, or another box.
+        persistent: whether it is part of the state_dict.
+
+    Follows ``torch.nn.Buffer``.
+    """
+
+    __slots__ = ("_persistent", "wide", "counter")
+
+    def __init__(self, data: Any = None, *, persistent: bool = True) -> None:
+        data = jnp.zeros((0,), jnp.float32) if data is None else data
+        if not isinstance(data, (jax.Array, np.ndarray, np.generic, Slot, jax.ShapeDtypeStruct)):
+            raise TypeError(f"Buffer: data: expected a jax or NumPy array, got {describe(data)}")
+        self._persistent = bool(persistent)
+        self.wide = getattr(data, "dtype", None) == np.int64 or (isinstance(data, Buffer) and data.wide)
+        self.counter = False
+        super().__init__(data)
+
+    def _stored(self, value: Any) -> Any:
+        value = super()._stored(value)
+        self.counter = self.wide and getattr(value, "shape", None) == () and self._counts(value)
+        return value.astype(jnp.float32) if self.counter and not is_floating(value.dtype) else value
+
+    def _counts(self, value: Any) -> bool:
+        if isinstance(value, _compat.Tracer):
+            return self.counter
+        exact = isinstance(value, jax.Array) and abs(int(value)) <= 2**24
+        if not exact and self.counter:
+            structure_epoch[0] += 1
+        return exact
+
+    @property
+    def value(self) -> Any:
+        """The array. Assigning puts another in the box."""
+        return self._value.astype(jnp.int32) if self.counter and isinstance(self._value, jax.Array) else self._value
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        Slot.value.fset(self, value)  # type: ignore[attr-defined]
+
+    def read(self) -> Any:
+        return self.value if self.counter else super().read()
+
+    @property
+    def dtype(self) -> Any:
+        return np.dtype("int32") if self.counter else self._value.dtype
+
+    @property
+    def persistent(self) -> bool:
+        """Whether the buffer is part of the state_dict."""
+        return self._persistent
+
+    @persistent.setter
+    def persistent(self, persistent: bool) -> None:
+        if self._persistent != bool(persistent):
+            self._persistent = bool(persistent)
+            structure_epoch[0] += 1
+
+    @property
+    def requires_grad(self) -> bool:
+        """False: buffers are not trained."""
+        return False
+
+    def meta(self) -> tuple[Any, ...]:
+        return type(self), self._persistent, self.wide, self.counter
+
+    def _set_meta(self, persistent: bool, wide: bool, counter: bool) -> None:  # type: ignore[override]
+        self._persistent, self.wide, self.counter = persistent, wide, counter
+
+
+def _differentiable(dtype: Any) -> bool:
+    return is_floating(dtype) or bool(jnp.issubdtype(dtype, jnp.complexfloating))
+
+
+def as_sharding(device: Any, where: str = "device") -> Any:
+    """`device` as a sharding, or None for JAX's default.
+
+    Args:
+        device: None, a jax device, a ``jax.sharding.Sharding``, or a platform's name ("cpu", "gpu", "tpu").
+
+    Raises:
+        TypeError: for anything else.
+        RuntimeError: for a platform that this process does not have.
+    """
+    if device is None or isinstance(device, jax.sharding.Sharding):
+        return device
+    if isinstance(device, jax.Device):
+        return jax.sharding.SingleDeviceSharding(device)
+    if isinstance(device, str):
+        platform, _, index = device.partition(":")
+        try:
+            return jax.sharding.SingleDeviceSharding(jax.devices(platform)[int(index or 0)])
+        except (RuntimeError, IndexError, ValueError):
+            known = sorted({d.platform for d in jax.devices()})
+            raise RuntimeError(f"{where}: expected a device of this process ({known}), got {device!r}") from None
+    raise TypeError(f"{where}: expected None, a jax device or a sharding, got {describe(device)}")
+
+
+def empty(shape: Any, dtype: Any = None, device: Any = None) -> jax.ShapeDtypeStruct:
+    """A place for an array that ``nn.init`` will fill: its shape, dtype and sharding, and no memory."""
+    dtype = np.dtype("float32") if dtype is None else check_dtype(dtype, "dtype")
+    shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(int(n) for n in shape)
+    if any(n < 0 for n in shape):
+        raise RuntimeError(f"shape: expected sizes of at least 0, got {shape}: a negative dimension")
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=as_sharding(device))

@@ -1,0 +1,265 @@
+"""Random numbers: torch's host generator for initialisation, a jax key stream for dropout and its like.
+
+One `Generator` holds both: a Mersenne twister (NumPy's MT19937, drawn from in torch's order and arithmetic by
+``jaxnn.core.mersenne``) and a jax key that is split at each draw. ``nn.jit`` and the other lifted transforms
+thread the key of the current generator through the compiled code like any other state.
+
+A draw from a generator that lives outside the trace would bake one set of random numbers into the compiled
+code. Such a draw gives an abstract key: enough for ``jax.eval_shape``, refused with the remedy when it would
+really be compiled.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+
+from jaxnn import _compat
+from jaxnn.core.parameter import Slot, may_hold
+
+_OUTSIDE = (
+    "random numbers drawn from the global generator inside a plain jax transform: compiled code would use the "
+    "same numbers at every call. Compile with nn.jit, which threads the generator; or wrap the call in "
+    "`with nn.rng(key):` with a key that is an argument of the compiled function; or pass key= to the function"
+)
+
+_abstract_key = Primitive("jaxnn_global_generator_key")
+_abstract_key.def_abstract_eval(lambda *, where: ShapedArray((2,), np.dtype("uint32")))
+
+
+def _refuse(context: Any, *, where: str) -> Any:
+    raise RuntimeError(f"{_OUTSIDE}.\n{where}")
+
+
+_abstract_key.def_impl(_refuse)
+mlir.register_lowering(_abstract_key, _refuse)
+batching.primitive_batchers[_abstract_key] = lambda args, dims, **params: (_abstract_key.bind(**params), None)
+
+
+def _key_data(key: Any) -> Any:
+    """Raw uint32 data of a typed or raw jax key; a seed is made into a key first."""
+    if isinstance(key, (int, np.integer)):
+        key = jax.random.key(int(key))
+    if not isinstance(key, (jax.Array, np.ndarray)):
+        raise TypeError(f"nn.rng: key: expected a jax.random.key, got {type(key).__name__}")
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.shape != ():
+            raise ValueError(f"nn.rng: key: expected one key of shape (), got keys of shape {key.shape}")
+        return jax.random.key_data(key)
+    if key.dtype != jnp.uint32 or key.ndim != 1:
+        raise TypeError(f"nn.rng: key: expected a jax.random.key or raw uint32 key data, got {key.dtype}{key.shape}")
+    return key
+
+
+class Generator:
+    """A source of random numbers: torch's Mersenne twister for weights, a jax key stream for dropout.
+
+    Follows ``torch.Generator``. Seeded from the operating system until ``manual_seed`` is called.
+    """
+
+    def __init__(self, device: Any = None, *, key: Any = None, fold: Any = None) -> None:
+        self._lock = threading.Lock()
+        self._seed = int.from_bytes(os.urandom(8), "little") >> 1
+        self._host: Any = None
+        self._slot: Slot | None = None if key is None else Slot(_key_data(key))
+        self._from_key = key is not None
+        self._fold = fold  # an index along a mapped axis: every index draws other numbers from one state
+
+    def manual_seed(self, seed: int) -> Generator:
+        """Start again from `seed`: both the twister and the key stream."""
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+            raise TypeError(f"manual_seed: seed: expected an int, got {type(seed).__name__}")
+        seed = int(seed)
+        if not -(2**63) <= seed < 2**64:
+            raise RuntimeError(
+                f"manual_seed: seed: expected a 64-bit integer, got {seed}: Overflow when unpacking long"
+            )
+        self._seed = seed % 2**64
+        self._host, self._from_key = None, False
+        self._slot = None
+        return self
+
+    def seed(self) -> int:
+        """Seed from the operating system; returns the seed."""
+        seed = int.from_bytes(os.urandom(8), "little") >> 1
+        self.manual_seed(seed)
+        return seed
+
+    def initial_seed(self) -> int:
+        """The seed last given."""
+        return self._seed
+
+    @property
+    def host(self) -> Any:
+        """The Mersenne twister (``jaxnn.core.mersenne.Twister``) that weights are drawn from."""
+        if self._host is None:
+            from jaxnn.core.mersenne import Twister
+
+            self._host = Twister(self._seed)
+        return self._host
+
+    @property
+    def slot(self) -> Slot:
+        """The box that holds the key stream's state, raw uint32 data, made on first use."""
+        if self._slot is None:
+            self._slot = Slot(_seeded(self._seed), home=None)
+        return self._slot
+
+    @property
+    def draws_on_host(self) -> bool:
+        """Whether weights are to be drawn from the twister now: outside any trace, with no key given."""
+        return not self._from_key and _compat.at_top_level()
+
+    def next_key(self) -> jax.Array:
+        """One fresh jax key; the stream moves on."""
+        slot = self.slot
+        state, key = _split(slot.value)
+        if not may_hold(slot.home, state):
+            where = _user_frame()
+            return jax.random.wrap_key_data(_abstract_key.bind(where=where))
+        slot.value = state
+        key = jax.random.wrap_key_data(key)
+        return key if self._fold is None else jax.random.fold_in(key, self._fold)
+
+    def get_state(self) -> np.ndarray[Any, Any]:
+        """The whole state as numbers of dtype uint8: torch's 5056 bytes of the twister, then those of the jax key."""
+        key = np.asarray(self.slot.value)
+        return np.concatenate([self.host.get_state(), np.frombuffer(key.tobytes(), np.uint8)])
+
+    def set_state(self, new_state: Any) -> None:
+        """Go back to a state from `get_state`; torch's own is taken too, and restarts the key stream from its seed."""
+        state = np.asarray(new_state)
+        if state.dtype != np.uint8 or state.ndim != 1:
+            raise TypeError(f"set_state: new_state: expected one row of dtype uint8, got {state.dtype}{state.shape}")
+        self.host.set_state(state[:5056])
+        self._seed = self.host.seed
+        rest = state[5056:].copy()
+        self.slot.value = jnp.asarray(rest.view(np.uint32)) if rest.size else _seeded(self._seed)
+
+    def clone_state(self) -> Generator:
+        """Another generator in the same state."""
+        return copy.deepcopy(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        key = None if self._slot is None else np.asarray(self._slot.value)
+        return {"seed": self._seed, "host": self._host, "key": key, "from_key": self._from_key}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._lock = threading.Lock()
+        self._seed, self._host, self._from_key = state["seed"], state["host"], state["from_key"]
+        self._fold = None
+        self._slot = None if state["key"] is None else Slot(jnp.asarray(state["key"]))
+
+
+def _seeded(seed: int) -> jax.Array:
+    """The key stream's first state for a 64-bit seed."""
+    with jax.ensure_compile_time_eval():
+        return jax.random.key_data(jax.random.key(np.uint32((seed ^ (seed >> 32)) & 0xFFFFFFFF)))
+
+
+def _split(data: Any) -> tuple[Any, Any]:
+    pair = jax.random.key_data(jax.random.split(jax.random.wrap_key_data(data)))
+    return pair[0], pair[1]
+
+
+def _user_frame() -> str:
+    """The innermost lines of the caller's code outside jaxnn, for the message of a refused draw."""
+    import traceback
+
+    package = os.path.dirname(os.path.dirname(__file__))
+    frames = [frame for frame in traceback.extract_stack() if not frame.filename.startswith(package)]
+    frames = [frame for frame in frames if f"{os.sep}jax{os.sep}" not in frame.filename]
+    return "Drawn here:\n" + "".join(traceback.format_list(frames[-2:]))
+
+
+class _Stack(threading.local):
+    def __init__(self) -> None:
+        self.generators: list[Generator] = []
+
+
+default_generator = Generator()
+_stack = _Stack()
+
+
+def current() -> Generator:
+    """The generator that draws come from: the innermost ``nn.rng``'s or transform's, else the global one."""
+    return _stack.generators[-1] if _stack.generators else default_generator
+
+
+@contextmanager
+def use(generator: Generator) -> Iterator[Generator]:
+    """Draw from `generator` inside."""
+    _stack.generators.append(generator)
+    try:
+        yield generator
+    finally:
+        _stack.generators.pop()
+
+
+def rng(key: Any) -> Any:
+    """A context in which dropout, its like, and initialisation draw from `key`, a jax key, and nothing else.
+
+    Example:
+        >>> import jax, jaxnn as nn
+        >>> @jax.jit
+        ... def predict(model, x, key):
+        ...     with nn.rng(key):
+        ...         return model(x)
+    """
+    return use(Generator(key=key))
+
+
+def manual_seed(seed: int) -> Generator:
+    """Seed the global generator, for weights (the same as torch's) and for dropout. Follows ``torch.manual_seed``."""
+    return default_generator.manual_seed(seed)
+
+
+def initial_seed() -> int:
+    """The seed of the global generator."""
+    return default_generator.initial_seed()
+
+
+@contextmanager
+def fork_rng(devices: Any = None, enabled: bool = True) -> Iterator[None]:
+    """Put the global generator back, at the end of the block, in the state it has now.
+
+    Args:
+        devices: accepted; there is one generator for all devices.
+        enabled: False makes the context do nothing.
+
+    Follows ``torch.random.fork_rng``.
+    """
+    if not enabled:
+        yield
+        return
+    state = default_generator.get_state()
+    try:
+        yield
+    finally:
+        default_generator.set_state(state)
+
+
+def get_rng_state() -> np.ndarray[Any, Any]:
+    """The state of the global generator. Follows ``torch.get_rng_state``."""
+    return default_generator.get_state()
+
+
+def set_rng_state(new_state: Any) -> None:
+    """Put the global generator in a state from ``get_rng_state``. Follows ``torch.set_rng_state``."""
+    default_generator.set_state(new_state)
+
+
+def next_key() -> jax.Array:
+    """One fresh jax key from the current generator."""
+    return current().next_key()

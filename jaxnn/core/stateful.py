@@ -1,0 +1,100 @@
+"""`Stateful`: an object whose arrays live in boxes, and which is one pytree node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from jaxnn.core import tree
+from jaxnn.core.parameter import Slot, TraceLeakError, current_home, leak_message, may_hold, structure_epoch
+
+_MISSING: Any = object()
+
+
+class Stateful:
+    """Base of modules and optimizers: attributes that hold arrays are boxes, every other attribute is configuration."""
+
+    __jaxnn_stateful__ = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        tree.register(cls)
+
+    def _init_state(self) -> None:
+        held = self.__dict__
+        for registry in (*tree.REGISTRIES, "_modules"):
+            held[registry] = tree.Registry()
+        held["_home"] = current_home()
+
+    def __getattr__(self, name: str) -> Any:
+        held = self.__dict__
+        if "_pending" in held:
+            tree.build(self)
+            return getattr(self, name)
+        for registry in tree.REGISTRIES:
+            box = held.get(registry, {}).get(name, _MISSING)
+            if box is not _MISSING:
+                return None if box is None else box.read()
+        modules = held.get("_modules")
+        if modules is not None and name in modules:
+            return modules[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._set_plain(name, value)
+
+    def _set_plain(self, name: str, value: Any) -> None:
+        """Set an attribute that is no parameter, buffer or module: an array goes into a slot, the rest is configuration."""
+        tree.build(self)
+        held = self.__dict__
+        if name in (*tree.REGISTRIES, "_modules"):  # torch code replaces whole registries
+            held[name] = tree.Registry(value)
+            structure_epoch[0] += 1
+            return
+        descriptor = getattr(type(self), name, None)
+        if hasattr(type(descriptor), "__set__"):
+            object.__setattr__(self, name, value)
+            return
+        slots = held.get("_slots")
+        if isinstance(value, jax.Array):
+            if slots is None:
+                raise AttributeError(f"cannot assign an array before {type(self).__name__}.__init__() call")
+            self._check_home(name, value)
+            if name in slots:
+                slots[name].value = value
+                return
+            held.pop(name, None)
+            slots[name] = Slot(value, home=held["_home"])
+            slots[name].label = f"{type(self).__name__}.{name}"
+            return
+        if slots and name in slots:
+            del slots[name]
+        old = held.get(name, _MISSING)
+        if old is value and isinstance(value, (bool, int, str, type(None))):
+            return
+        held[name] = value
+        structure_epoch[0] += 1
+
+    def _check_home(self, name: str, value: Any) -> None:
+        value = value._value if isinstance(value, Slot) else value
+        if not may_hold(self.__dict__.get("_home"), value):
+            raise TraceLeakError(leak_message(f"{type(self).__name__}.{name}"))
+
+    def __delattr__(self, name: str) -> None:
+        tree.build(self)
+        held = self.__dict__
+        for registry in (*tree.REGISTRIES, "_modules"):
+            if name in held.get(registry, ()):
+                del held[registry][name]
+                return
+        object.__delattr__(self, name)
+        structure_epoch[0] += 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        tree.build(self)
+        return {name: value for name, value in self.__dict__.items() if name not in ("_cache", "_home", "_scope")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__dict__["_home"] = current_home()

@@ -1,0 +1,365 @@
+"""A stateful object as one pytree node.
+
+Leaves are the arrays of the distinct boxes of the whole tree, in registration order, each under its state_dict
+name; everything else is one `Structure`, hashable and compared by value. The structure is built once and
+trusted while `structure_epoch` stands still, so that flattening costs one list of attribute reads.
+
+Unflattening makes only the root object and keeps the leaves aside; the tree below is built when something
+first looks for it. A module that goes from one compiled step to the next is never built at all.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from jax.tree_util import GetAttrKey, register_pytree_with_keys
+
+from jaxnn import _compat
+from jaxnn.core import static
+from jaxnn.core.parameter import Slot, TraceHome, structure_epoch
+
+REGISTRIES = ("_parameters", "_buffers", "_slots")
+# What a stateful object's __dict__ holds besides its attributes.
+_INTERNAL = frozenset((*REGISTRIES, "_modules", "_cache", "_pending", "_home", "_scope", "_unbound"))
+
+
+class Registry(dict[str, Any]):
+    """A dict of boxes or modules that notes every change of the tree's structure."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Registry, (), None, None, iter(self.items())
+
+
+def _noting(name: str) -> Any:
+    method = getattr(dict, name)
+
+    def changed(self: Registry, *args: Any, **kwargs: Any) -> Any:
+        structure_epoch[0] += 1
+        return method(self, *args, **kwargs)
+
+    changed.__name__ = name
+    return changed
+
+
+for _name in ("__setitem__", "__delitem__", "__ior__", "clear", "pop", "popitem", "setdefault", "update"):
+    setattr(Registry, _name, _noting(_name))
+
+
+class Node:
+    """One object of a tree, as data: its class, its boxes by leaf number, its children by node number."""
+
+    __slots__ = ("kind", "boxes", "children", "plain", "fixed", "scope", "key")
+
+    def __init__(self, kind: type, boxes: Any, children: Any, plain: Any, fixed: dict[str, Any], scope: str) -> None:
+        self.kind = kind
+        self.boxes = boxes  # for each registry, ((name, leaf number or -1 for None), ...)
+        self.children = children  # ((name, node number or -1), ...)
+        self.plain = plain  # ((name, frozen), ...): the attributes that can change in place or refer to the tree
+        self.fixed = fixed  # the immutable attributes, shared by every copy
+        self.scope = scope
+        self.key: tuple[Any, ...] = ()
+
+
+class Structure:
+    """All of a tree but its arrays. Equal structures have equal code, shapes of the tree and configuration."""
+
+    __slots__ = ("nodes", "metas", "names", "key", "_hash", "n_boxes", "__weakref__")
+
+    def __init__(self, nodes: tuple[Node, ...], metas: tuple[Any, ...], names: tuple[str, ...]) -> None:
+        self.nodes, self.metas, self.names = nodes, metas, names
+        self.n_boxes = len(metas)
+        self.key = (tuple(node.key for node in nodes), metas, len(names))
+        self._hash = hash(self.key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, Structure) and self._hash == other._hash and self.key == other.key
+
+    def __repr__(self) -> str:
+        return f"{self.nodes[0].kind.__name__}({len(self.nodes)} modules, {len(self.names)} arrays)"
+
+
+class Cache:
+    """A tree's structure and boxes as they were at an epoch.
+
+    It refers to the objects below the root, never to the root: a module is freed when its last user lets go.
+    """
+
+    __slots__ = ("epoch", "structure", "boxes", "watched", "homes", "below")
+
+    def __init__(self, structure: Structure, boxes: list[Slot], below: list[Any], watched: list[Any]) -> None:
+        self.epoch = structure_epoch[0]
+        self.structure, self.boxes, self.below, self.watched = structure, boxes, below, watched
+        self.homes = [home for home in {id(box.home): box.home for box in boxes}.values() if home is not None]
+
+
+class _Walk(static.Places):
+    """Walks a tree once and numbers its objects and boxes: the registered ones first, then what attributes hold."""
+
+    def __init__(self, root: Any) -> None:
+        super().__init__(self.number_box, self.number_object)
+        self.objects: list[Any] = []
+        self.boxes: list[Slot] = []
+        self.names: list[str] = []
+        self.extra_names: list[str] = []
+        self.watched: list[Any] = []
+        self._paths: list[str] = []
+        self._box_entries: list[Any] = []
+        self._child_entries: list[Any] = []
+        self._object_numbers: dict[int, int] = {}
+        self._box_numbers: dict[int, int] = {}
+        self._attribute: tuple[int, str] | None = None
+        self.nodes: list[Node] = []
+        self._visit(root, "")
+        for number, obj in enumerate(self.objects):  # grows while it runs: attributes may lead to more objects
+            self.nodes.append(self._node(number, obj))
+
+    def number_box(self, box: Slot, path: str | None = None) -> int:
+        number = self._box_numbers.get(id(box))
+        if number is None:
+            number = self._box_numbers[id(box)] = len(self.boxes)
+            box.label = self._attribute_path() if path is None else path
+            self.boxes.append(box)
+            self.names.append(box.label)
+        return number
+
+    def number_object(self, obj: Any) -> int:
+        """The number of an object found in a plain attribute; one met only there is not registered anywhere."""
+        number = self._object_numbers.get(id(obj))
+        if number is None:
+            number = self._visit(obj, self._attribute_path())
+            if self._attribute is not None:
+                holder, name = self._attribute
+                _warn_unregistered(self.objects[holder], name, obj)
+        return number
+
+    def _attribute_path(self) -> str:
+        holder, name = self._attribute or (0, "")
+        return _join(self._paths[holder], f"{name}[{len(self.boxes)}]")
+
+    def _visit(self, obj: Any, path: str) -> int:
+        number = self._object_numbers.get(id(obj))
+        if number is not None:
+            return number
+        build(obj)
+        number = self._object_numbers[id(obj)] = len(self.objects)
+        held = obj.__dict__
+        self.objects.append(obj)
+        self._paths.append(path)
+        join = _join if not getattr(obj, "transparent", False) else lambda path, name: path
+        self._box_entries.append(
+            tuple(
+                tuple(
+                    (name, -1 if box is None else self.number_box(box, _join(path, name)))
+                    for name, box in held.get(registry, {}).items()
+                )
+                for registry in REGISTRIES
+            )
+        )
+        self._child_entries.append(())
+        self._child_entries[number] = tuple(
+            (name, -1 if child is None else self._visit(child, join(path, name)))
+            for name, child in held.get("_modules", {}).items()
+        )
+        return number
+
+    def _node(self, number: int, obj: Any) -> Node:
+        fixed: dict[str, Any] = {}
+        fixed_key, plain = [], []
+        held = obj.__dict__
+        for name in sorted(held.keys() - _INTERNAL):
+            self._attribute = number, name
+            self.arrays, self.mutable, self.refers = [], False, False
+            frozen = static.freeze(held[name], self)
+            if self.mutable:
+                # The root goes by number: the cache must not keep it alive.
+                self.watched.append((number, None if number == 0 else obj, name, frozen))
+            if self.mutable or self.refers:
+                plain.append((name, frozen))
+                where = _join(self._paths[number], name)
+                self.extra_names.extend(f"{where}[{i}]" for i in range(len(self.arrays)))
+            else:
+                fixed[name] = held[name]
+                fixed_key.append((name, frozen))
+        self._attribute = None
+        boxes, children = self._box_entries[number], self._child_entries[number]
+        scope = self._paths[number].rpartition(".")[2]
+        node = Node(type(obj), boxes, children, tuple(plain), fixed, scope)
+        node.key = (node.kind, boxes, children, node.plain, tuple(fixed_key))
+        return node
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+_warned: set[Any] = set()
+
+
+def _warn_once(key: Any, message: str) -> None:
+    if key not in _warned:
+        _warned.add(key)
+        warnings.warn(message, UserWarning, stacklevel=3)
+
+
+def _warn_unregistered(holder: Any, name: str, obj: Any) -> None:
+    if not hasattr(type(obj), "forward"):
+        return
+    kind = type(holder).__name__
+    _warn_once(
+        (type(holder), name),
+        f"{kind}.{name}: a plain {type(holder.__dict__.get(name)).__name__} holds modules ({type(obj).__name__}), which "
+        "does not register them: they are missing from parameters() and state_dict(), and optimizers do not train "
+        "them. Hold them in nn.ModuleList or nn.ModuleDict",
+    )
+
+
+def _warn_dropped(box: Slot) -> None:
+    _warn_once(
+        ("dropped", type(box), box.label),
+        f"{box.label}: changed inside a jax transformation, and the change was lost: a plain jax transform hands the "
+        "function a copy of the module. Return the module from the function, or use nn.jit (nn.grad, nn.vmap ...), "
+        "which bring changes back out",
+    )
+
+
+class _Recheck(static.Places):
+    """Freezes again what can change in place, with the numbers that a cache gave."""
+
+    def __init__(self, cache: Cache, root: Any) -> None:
+        self._boxes = {id(box): number for number, box in enumerate(cache.boxes)}
+        self._objects = {id(obj): number for number, obj in enumerate([root, *cache.below])}
+        super().__init__(lambda box: self._boxes.get(id(box), -2), lambda obj: self._objects.get(id(obj), -2))
+
+
+def _analyse(root: Any) -> Cache:
+    epoch = structure_epoch[0]
+    walk = _Walk(root)
+    names = tuple(walk.names + walk.extra_names)
+    structure = _intern(Structure(tuple(walk.nodes), tuple(box.meta() for box in walk.boxes), names))
+    cache = Cache(structure, walk.boxes, walk.objects[1:], walk.watched)
+    cache.epoch = epoch
+    return cache
+
+
+_interned: weakref.WeakValueDictionary[int, Structure] = weakref.WeakValueDictionary()
+
+
+def _intern(structure: Structure) -> Structure:
+    """The one object for equal structures, so that comparing them is comparing identities."""
+    known = _interned.get(structure._hash)
+    if known is not None and known == structure and known.names == structure.names:
+        return known
+    _interned[structure._hash] = structure
+    return structure
+
+
+def cache_of(obj: Any) -> tuple[Cache, list[Any]]:
+    """The tree's cache, up to date, and the arrays that plain attributes hold."""
+    build(obj)
+    held = obj.__dict__
+    cache: Cache | None = held.get("_cache")
+    if cache is None or cache.epoch != structure_epoch[0]:
+        cache = held["_cache"] = _analyse(obj)
+    if not cache.watched:
+        return cache, []
+    recheck = _Recheck(cache, obj)
+    for _, holder, name, frozen in cache.watched:
+        held_now = (obj if holder is None else holder).__dict__
+        if name not in held_now or static.freeze(held_now[name], recheck) != frozen:
+            cache = held["_cache"] = _analyse(obj)
+            return cache, [array for watched in cache.watched for array in _arrays_in(cache, obj, watched)]
+    return cache, recheck.arrays
+
+
+def _arrays_in(cache: Cache, root: Any, watched: tuple[Any, ...]) -> list[Any]:
+    _, holder, name, _ = watched
+    recheck = _Recheck(cache, root)
+    static.freeze((root if holder is None else holder).__dict__[name], recheck)
+    return recheck.arrays
+
+
+def flatten(obj: Any) -> tuple[Sequence[Any], Structure]:
+    """The arrays of a stateful object's tree, and its structure."""
+    pending = obj.__dict__.get("_pending")
+    if pending is not None:
+        return pending[1], pending[0]
+    cache, extra = cache_of(obj)
+    for home in cache.homes:
+        home.changed = None
+    leaves = [box._value for box in cache.boxes]
+    if extra:
+        leaves.extend(extra)
+    return leaves, cache.structure
+
+
+def flatten_with_keys(obj: Any) -> tuple[list[tuple[Any, Any]], Structure]:
+    """As `flatten`, each array with its state_dict name as its key."""
+    leaves, structure = flatten(obj)
+    return [(GetAttrKey(name), leaf) for name, leaf in zip(structure.names, leaves)], structure
+
+
+def unflatten(structure: Structure, leaves: Any) -> Any:
+    """A stateful object of this structure around any leaves. No ``__init__`` runs; no array is copied."""
+    root = structure.nodes[0]
+    obj = object.__new__(root.kind)
+    held = obj.__dict__
+    held.update(root.fixed)
+    home = None if _compat.at_top_level() else TraceHome(_compat.current_trace(), _warn_dropped)
+    held["_pending"] = (structure, leaves, home)
+    if root.plain:
+        build(obj)
+    return obj
+
+
+def build(obj: Any) -> None:
+    """Make the tree below an object that was unflattened, if that has not happened yet."""
+    pending = obj.__dict__.pop("_pending", None)
+    if pending is None:
+        return
+    structure, leaves, home = pending
+    objects = [obj, *(object.__new__(node.kind) for node in structure.nodes[1:])]
+    boxes = [
+        Slot.from_meta(meta, leaf, home, name) for meta, leaf, name in zip(structure.metas, leaves, structure.names)
+    ]
+    fill(structure, leaves, objects, boxes, home)
+
+
+def fill(structure: Structure, leaves: Sequence[Any], objects: list[Any], boxes: list[Slot], home: Any) -> None:
+    """Give `objects` the attributes that `structure` says, with `boxes` in their registries."""
+    for node, obj in zip(structure.nodes, objects):
+        held = obj.__dict__
+        held.update(node.fixed)
+        for registry, entries in zip(REGISTRIES, node.boxes):
+            held[registry] = Registry({name: None if i < 0 else boxes[i] for name, i in entries})
+        held["_modules"] = Registry({name: None if i < 0 else objects[i] for name, i in node.children})
+        held.setdefault("_home", home)
+        held["_scope"] = node.scope
+    source = static.Thawing(iter(leaves[structure.n_boxes :]), boxes, objects)
+    watched = []
+    for number, (node, obj) in enumerate(zip(structure.nodes, objects)):
+        for name, frozen in node.plain:
+            obj.__dict__[name] = static.thaw(frozen, source)
+            watched.append((number, None if number == 0 else obj, name, frozen))
+    objects[0].__dict__["_cache"] = Cache(structure, boxes, objects[1:], watched)
+
+
+def discard_changes(obj: Any) -> None:
+    """Forget that an object was changed in a trace: for traces that failed."""
+    cache = obj.__dict__.get("_cache")
+    for home in [] if cache is None else cache.homes:
+        home.changed = None
+
+
+def register(kind: type) -> None:
+    """Make a class a pytree node."""
+    register_pytree_with_keys(kind, flatten_with_keys, unflatten, flatten)
