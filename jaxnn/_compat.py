@@ -40,16 +40,18 @@ def may_hold(home: Any, value: Any) -> bool:
 
     A tracer may live in its own trace and in the traces nested in it, nowhere further out.
     """
-    if not isinstance(value, Tracer):
-        return True
-    owner = value._trace
-    while home is not None:
-        if home is owner:
+    return not isinstance(value, Tracer) or is_within(home, value._trace)
+
+
+def is_within(trace: Any, outer: Any) -> bool:
+    """Whether `trace` is `outer` or a trace nested in it; None, the top level, is within nothing."""
+    while trace is not None:
+        if trace is outer:
             return True
-        home = getattr(home, "parent_trace", None)
+        trace = getattr(trace, "parent_trace", None)
     return False
 
 
-def keeps_weak_references(array: Any) -> bool:
-    """True where the array's type supports weak references (all of JAX's own do)."""
-    return hasattr(type(array), "__weakref__") or isinstance(array, jax.Array)
+def named_axes() -> tuple[Any, ...]:
+    """Names of the mapped axes around (shard_map's, pmap's, and vmap's that were given a name)."""
+    return tuple(_core.get_axis_env().axis_names())

@@ -16,7 +16,7 @@ from jaxnn.core import modes, tree
 from jaxnn.core.convert import Conversions
 from jaxnn.core.dtypes import describe
 from jaxnn.core.hooks import Hooks, call_with_hooks, global_hooks
-from jaxnn.core.parameter import Buffer, Parameter, Slot, TraceLeakError, leak_message, may_hold, owner
+from jaxnn.core.parameter import Buffer, Parameter, Slot, TraceLeakError, encloses, leak_message, may_hold, owner
 from jaxnn.core.state_dict import StateDict
 from jaxnn.core.stateful import Stateful
 from jaxnn.core.tree import Registry
@@ -203,6 +203,11 @@ class Module(StateDict, Conversions, Hooks, Stateful):
         if not isinstance(module, Module) and module is not None:
             raise TypeError(f"{_type_name(module)} is not a Module subclass")
         self._check_name("add_module", "module", name, "_modules")
+        if module is not None:
+            tree.build(module)
+            home = module.__dict__.get("_home")
+            if home is not None and not encloses(home, self.__dict__.get("_home")):
+                raise TraceLeakError(leak_message(f"{type(self).__name__}.{name}"))
         self.__dict__["_modules"][name] = module
 
     @property

@@ -59,6 +59,11 @@ def may_hold(home: TraceHome | None, value: Any) -> bool:
     return _compat.may_hold(None if home is None else home.trace, value)
 
 
+def encloses(outer: TraceHome, inner: TraceHome | None) -> bool:
+    """Whether what was made in `outer` may be held by what was made in `inner`: the same trace, or one within it."""
+    return inner is not None and _compat.is_within(inner.trace, outer.trace)
+
+
 class _BoxReference(weakref.ref):  # type: ignore[type-arg]
     __slots__ = ("key",)
     key: int

@@ -24,18 +24,25 @@ from jaxnn.core.parameter import Slot
 
 _ATOMS = (type(None), bool, int, str, bytes, type, types.FunctionType, types.BuiltinFunctionType, enum.Enum, np.dtype)
 _IMMUTABLE_TYPE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: a class written in C
-_STDLIB = sys.stdlib_module_names
+_LIBRARIES = sys.stdlib_module_names | {"jax", "jaxlib", "numpy"}
 
 
 class Places:
-    """Collects what a frozen value refers to: arrays, boxes, stateful objects; and notes whether it can change in place."""
+    """Collects what a frozen value refers to, and notes whether it can change in place (`mutable`)."""
 
-    def __init__(self, box: Callable[[Slot], int], module: Callable[[Any], int]) -> None:
-        self.box, self.module = box, module
+    def __init__(self) -> None:
         self.arrays: list[Any] = []
         self.mutable = False
         self.refers = False
         self._open: set[int] = set()
+
+    def number_box(self, box: Slot) -> int:
+        """The number of a box."""
+        raise NotImplementedError
+
+    def number_object(self, obj: Any) -> int:
+        """The number of a stateful object."""
+        raise NotImplementedError
 
 
 class _Same:
@@ -80,10 +87,10 @@ def freeze(value: Any, places: Places) -> tuple[Any, ...]:
         return ("array",)
     if isinstance(value, Slot):
         places.refers = True
-        return "box", places.box(value)
+        return "box", places.number_box(value)
     if hasattr(type(value), "__jaxnn_stateful__"):
         places.refers = True
-        return "module", places.module(value)
+        return "module", places.number_object(value)
     for kinds, handler in _HANDLERS:
         if isinstance(value, kinds):
             return handler(value, places)
@@ -150,7 +157,7 @@ def _freeze_object(value: Any, places: Places) -> tuple[Any, ...]:
     own_equality = kind.__eq__ is not object.__eq__
     if own_equality and kind.__hash__ is not None and kind.__hash__ is not object.__hash__:
         return "atom", kind, value
-    builtin = kind.__module__.partition(".")[0] in _STDLIB or kind.__flags__ & _IMMUTABLE_TYPE
+    builtin = kind.__module__.partition(".")[0] in _LIBRARIES or kind.__flags__ & _IMMUTABLE_TYPE
     held = None if builtin and not own_equality else _attributes(value)
     if held is None and own_equality:
         places.mutable = True

@@ -106,7 +106,7 @@ class _Walk(static.Places):
     """Walks a tree once and numbers its objects and boxes: the registered ones first, then what attributes hold."""
 
     def __init__(self, root: Any) -> None:
-        super().__init__(self.number_box, self.number_object)
+        super().__init__()
         self.objects: list[Any] = []
         self.boxes: list[Slot] = []
         self.names: list[str] = []
@@ -236,9 +236,15 @@ class _Recheck(static.Places):
     """Freezes again what can change in place, with the numbers that a cache gave."""
 
     def __init__(self, cache: Cache, root: Any) -> None:
+        super().__init__()
         self._boxes = {id(box): number for number, box in enumerate(cache.boxes)}
         self._objects = {id(obj): number for number, obj in enumerate([root, *cache.below])}
-        super().__init__(lambda box: self._boxes.get(id(box), -2), lambda obj: self._objects.get(id(obj), -2))
+
+    def number_box(self, box: Slot) -> int:
+        return self._boxes.get(id(box), -2)
+
+    def number_object(self, obj: Any) -> int:
+        return self._objects.get(id(obj), -2)
 
 
 def _analyse(root: Any) -> Cache:

@@ -1,0 +1,47 @@
+"""What jaxnn._compat needs of the installed JAX; says which name moved when an upgrade breaks it."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn import _compat
+
+
+def _inside(transform, *args):
+    seen = {}
+
+    def probe(x):
+        trace = _compat.current_trace()
+        seen.update(top=_compat.at_top_level(), jit=_compat.under_jit(), own=_compat.is_within(trace, trace))
+        seen.update(holds=_compat.may_hold(trace, x), leaks=not _compat.may_hold(None, x))
+        return x.sum()
+
+    transform(probe)(*args)
+    return seen
+
+
+def test_top_level():
+    assert _compat.at_top_level() and not _compat.under_jit() and _compat.may_hold(None, jnp.ones(1))
+
+
+def test_inside_transforms():
+    x = jnp.ones((2, 3))
+    for transform, jit in ((jax.jit, True), (jax.grad, False), (jax.vmap, False), (lambda f: jax.jit(jax.grad(f)), True)):
+        assert _inside(transform, x) == dict(top=False, jit=jit, own=True, holds=True, leaks=True)
+
+
+def test_a_nested_trace_may_hold_the_outer_ones_tracers_and_not_the_reverse():
+    def outer(x):
+        home = _compat.current_trace()
+
+        def inner(y):
+            assert _compat.may_hold(_compat.current_trace(), x)
+            assert not _compat.may_hold(home, y)
+            return (x * y).sum()
+
+        return jax.grad(inner)(x).sum()
+
+    jax.jit(outer)(jnp.ones(2))
+
+
+def test_tracers_are_recognised():
+    jax.jit(lambda x: [x, isinstance(x, _compat.Tracer) or 1 / 0][0])(jnp.ones(1))

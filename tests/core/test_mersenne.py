@@ -1,0 +1,164 @@
+"""The host generator against torch's: the same numbers, the same state."""
+
+import copy
+import pickle
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from jaxnn.core import random
+from jaxnn.core.mersenne import Twister
+
+DTYPES = {
+    "float32": np.float32,
+    "float64": np.float64,
+    "bfloat16": ml_dtypes.bfloat16,
+    "float16": np.float16,
+}
+SIZES = (0, 1, 2, 15, 16, 17, 31, 32, 33, 1000, 300_001)
+SEEDS = (0, 1, 5, 2**32 + 7, 2**63 + 11)
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+def pair(torch, seed):
+    torch.manual_seed(seed)
+    return Twister(seed)
+
+
+def assert_equal(ours, theirs):
+    np.testing.assert_array_equal(ours.astype(np.float64), theirs.double().numpy())
+
+
+def assert_close(ours, theirs, mean=0.0):
+    """To 2 units in the last place."""
+    theirs = theirs.double().numpy()
+    eps = float(ml_dtypes.finfo(ours.dtype).eps)
+    assert np.all(np.abs(ours.astype(np.float64) - theirs) <= 2 * eps * np.maximum(np.abs(theirs), abs(mean)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_uniform_is_torch_bit_for_bit(torch, dtype, seed):
+    twister = pair(torch, seed)
+    for size in SIZES:
+        for low, high in ((0, 1), (-0.3, 0.3), (1000.1, 1001.3), (3, 3), (-7.7, 1e-3)):
+            theirs = torch.empty(size, dtype=getattr(torch, dtype)).uniform_(low, high)
+            assert_equal(twister.uniform((size,), low, high, DTYPES[dtype]), theirs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_normal_is_torch_to_two_ulp(torch, dtype, seed):
+    twister = pair(torch, seed)
+    for size in SIZES:
+        for mean, std in ((0.0, 1.0), (0.0, 0.02), (0.5, 2.0), (3.0, 0.0)):
+            theirs = torch.empty(size, dtype=getattr(torch, dtype)).normal_(mean, std)
+            assert_close(twister.normal((size,), mean, std, DTYPES[dtype]), theirs, mean)
+    np.testing.assert_array_equal(twister.get_state(), torch.get_rng_state().numpy())
+
+
+@pytest.mark.parametrize("size", (16, 48, 4096))
+def test_normal_float32_is_nearly_always_the_same_bits(torch, size):
+    twister = pair(torch, 3)
+    different = total = 0
+    for _ in range(20):
+        different += np.sum(twister.normal((size,)) != torch.empty(size).normal_().numpy())
+        total += size
+    assert different <= max(1, total // 500)
+
+
+def test_the_second_of_a_pair_waits_for_the_next_call(torch):
+    twister = pair(torch, 0)
+    for size in (1, 16, 1, 3, 1):
+        assert_close(twister.normal((size,)), torch.empty(size).normal_())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", [(0, 1, -2, 2), (0, 0.02, -2, 2), (0, 1, 1.5, 3), (1, 0.5, -1, 0.5)])
+def test_trunc_normal(torch, dtype, options):
+    twister = pair(torch, 7)
+    for size in (0, 1, 15, 16, 33, 5000):
+        theirs = torch.nn.init.trunc_normal_(torch.empty(size, dtype=getattr(torch, dtype)), *options)
+        assert_close(twister.trunc_normal((size,), *options, dtype=DTYPES[dtype]), theirs, options[0])
+
+
+def test_integers_permutations_and_flags(torch):
+    twister = pair(torch, 9)
+    for n in (0, 1, 2, 17, 500):
+        np.testing.assert_array_equal(twister.randperm(n), torch.randperm(n).numpy())
+        assert_equal(twister.bernoulli((n,), 0.3), torch.empty(n).bernoulli_(0.3))
+        assert_equal(twister.random((n,), -5, 1000), torch.empty(n, dtype=torch.int64).random_(-5, 1000))
+        assert_equal(twister.random((n,), 0, 2**40), torch.empty(n, dtype=torch.int64).random_(0, 2**40))
+
+
+def test_several_permutations_at_once_are_those_drawn_one_by_one():
+    one, many = Twister(4), Twister(4)
+    np.testing.assert_array_equal(many.randperms(5, 9, 4), [one.randperm(9)[:4] for _ in range(5)])
+    np.testing.assert_array_equal(many.randperm(9), one.randperm(9))
+
+
+def test_state_is_torch_state_in_both_directions(torch):
+    twister = pair(torch, 1)
+    twister.normal((3,)), torch.empty(3).normal_()
+    np.testing.assert_array_equal(twister.get_state(), torch.get_rng_state().numpy())
+    other = Twister(0)
+    other.set_state(torch.get_rng_state().numpy())
+    assert_equal(other.normal((5,)), torch.empty(5).normal_())
+    torch.set_rng_state(torch.from_numpy(other.get_state()))
+    assert_equal(other.uniform((700,)), torch.empty(700).uniform_())
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])
+def test_copies_draw_the_same_and_apart(duplicate):
+    twister = Twister(2)
+    twister.normal((5,))
+    twin = duplicate(twister)
+    drawn = twister.normal((700,))
+    np.testing.assert_array_equal(twin.normal((700,)), drawn)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda t: t.uniform((3,), 1.0, 0.0),
+        lambda t: t.uniform((3,), 0.0, float("inf")),
+        lambda t: t.normal((3,), 0.0, -1.0),
+        lambda t: t.bernoulli((3,), 1.5),
+        lambda t: t.random((3,), 2, 2),
+        lambda t: t.set_state(np.zeros(3, np.uint8)),
+        lambda t: t.set_state(np.zeros(5056, np.uint8)),
+        lambda t: t.normal((3,), dtype=np.int32),
+    ],
+)
+def test_errors_are_runtime_errors_as_in_torch(call):
+    with pytest.raises(RuntimeError):
+        call(Twister(0))
+
+
+def test_generator_state_holds_the_twister_and_the_key_stream():
+    generator = random.Generator().manual_seed(11)
+    generator.host.uniform((5,)), generator.next_key()
+    state = generator.get_state()
+    first = generator.host.uniform((5,)), np.asarray(random._key_data(generator.next_key()))
+    generator.set_state(state)
+    again = generator.host.uniform((5,)), np.asarray(random._key_data(generator.next_key()))
+    np.testing.assert_array_equal(first[0], again[0])
+    np.testing.assert_array_equal(first[1], again[1])
+    assert generator.initial_seed() == 11
+
+
+def test_fork_rng_puts_the_global_generator_back():
+    random.manual_seed(0)
+    with random.fork_rng():
+        inside = random.default_generator.host.uniform((4,))
+        random.manual_seed(5)
+    np.testing.assert_array_equal(random.default_generator.host.uniform((4,)), inside)
+    assert random.initial_seed() == 0
+    with random.fork_rng(enabled=False):
+        random.manual_seed(5)
+    assert random.initial_seed() == 5

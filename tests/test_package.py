@@ -1,0 +1,92 @@
+"""The package as users get it: imports, the wheel in a new environment without torch, public names."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import jaxnn as nn
+
+ROOT = Path(__file__).parent.parent
+
+
+def _run(code, *options, python=sys.executable, **kwargs):
+    return subprocess.run([python, *options, "-c", textwrap.dedent(code)], capture_output=True, text=True, **kwargs)
+
+
+def test_importing_loads_neither_torch_nor_what_is_needed_later():
+    result = _run(
+        """
+        import sys, jax
+        before = set(sys.modules)
+        import jaxnn
+        new = {name.partition(".")[0] for name in set(sys.modules) - before}
+        print(sorted(new & {"torch", "optax", "safetensors", "rich", "matplotlib", "orbax", "tqdm", "flax"}))
+        jaxnn.optim, jaxnn.load
+        """,
+        cwd=ROOT,
+    )
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_importing_starts_no_backend():
+    code = "import jaxnn; from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())"
+    assert _run(code, cwd=ROOT).stdout.strip() == "False"
+
+
+def test_public_names_have_docstrings():
+    for name in dir(nn):
+        value = getattr(nn, name)
+        if not name.startswith("_") and callable(value) and getattr(value, "__module__", "").startswith("jaxnn"):
+            assert (value.__doc__ or "").strip(), f"{name} has no docstring"
+
+
+def test_every_class_is_documented_where_it_is_defined():
+    for name in dir(nn):
+        value = getattr(nn, name)
+        if isinstance(value, type) and issubclass(value, nn.Module):
+            assert "__doc__" in vars(value) and vars(value)["__doc__"], f"{name} inherits its docstring"
+
+
+@pytest.mark.slow
+def test_the_wheel_trains_in_a_new_environment_without_torch(tmp_path):
+    built = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", str(tmp_path), str(ROOT)],
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    wheel = next(tmp_path.glob("jaxnn_torch-*.whl"))
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    installed = subprocess.run([python, "-m", "pip", "install", "-q", str(wheel)], capture_output=True, text=True)
+    assert installed.returncode == 0, installed.stderr
+    result = _run(
+        """
+        import importlib.util, jax, numpy as np
+        import jaxnn as nn, jaxnn.functional as F
+        assert importlib.util.find_spec("torch") is None
+        nn.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+        optimizer = nn.optim.SGD(model, lr=0.1, momentum=0.9)
+
+        @nn.jit
+        def step(model, optimizer, x, y):
+            loss, grads = nn.value_and_grad(lambda m: F.cross_entropy(m(x), y))(model)
+            optimizer.step(model, grads)
+            return loss
+
+        rng = np.random.RandomState(0)
+        x, y = rng.randn(16, 1, 8, 8).astype(np.float32), rng.randint(0, 10, 16).astype(np.int32)
+        losses = [float(step(model, optimizer, x, y)) for _ in range(3)]
+        assert losses[2] < losses[0], losses
+        nn.save(model.state_dict(), "model.safetensors")
+        model.load_state_dict(nn.load("model.safetensors"))
+        print("trained", jax.__version__)
+        """,
+        python=str(python),
+        cwd=tmp_path,
+    )
+    assert result.stdout.startswith("trained"), result.stderr
