@@ -168,7 +168,10 @@ def costs(depth: int) -> dict[str, float]:
 def import_seconds(rounds: int = 7) -> dict[str, float]:
     """Seconds of `import jax`, and of `import jaxnn` after it: medians over new processes, taken in turn."""
     samples: dict[str, list[float]] = {"import jax": [], "import jaxnn after it": []}
-    code = "import time; a = time.perf_counter(); import jax; b = time.perf_counter(); import jaxnn; print(b - a, time.perf_counter() - b)"
+    code = (
+        "import time; a = time.perf_counter(); import jax; b = time.perf_counter(); import jaxnn; "
+        "print(b - a, time.perf_counter() - b)"
+    )
     for _ in range(rounds):
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
         for name, value in zip(samples, out):
@@ -196,7 +199,9 @@ def main() -> None:
             step |= more_step
         calls = max(1, 2000 // depth)
         print(table(f"forward, {depth} layers", medians(forward, calls, options.rounds), "raw jax.jit"), "\n")
-        print(table(f"SGD step, {depth} layers", medians(step, max(1, calls // 4), options.rounds), "raw jax.jit"), "\n")
+        print(
+            table(f"SGD step, {depth} layers", medians(step, max(1, calls // 4), options.rounds), "raw jax.jit"), "\n"
+        )
         print(table(f"{depth} layers", costs(depth), "flatten a dict"), "\n")
     for name, seconds in import_seconds().items():
         print(f"{name}: {seconds:.3f} s")

@@ -39,7 +39,7 @@ def is_array(value: Any) -> bool:
 
 
 def as_array(value: Any, where: str) -> jax.Array:
-    """`value` as a jax array: no lists, no narrowing of float64, int64 to int32 only where every number fits.
+    """`value` as a jax array of its own memory: no lists, no narrowing of float64, int64 to int32 only where it fits.
 
     Args:
         value: a jax or NumPy array.
@@ -61,7 +61,7 @@ def as_array(value: Any, where: str) -> jax.Array:
                 f"{where}: {value.dtype} numbers from {value.min()} to {value.max()} do not fit {dtype}; "
                 'call jax.config.update("jax_enable_x64", True) to keep 64 bits'
             )
-    return jnp.asarray(value, dtype)
+    return jnp.array(value, dtype)  # a copy: asarray may share the memory, and its owner may write there
 
 
 def default_float() -> np.dtype[Any]:

@@ -63,7 +63,7 @@ def find_objects(args: Any, kwargs: Any) -> list[Any]:
     for value in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(value, Stateful):
             found[id(value)] = value
-        elif not isinstance(value, jax.Array) and isinstance(value, (list, tuple, dict)):
+        elif isinstance(value, (tuple, list, dict)):
             for leaf in jax.tree.leaves(value, is_leaf=is_stateful):
                 if isinstance(leaf, Stateful):
                     found[id(leaf)] = leaf
@@ -234,13 +234,15 @@ def _graft(root: Any, cache: tree.Cache, plan: Plan, values: Sequence[Any]) -> N
             boxes.append(Slot.from_meta(meta, incoming[number], home, structure.names[number]))
             continue
         box = cache.boxes[origin]
+        box.__class__ = meta[0]  # a lazy parameter has become an ordinary one
         box._set_meta(*meta[1:])
         if number in incoming:
             box.replace(incoming[number])
         boxes.append(box)
     leaves = [box._value for box in boxes]
     leaves += [incoming[i] for i in range(len(boxes), len(structure.names))]
-    for obj in objects:
+    for node, obj in zip(structure.nodes, objects):
+        obj.__class__ = node.kind
         keep = {name: value for name, value in obj.__dict__.items() if name == "_home"}
         obj.__dict__.clear()
         obj.__dict__.update(keep)

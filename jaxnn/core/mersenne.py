@@ -1,13 +1,14 @@
 """torch's CPU generator in NumPy: the Mersenne twister, drawn from in torch's order and arithmetic.
 
-Same seed, same weights: uniform numbers equal torch's bit for bit, normal ones to 2 ulp. What torch fixes:
+Same seed, same weights: uniform and normal numbers equal torch's bit for bit. What torch fixes:
 
 - float32, bfloat16 and float16 take one 32-bit draw each (its low 24 bits), float64 takes two (53 bits);
 - the step to [low, high) is one fused multiply-add, and a result that rounds up to `high` becomes `low`;
 - 16 normal numbers or more are made 16 at a time (Box-Muller: eight cosines, then eight sines), a last incomplete
   group by drawing the last 16 again; fewer are made in pairs in float64, the second of a pair kept for the next call.
 
-A long fill is cut into pieces: this thread draws them, spare threads turn them into numbers.
+A long fill is cut into pieces: this thread draws them, spare threads turn them into numbers. A very long one is
+compiled (`_bulk`).
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 
-from jaxnn.core import _boxmuller
+from jaxnn.core import _boxmuller, _bulk
 
 Array = np.ndarray[Any, Any]
 
@@ -44,6 +46,9 @@ _STATE = np.dtype(
 )
 _REDUCED = {np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)}
 _FLOATING = _REDUCED | {np.dtype(np.float32), np.dtype(np.float64)}
+
+# Turns draws into numbers, and uses the draws up.
+Turn = Callable[[Array, Array], None]
 
 _pool: list[ThreadPoolExecutor] = []
 
@@ -117,7 +122,8 @@ class Twister:
     def __init__(self, seed: int) -> None:
         self.seed = seed % 2**64
         self._bits = np.random.MT19937()
-        self._bits.state = np.random.RandomState(self.seed & 0xFFFFFFFF).get_state(legacy=False)
+        seeded: Any = np.random.RandomState(self.seed & 0xFFFFFFFF).get_state(legacy=False)
+        self._bits.state = seeded
         self._draw = np.random.Generator(self._bits)
         self._next_normal: float | None = None
 
@@ -133,14 +139,19 @@ class Twister:
         """`count` numbers in [0, 1), float64 or float32."""
         return _as_units(self.long_words(count) if dtype == np.float64 else self.words(count))
 
-    def _pieces(self, out: Array, turn: Callable[[Array, Array], None]) -> None:
-        """Fill flat `out` with ``turn(draws, piece)``; drawing here and turning in other threads when it is long."""
+    def _pieces(self, out: Array, turn: Turn, kind: str = "", first: float = 0.0, second: float = 1.0) -> None:
+        """Fill flat `out` with ``turn(draws, piece)``; `kind` and its numbers name what `_bulk` can do instead."""
+        drawn: Array | None = None
+        if kind and out.dtype != np.float64 and _bulk.worthwhile(out.size) and _bulk.usable(kind):
+            done, drawn = self._in_bulk(out, turn, kind, first, second)
+            out = out[done:]
         draw = self.long_words if out.dtype == np.float64 else self.words
         workers = _workers() if out.size > 4 * _PIECE else None
         waiting: deque[Future[None]] = deque()
         for start in range(0, out.size, _PIECE):
             piece = out[start : start + _PIECE]
-            draws = draw(piece.size)
+            draws = draw(piece.size) if drawn is None else np.concatenate([drawn, draw(piece.size - drawn.size)])
+            drawn = None
             while waiting and waiting[0].done():
                 waiting.popleft().result()
             if workers is None or len(waiting) > 8:
@@ -150,28 +161,53 @@ class Twister:
         for future in waiting:
             future.result()
 
+    def _in_bulk(self, out: Array, turn: Turn, kind: str, first: float, second: float) -> tuple[int, Array]:
+        """Fill the front of `out` by compiled code. Returns how much, and the words drawn for what comes next."""
+        cpu, scalars = _bulk.device(), (np.float32(first), np.float32(second))
+        head = self.words(624 - int(self._bits.state["state"]["pos"]))  # compiled code begins with a new block
+        done, left = head.size // 16 * 16, head.size % 16
+        turn(head[:done].copy(), out[:done])
+        start = np.int32(16 - left)
+        tail = jax.device_put(np.concatenate([np.zeros(16 - left, np.uint32), head[done:]]), cpu)
+        key = jax.device_put(self._bits.state["state"]["key"].astype(np.uint32), cpu)
+        while out.size - done >= _bulk.WORDS + 16 and _bulk.usable(kind):
+            key, words = _bulk.draw(key)
+            words, tail = _bulk.aligned(tail, words, start)
+            values = np.asarray(_bulk.FILLS[kind](words, *scalars))
+            if kind not in _bulk.same_bits:
+                expected = np.empty(1 << 14, np.float32)
+                turn(np.array(words[: expected.size]), expected)
+                _bulk.same_bits[kind] = bool(np.array_equal(values[: expected.size], expected))
+            piece = out[done : done + _bulk.WORDS]
+            if _bulk.same_bits[kind]:
+                np.copyto(piece, values, casting="same_kind")
+                if kind == "uniform":
+                    _keep_below(piece, first, second)
+            else:
+                turn(np.array(words), piece)
+            done += _bulk.WORDS
+        self._bits.state = {"bit_generator": "MT19937", "state": {"key": np.asarray(key), "pos": 624}}
+        return done, np.asarray(tail)[start:]
+
     def uniform(self, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0, dtype: Any = np.float32) -> Array:
         """Uniform numbers in [low, high), as ``Tensor.uniform_``."""
         dtype = _check("uniform_", dtype)
         check_uniform(low, high, dtype)
-        out = np.empty(shape, dtype)
-        low_scalar, high_scalar = dtype.type(low), dtype.type(high)
+        out = _empty(shape, dtype)
 
         def turn(draws: Array, piece: Array) -> None:
             values = _affine(_as_units(draws), low, high)
             np.copyto(piece, values, casting="same_kind")
-            top = piece == high_scalar
-            if top.any():
-                piece[top] = low_scalar
+            _keep_below(piece, low, high)
 
-        self._pieces(out.reshape(-1), turn)
+        self._pieces(out.reshape(-1), turn, "uniform", low, high)
         return out
 
     def normal(self, shape: tuple[int, ...], mean: float = 0.0, std: float = 1.0, dtype: Any = np.float32) -> Array:
         """Normal numbers, as ``Tensor.normal_`` on a contiguous tensor."""
         dtype = _check("normal_", dtype)
         check_normal(std)
-        out = np.empty(shape, dtype)
+        out = _empty(shape, dtype)
         flat = out.reshape(-1)
         if flat.size < 16:
             flat[:] = [std * self._scalar_normal() + mean for _ in range(flat.size)]
@@ -186,13 +222,11 @@ class Twister:
                 _boxmuller.fill(values, mean, std)
             np.copyto(piece, values, casting="same_kind")
 
+        self._pieces(flat[:whole], turn, "normal", mean, std)
         extra = flat.size - whole
         if extra and dtype not in _REDUCED:
             # Uniform numbers for every place are drawn first, also for those of the tail, which it then overwrites.
-            self._pieces(flat[:whole], turn)
             self._units(extra, dtype)
-        else:
-            self._pieces(flat[:whole], turn)
         if extra:
             turn(self.long_words(16) if dtype == np.float64 else self.words(16), flat[-16:])
         return out
@@ -315,6 +349,14 @@ class Twister:
         self.set_state(state["state"])
 
 
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An array that begins at a multiple of 64 bytes, which ``jax.device_put`` on the CPU takes without a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + 64, np.uint8)
+    begin = -memory.ctypes.data % 64
+    return memory[begin : begin + size].view(dtype).reshape(shape)
+
+
 def _as_units(draws: Array) -> Array:
     """Draws as numbers in [0, 1): the low 53 bits of 64, or the low 24 of 32. Uses up `draws`."""
     if draws.dtype == np.uint64:
@@ -339,6 +381,13 @@ def _affine(units: Array, low: float, high: float) -> Array:
     wide = np.multiply(units, np.float64(scale), dtype=np.float64)
     wide += np.float64(low_scalar)
     return wide.astype(np.float32)
+
+
+def _keep_below(values: Array, low: float, high: float) -> None:
+    """Numbers that were rounded up to `high` become `low`."""
+    top = values == values.dtype.type(high)
+    if top.any():
+        values[top] = low
 
 
 def _normal_float64(units: Array, mean: float, std: float) -> Array:

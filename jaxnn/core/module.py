@@ -15,7 +15,7 @@ from jaxnn import _compat
 from jaxnn.core import modes, tree
 from jaxnn.core.convert import Conversions
 from jaxnn.core.dtypes import describe
-from jaxnn.core.hooks import Hooks, call_with_hooks, global_hooks
+from jaxnn.core.hooks import Hooks, call_with_hooks, global_hooks, on_registration
 from jaxnn.core.parameter import Buffer, Parameter, Slot, TraceLeakError, encloses, leak_message, may_hold, owner
 from jaxnn.core.state_dict import StateDict
 from jaxnn.core.stateful import Stateful
@@ -106,7 +106,7 @@ class Module(StateDict, Conversions, Hooks, Stateful):
                 raise AttributeError("cannot assign module before Module.__init__() call")
             self._forget(name, "_parameters", "_buffers", "_slots")
             self.register_module(name, value)
-        elif name in held.get("_modules", ()):
+        elif "_modules" in held and name in held["_modules"]:
             if value is not None:
                 raise TypeError(
                     f"cannot assign '{_type_name(value)}' as child module '{name}' (Module or None expected)"
@@ -170,6 +170,7 @@ class Module(StateDict, Conversions, Hooks, Stateful):
                     f"cannot assign '{_type_name(param)}' object to parameter '{name}' (jaxnn.Parameter or None "
                     "required). Wrap the array in nn.Parameter"
                 )
+            param = on_registration("parameter", self, name, param)
             self._adopt(name, param)
         self.__dict__["_parameters"][name] = param
 
@@ -185,6 +186,7 @@ class Module(StateDict, Conversions, Hooks, Stateful):
             if not isinstance(tensor, Buffer):
                 tensor = Buffer(tensor, persistent=persistent)
             tensor.persistent = persistent
+            tensor = on_registration("buffer", self, name, tensor)
             self._adopt(name, tensor)
         self.__dict__["_buffers"][name] = tensor
 
@@ -203,6 +205,7 @@ class Module(StateDict, Conversions, Hooks, Stateful):
         if not isinstance(module, Module) and module is not None:
             raise TypeError(f"{_type_name(module)} is not a Module subclass")
         self._check_name("add_module", "module", name, "_modules")
+        module = on_registration("module", self, name, module)
         if module is not None:
             tree.build(module)
             home = module.__dict__.get("_home")

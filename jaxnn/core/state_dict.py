@@ -37,7 +37,9 @@ class IncompatibleKeys(namedtuple("IncompatibleKeys", ["missing_keys", "unexpect
 
 
 def outgoing(box: Slot) -> Any:
-    """The array of a box as the state_dict shows it."""
+    """The array of a box as the state_dict shows it; a box without a shape as itself."""
+    if getattr(box, "is_lazy", False):
+        return box
     value = box.value
     if isinstance(box, Buffer) and box.wide and isinstance(value, jax.Array):
         return value if isinstance(value, _compat.Tracer) else np.asarray(value).astype(np.int64)
@@ -112,13 +114,15 @@ class StateDict:
         if hasattr(destination, "_metadata"):
             destination._metadata[prefix[:-1]] = local_metadata
         for hook in self_._hook_list("state_dict_pre"):
-            hook(self, prefix, keep_vars)
+            hook.function(self, prefix, keep_vars)
         self._save_to_state_dict(destination, prefix, keep_vars)
         for name, module in self_._modules.items():
             if module is not None:
                 module.state_dict(destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
         for hook in self_._hook_list("state_dict"):
-            result = hook(self, destination, prefix, local_metadata)
+            result = hook.function(self, destination, prefix, local_metadata)
+            if result is not None and hook.returns_none:
+                raise RuntimeError("state_dict post-hook must return None")
             destination = destination if result is None else result
         return destination
 
@@ -135,7 +139,8 @@ class StateDict:
         """Load this module's own arrays from `state_dict`, without the children's; subclasses may extend it."""
         self_: Any = self
         for hook in self_._hook_list("load_state_dict_pre"):
-            hook(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+            first = (self,) if hook.with_module else ()
+            hook.function(*first, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         local = {
             name: box
             for name, box in itertools.chain(self_._parameters.items(), self_._buffers.items())
@@ -217,15 +222,16 @@ class _Undo:
 
     def __init__(self, module: Any) -> None:
         self._boxes = [
-            (box, box._value, box.meta())
+            (box, box._value, box.meta())  # its class too: loading makes lazy boxes ordinary
             for owner in module.modules()
             for registry in tree.REGISTRIES
-            for box in owner.__dict__[registry].values()
+            for box in getattr(owner, registry).values()
             if box is not None
         ]
 
     def restore(self) -> None:
         for box, value, meta in self._boxes:
+            box.__class__ = meta[0]
             box.replace(value)
             box._set_meta(*meta[1:])
 
@@ -244,7 +250,7 @@ def _load(module: Any, state_dict: Any, prefix: str, report: _Report) -> None:
             _load(child, own, child_prefix, report)
     incompatible = IncompatibleKeys(report.missing, report.unexpected)
     for hook in module._hook_list("load_state_dict_post"):
-        if hook(module, incompatible) is not None:
+        if hook.function(module, incompatible) is not None:
             raise RuntimeError(
                 f"{type(module).__name__}: hooks registered with register_load_state_dict_post_hook should change "
                 "the keys in place and return None"
@@ -252,6 +258,10 @@ def _load(module: Any, state_dict: Any, prefix: str, report: _Report) -> None:
 
 
 def _load_box(box: Any, value: Any, key: str, assign: bool, errors: list[str]) -> None:
+    if getattr(value, "is_lazy", False):
+        if not getattr(box, "is_lazy", False):
+            errors.append(f'While copying the parameter named "{key}", the state_dict has no array for it yet')
+        return
     try:
         array = incoming(value, key)
     except (TypeError, OverflowError) as error:

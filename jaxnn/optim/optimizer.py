@@ -291,7 +291,7 @@ class Optimizer(Stateful):
                     f"{type(self).__name__}.load_state_dict: parameter {number}: {field}: expected the shape {leaf.shape}, "
                     f"got {value.shape}"
                 )
-            leaves.append(jnp.asarray(value, leaf.dtype))
+            leaves.append(jnp.array(value, leaf.dtype))
         return cohort.treedef.unflatten(leaves)
 
     def __getstate__(self) -> dict[str, Any]:

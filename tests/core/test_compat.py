@@ -25,7 +25,12 @@ def test_top_level():
 
 def test_inside_transforms():
     x = jnp.ones((2, 3))
-    for transform, jit in ((jax.jit, True), (jax.grad, False), (jax.vmap, False), (lambda f: jax.jit(jax.grad(f)), True)):
+    for transform, jit in (
+        (jax.jit, True),
+        (jax.grad, False),
+        (jax.vmap, False),
+        (lambda f: jax.jit(jax.grad(f)), True),
+    ):
         assert _inside(transform, x) == dict(top=False, jit=jit, own=True, holds=True, leaks=True)
 
 

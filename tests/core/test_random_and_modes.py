@@ -45,11 +45,13 @@ def test_a_jit_that_draws_nothing_returns_no_stream():
     assert len(jax.tree.leaves(lowered.out_info)) == 1
 
 
-@pytest.mark.parametrize("wrap", [lambda f: f, jax.grad, lambda f: lambda x: jax.vmap(f)(x[None])], ids=["", "grad", "vmap"])
+@pytest.mark.parametrize(
+    "wrap", [lambda f: f, jax.grad, lambda f: lambda x: jax.vmap(f)(x[None])], ids=["", "grad", "vmap"]
+)
 def test_a_plain_jit_refuses_to_bake_numbers_in(wrap):
     noise = Noise()
     with pytest.raises(RuntimeError, match=r"(?s)nn\.jit.*nn\.rng.*key=.*test_random_and_modes"):
-        jax.jit(wrap(lambda x: noise(x).sum()))(X)
+        jax.jit(wrap(lambda x: (noise(x) * x).sum()))(X)
     with nn.rng(jax.random.key(0)), pytest.raises(RuntimeError, match=r"nn\.rng"):
         jax.jit(lambda x: noise(x))(X)
 
@@ -204,7 +206,11 @@ def test_matmul_precision_reaches_every_dot_and_the_cache_key():
 
 
 def test_float64_raises_unless_enabled():
-    for make in (lambda: nn.Linear(2, 2, dtype=np.float64), lambda: nn.Parameter(np.ones(2)), lambda: F.relu(np.ones(2))):
+    for make in (
+        lambda: nn.Linear(2, 2, dtype=np.float64),
+        lambda: nn.Parameter(np.ones(2)),
+        lambda: F.relu(np.ones(2)),
+    ):
         with pytest.raises(TypeError, match="jax_enable_x64"):
             make()
 

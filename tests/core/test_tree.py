@@ -201,7 +201,9 @@ def test_no_stale_compilation(change):
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("value", [1.5, float("nan"), "a", None, (1, [2, {"k": (3,)}]), {1, 2}, np.arange(3.0), jnp.tanh])
+@pytest.mark.parametrize(
+    "value", [1.5, float("nan"), "a", None, (1, [2, {"k": (3,)}]), {1, 2}, np.arange(3.0), jnp.tanh]
+)
 def test_configuration_survives_a_round_trip_as_an_independent_copy(value):
     net = Net()
     net.value = value

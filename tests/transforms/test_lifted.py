@@ -333,7 +333,9 @@ def test_scan_carries_a_module_and_the_random_stream():
     (same, _, h), ys = nn.scan(step, (layer, noise, jnp.asarray(X)), jnp.zeros((4, 2)))
     assert same is layer and int(layer.calls) == 4 and len({tuple(row.tolist()) for row in ys}) == 4
     assert h.shape == X.shape
-    assert "while" in str(nn.jit(lambda n, x: nn.scan(step, (layer.eval(), n, x), jnp.zeros((4, 2)))[1]).lower(noise, X).as_text())
+    assert "while" in str(
+        nn.jit(lambda n, x: nn.scan(step, (layer.eval(), n, x), jnp.zeros((4, 2)))[1]).lower(noise, X).as_text()
+    )
 
 
 def test_scan_refuses_a_change_of_structure():

@@ -1,0 +1,184 @@
+"""torch.nn for JAX: the same names, signatures, state_dict keys and numbers, on modules that are JAX pytrees.
+
+``import jaxnn as nn, jaxnn.functional as F`` stands where a PyTorch file has ``from torch import nn`` and
+``import torch.nn.functional as F``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxnn import functional as functional
+from jaxnn import init as init
+from jaxnn import parallel as parallel
+from jaxnn import utils as utils
+from jaxnn._version import __version__ as __version__
+from jaxnn.core.autocast import autocast as autocast
+from jaxnn.core.autocast import is_autocast_enabled as is_autocast_enabled
+from jaxnn.core.ensemble import stack_module_state as stack_module_state
+from jaxnn.core.functional_call import functional_call as functional_call
+from jaxnn.core.jit import jit as jit
+from jaxnn.core.modes import enable_grad as enable_grad
+from jaxnn.core.modes import get_float32_matmul_precision as get_float32_matmul_precision
+from jaxnn.core.modes import inference_mode as inference_mode
+from jaxnn.core.modes import is_grad_enabled as is_grad_enabled
+from jaxnn.core.modes import is_inference_mode_enabled as is_inference_mode_enabled
+from jaxnn.core.modes import no_grad as no_grad
+from jaxnn.core.modes import set_float32_matmul_precision as set_float32_matmul_precision
+from jaxnn.core.modes import set_grad_enabled as set_grad_enabled
+from jaxnn.core.module import Module as Module
+from jaxnn.core.parameter import Buffer as Buffer
+from jaxnn.core.parameter import Parameter as Parameter
+from jaxnn.core.parameter import TraceLeakError as TraceLeakError
+from jaxnn.core.random import Generator as Generator
+from jaxnn.core.random import default_generator as default_generator
+from jaxnn.core.random import initial_seed as initial_seed
+from jaxnn.core.random import manual_seed as manual_seed
+from jaxnn.core.random import rng as rng
+from jaxnn.core.transforms import checkpoint as checkpoint
+from jaxnn.core.transforms import grad as grad
+from jaxnn.core.transforms import scan as scan
+from jaxnn.core.transforms import value_and_grad as value_and_grad
+from jaxnn.core.transforms import vmap as vmap
+from jaxnn.core.uninitialized import UninitializedBuffer as UninitializedBuffer
+from jaxnn.core.uninitialized import UninitializedParameter as UninitializedParameter
+from jaxnn.functional.linear_cross_entropy import LinearCrossEntropyOptions as LinearCrossEntropyOptions
+from jaxnn.modules.activation import CELU as CELU
+from jaxnn.modules.activation import ELU as ELU
+from jaxnn.modules.activation import GELU as GELU
+from jaxnn.modules.activation import GLU as GLU
+from jaxnn.modules.activation import SELU as SELU
+from jaxnn.modules.activation import Hardshrink as Hardshrink
+from jaxnn.modules.activation import Hardsigmoid as Hardsigmoid
+from jaxnn.modules.activation import Hardswish as Hardswish
+from jaxnn.modules.activation import Hardtanh as Hardtanh
+from jaxnn.modules.activation import LeakyReLU as LeakyReLU
+from jaxnn.modules.activation import LogSigmoid as LogSigmoid
+from jaxnn.modules.activation import LogSoftmax as LogSoftmax
+from jaxnn.modules.activation import Mish as Mish
+from jaxnn.modules.activation import PReLU as PReLU
+from jaxnn.modules.activation import ReLU as ReLU
+from jaxnn.modules.activation import ReLU6 as ReLU6
+from jaxnn.modules.activation import RReLU as RReLU
+from jaxnn.modules.activation import Sigmoid as Sigmoid
+from jaxnn.modules.activation import SiLU as SiLU
+from jaxnn.modules.activation import Softmax as Softmax
+from jaxnn.modules.activation import Softmax2d as Softmax2d
+from jaxnn.modules.activation import Softmin as Softmin
+from jaxnn.modules.activation import Softplus as Softplus
+from jaxnn.modules.activation import Softshrink as Softshrink
+from jaxnn.modules.activation import Softsign as Softsign
+from jaxnn.modules.activation import Tanh as Tanh
+from jaxnn.modules.activation import Tanhshrink as Tanhshrink
+from jaxnn.modules.activation import Threshold as Threshold
+from jaxnn.modules.adaptive import AdaptiveLogSoftmaxWithLoss as AdaptiveLogSoftmaxWithLoss
+from jaxnn.modules.attention import MultiheadAttention as MultiheadAttention
+from jaxnn.modules.batchnorm import BatchNorm1d as BatchNorm1d
+from jaxnn.modules.batchnorm import BatchNorm2d as BatchNorm2d
+from jaxnn.modules.batchnorm import BatchNorm3d as BatchNorm3d
+from jaxnn.modules.batchnorm import SyncBatchNorm as SyncBatchNorm
+from jaxnn.modules.container import ModuleDict as ModuleDict
+from jaxnn.modules.container import ModuleList as ModuleList
+from jaxnn.modules.container import ParameterDict as ParameterDict
+from jaxnn.modules.container import ParameterList as ParameterList
+from jaxnn.modules.container import Sequential as Sequential
+from jaxnn.modules.conv import Conv1d as Conv1d
+from jaxnn.modules.conv import Conv2d as Conv2d
+from jaxnn.modules.conv import Conv3d as Conv3d
+from jaxnn.modules.conv import ConvTranspose1d as ConvTranspose1d
+from jaxnn.modules.conv import ConvTranspose2d as ConvTranspose2d
+from jaxnn.modules.conv import ConvTranspose3d as ConvTranspose3d
+from jaxnn.modules.distance import CosineSimilarity as CosineSimilarity
+from jaxnn.modules.distance import PairwiseDistance as PairwiseDistance
+from jaxnn.modules.dropout import AlphaDropout as AlphaDropout
+from jaxnn.modules.dropout import Dropout as Dropout
+from jaxnn.modules.dropout import Dropout1d as Dropout1d
+from jaxnn.modules.dropout import Dropout2d as Dropout2d
+from jaxnn.modules.dropout import Dropout3d as Dropout3d
+from jaxnn.modules.dropout import FeatureAlphaDropout as FeatureAlphaDropout
+from jaxnn.modules.flatten import Flatten as Flatten
+from jaxnn.modules.flatten import Unflatten as Unflatten
+from jaxnn.modules.fold import Fold as Fold
+from jaxnn.modules.fold import Unfold as Unfold
+from jaxnn.modules.instancenorm import InstanceNorm1d as InstanceNorm1d
+from jaxnn.modules.instancenorm import InstanceNorm2d as InstanceNorm2d
+from jaxnn.modules.instancenorm import InstanceNorm3d as InstanceNorm3d
+from jaxnn.modules.linear import Bilinear as Bilinear
+from jaxnn.modules.linear import Identity as Identity
+from jaxnn.modules.linear import Linear as Linear
+from jaxnn.modules.loss import BCELoss as BCELoss
+from jaxnn.modules.loss import BCEWithLogitsLoss as BCEWithLogitsLoss
+from jaxnn.modules.loss import CosineEmbeddingLoss as CosineEmbeddingLoss
+from jaxnn.modules.loss import CrossEntropyLoss as CrossEntropyLoss
+from jaxnn.modules.loss import CTCLoss as CTCLoss
+from jaxnn.modules.loss import GaussianNLLLoss as GaussianNLLLoss
+from jaxnn.modules.loss import HingeEmbeddingLoss as HingeEmbeddingLoss
+from jaxnn.modules.loss import HuberLoss as HuberLoss
+from jaxnn.modules.loss import KLDivLoss as KLDivLoss
+from jaxnn.modules.loss import L1Loss as L1Loss
+from jaxnn.modules.loss import LinearCrossEntropyLoss as LinearCrossEntropyLoss
+from jaxnn.modules.loss import MarginRankingLoss as MarginRankingLoss
+from jaxnn.modules.loss import MSELoss as MSELoss
+from jaxnn.modules.loss import MultiLabelMarginLoss as MultiLabelMarginLoss
+from jaxnn.modules.loss import MultiLabelSoftMarginLoss as MultiLabelSoftMarginLoss
+from jaxnn.modules.loss import MultiMarginLoss as MultiMarginLoss
+from jaxnn.modules.loss import NLLLoss as NLLLoss
+from jaxnn.modules.loss import NLLLoss2d as NLLLoss2d
+from jaxnn.modules.loss import PoissonNLLLoss as PoissonNLLLoss
+from jaxnn.modules.loss import SmoothL1Loss as SmoothL1Loss
+from jaxnn.modules.loss import SoftMarginLoss as SoftMarginLoss
+from jaxnn.modules.loss import TripletMarginLoss as TripletMarginLoss
+from jaxnn.modules.loss import TripletMarginWithDistanceLoss as TripletMarginWithDistanceLoss
+from jaxnn.modules.normalization import CrossMapLRN2d as CrossMapLRN2d
+from jaxnn.modules.normalization import GroupNorm as GroupNorm
+from jaxnn.modules.normalization import LayerNorm as LayerNorm
+from jaxnn.modules.normalization import LocalResponseNorm as LocalResponseNorm
+from jaxnn.modules.normalization import RMSNorm as RMSNorm
+from jaxnn.modules.padding import CircularPad1d as CircularPad1d
+from jaxnn.modules.padding import CircularPad2d as CircularPad2d
+from jaxnn.modules.padding import CircularPad3d as CircularPad3d
+from jaxnn.modules.padding import ConstantPad1d as ConstantPad1d
+from jaxnn.modules.padding import ConstantPad2d as ConstantPad2d
+from jaxnn.modules.padding import ConstantPad3d as ConstantPad3d
+from jaxnn.modules.padding import ReflectionPad1d as ReflectionPad1d
+from jaxnn.modules.padding import ReflectionPad2d as ReflectionPad2d
+from jaxnn.modules.padding import ReflectionPad3d as ReflectionPad3d
+from jaxnn.modules.padding import ReplicationPad1d as ReplicationPad1d
+from jaxnn.modules.padding import ReplicationPad2d as ReplicationPad2d
+from jaxnn.modules.padding import ReplicationPad3d as ReplicationPad3d
+from jaxnn.modules.padding import ZeroPad1d as ZeroPad1d
+from jaxnn.modules.padding import ZeroPad2d as ZeroPad2d
+from jaxnn.modules.padding import ZeroPad3d as ZeroPad3d
+from jaxnn.modules.sparse import Embedding as Embedding
+from jaxnn.modules.sparse import EmbeddingBag as EmbeddingBag
+from jaxnn.modules.transformer import Transformer as Transformer
+from jaxnn.modules.transformer import TransformerDecoder as TransformerDecoder
+from jaxnn.modules.transformer import TransformerEncoder as TransformerEncoder
+from jaxnn.modules.transformer_layer import TransformerDecoderLayer as TransformerDecoderLayer
+from jaxnn.modules.transformer_layer import TransformerEncoderLayer as TransformerEncoderLayer
+from jaxnn.parallel.data_parallel import DataParallel as DataParallel
+
+# Loaded when first used: optax and checkpoint readers would triple the time of `import jaxnn`.
+_LAZY = {
+    "optim": "jaxnn.optim",
+    "load": "jaxnn.io:load",
+    "save": "jaxnn.io:save",
+    "summary": "jaxnn.utils.summary:summary",
+    "attention": "jaxnn.attention",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'jaxnn' has no attribute {name!r}")
+    import importlib
+
+    module, _, attribute = _LAZY[name].partition(":")
+    value = importlib.import_module(module)
+    value = getattr(value, attribute) if attribute else value
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

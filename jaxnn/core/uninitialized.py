@@ -1,0 +1,70 @@
+"""Boxes whose shape is not known yet: the parameters and buffers of lazy modules.
+
+Such a box holds an array of no elements, so that trees with lazy modules can be flattened; its class, which is
+part of the structure, says that the array means nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.core.dtypes import check_dtype
+from jaxnn.core.parameter import Buffer, Parameter, Slot, as_sharding, empty, structure_epoch
+
+
+class _Uninitialized(Slot):
+    """What both kinds share."""
+
+    __slots__ = ()
+    is_lazy = True
+    becomes: type[Slot]
+
+    def materialize(self, shape: Any, device: Any = None, dtype: Any = None) -> None:
+        """Give the box its shape, dtype and device; it is an ordinary one from now on, to be filled by ``nn.init``."""
+        dtype = self._value.dtype if dtype is None else dtype
+        self.__class__ = self.becomes  # type: ignore[assignment]
+        self.replace(empty(shape, dtype, device))
+        structure_epoch[0] += 1
+
+    def read(self) -> Any:
+        return self
+
+    @property
+    def shape(self) -> NoReturn:
+        """Not known yet."""
+        raise RuntimeError(
+            f"{self.label or type(self).__name__}: an uninitialized parameter or buffer has no shape yet. Call the module "
+            "once, which infers it, or load a state_dict"
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+class UninitializedParameter(_Uninitialized, Parameter):
+    """A parameter without a shape; ``materialize`` gives it one. Follows ``torch.nn.UninitializedParameter``."""
+
+    __slots__ = ()
+    becomes = Parameter
+
+    def __init__(self, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> None:
+        as_sharding(device)
+        dtype = np.dtype("float32") if dtype is None else check_dtype(dtype, "UninitializedParameter")
+        super().__init__(jnp.zeros((0,), dtype), requires_grad)
+
+
+class UninitializedBuffer(_Uninitialized, Buffer):
+    """A buffer without a shape; ``materialize`` gives it one. Follows ``torch.nn.UninitializedBuffer``."""
+
+    __slots__ = ()
+    becomes = Buffer
+
+    def __init__(
+        self, requires_grad: bool = False, device: Any = None, dtype: Any = None, persistent: bool = True
+    ) -> None:
+        as_sharding(device)
+        dtype = np.dtype("float32") if dtype is None else check_dtype(dtype, "UninitializedBuffer")
+        super().__init__(jnp.zeros((0,), dtype), persistent=persistent)

@@ -1,0 +1,150 @@
+"""What all convolutions share: options in one form, torch's checks, and the one place that calls XLA."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxnn.core import modes
+from jaxnn.core.dtypes import is_floating
+from jaxnn.functional._checks import check_array, check_ndim, check_same_dtype, fail
+
+Sizes = int | Sequence[int]
+
+
+def spatial_sizes(function: str, argument: str, value: Any, ndim: int, low: int | None = None) -> tuple[int, ...]:
+    """`value`, one int or one for each of `ndim` dimensions, as `ndim` ints; none may be under `low`.
+
+    Raises:
+        TypeError: not ints.
+        RuntimeError: another number of them, or one that is too small.
+    """
+    given = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    try:
+        if any(isinstance(item, (bool, np.bool_)) for item in given):
+            raise TypeError
+        sizes = tuple(map(operator.index, given))
+    except TypeError:
+        fail(TypeError, function, argument, f"an int or {ndim} ints", value)
+    if len(sizes) == 1:
+        sizes *= ndim
+    if len(sizes) != ndim:
+        fail(RuntimeError, function, argument, f"one int or {ndim} ints", f"{len(sizes)}: {sizes}")
+    if low is not None and min(sizes) < low:
+        fail(RuntimeError, function, argument, f"numbers from {low} up", f"{sizes}")
+    return sizes
+
+
+def check_operands(
+    function: str, spatial: int, input: Any, weight: Any, bias: Any, groups: Any, transposed: bool = False
+) -> None:
+    """Kinds, ranks, dtypes, channels and groups of a convolution's arrays, as torch checks them."""
+    given = {"input": input, "weight": weight} | ({} if bias is None else {"bias": bias})
+    check_array(function, **given)
+    check_ndim(function, "weight", weight, spatial + 2)
+    check_ndim(function, "input", input, (spatial + 1, spatial + 2))
+    if modes.autocast_state.value is None:  # autocast makes them one dtype
+        check_same_dtype(function, **given)
+    if input.dtype == np.bool_:
+        fail(NotImplementedError, function, "input", "numbers, not bools", input)
+    if isinstance(groups, bool) or not isinstance(groups, (int, np.integer)):
+        fail(TypeError, function, "groups", "an int", groups)
+    if groups <= 0:
+        fail(RuntimeError, function, "groups", "a positive int", groups)
+    rows, columns = weight.shape[:2]
+    if rows < groups or rows % groups:
+        multiple = f"a positive multiple of groups={groups} in dimension 0"
+        fail(RuntimeError, function, "weight", multiple, f"{rows} in {weight.shape}")
+    channels = input.shape[-spatial - 1]
+    wanted = rows if transposed else columns * groups
+    if channels != wanted:
+        fits = f"{wanted} channels for weight {weight.shape} and groups={groups}"
+        fail(RuntimeError, function, "input", fits, f"{channels} in {input.shape}")
+    made = columns * groups if transposed else rows
+    if bias is not None and bias.shape != (made,):
+        fail(RuntimeError, function, "bias", f"shape ({made},), one number for each output channel", bias)
+
+
+def check_not_empty(function: str, spatial: int, input: Any, weight: Any) -> None:
+    """torch takes empty batches and no channels, not empty images or kernels (RuntimeError)."""
+    batch_or_channels = input.shape[:-spatial]
+    if 0 in input.shape[-spatial:] and 0 not in batch_or_channels:
+        fail(RuntimeError, function, "input", "no empty spatial dimension", input)
+    if 0 in weight.shape[2:]:
+        fail(RuntimeError, function, "weight", "no empty spatial dimension", weight)
+
+
+def convolve(
+    input: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None,
+    stride: tuple[int, ...],
+    padding: Sequence[tuple[int, int]],
+    dilation: tuple[int, ...],
+    groups: int,
+    *,
+    input_dilation: tuple[int, ...] | None = None,
+    layout: lax.ConvDimensionNumbers | None = None,
+) -> jax.Array:
+    """The cross-correlation of `input`, with or without a batch dimension, and `weight`, plus `bias`.
+
+    Every convolution of jaxnn comes through here with its options in full.
+
+    Args:
+        input: (N, C, *spatial) or (C, *spatial).
+        weight: (O, C / groups, *kernel).
+        bias: (O,) or None.
+        stride: one for each spatial dimension.
+        padding: zeros before and after each spatial dimension; negative numbers crop.
+        dilation: of the kernel.
+        groups: number of groups of channels.
+        input_dilation: distance between the input's elements, filled with zeros.
+        layout: where batched input, weight and output have these dimensions instead.
+
+    Returns:
+        (N, O, *spatial) or (O, *spatial).
+    """
+    spatial = weight.ndim - 2
+    batched = input.ndim == spatial + 2
+    operand = input if batched else lax.expand_dims(input, (0,))
+    if layout is None:
+        layout = lax.ConvDimensionNumbers(*[tuple(range(weight.ndim))] * 3)
+    output = _convolve(operand, weight, stride, padding, dilation, groups, input_dilation, layout)
+    if bias is not None:
+        # 16-bit numbers are added in float32, so that the backward pass sums the bias's gradient in float32.
+        wide = jnp.float32 if is_floating(bias.dtype) and bias.dtype.itemsize < 4 else bias.dtype
+        offset = lax.broadcast_in_dim(bias.astype(wide), output.shape, (layout.out_spec[1],))
+        output = (output.astype(wide) + offset).astype(input.dtype)
+    return output if batched else lax.squeeze(output, (0,))
+
+
+def _convolve(
+    input: jax.Array,
+    weight: jax.Array,
+    stride: tuple[int, ...],
+    padding: Sequence[tuple[int, int]],
+    dilation: tuple[int, ...],
+    groups: int,
+    input_dilation: tuple[int, ...] | None,
+    layout: lax.ConvDimensionNumbers,
+) -> jax.Array:
+    """The place that picks a lowering by platform and shape. Today there is one."""
+    # bfloat16 and float16 stay what they are: XLA's convolutions sum them in float32 and round once on every
+    # platform. Asking for a float32 result instead would make the backward convolutions float32, off tensor cores.
+    return lax.conv_general_dilated(
+        input,
+        weight,
+        window_strides=stride,
+        padding=padding,
+        lhs_dilation=input_dilation,
+        rhs_dilation=dilation,
+        dimension_numbers=layout,
+        feature_group_count=groups,
+        precision=modes.matmul_precision(),
+    )

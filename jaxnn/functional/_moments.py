@@ -1,0 +1,75 @@
+"""What the normalisations share: moments, scale and shift, checks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+
+from jaxnn.functional._checks import check_array, fail
+
+_REDUCED = (np.dtype(jnp.bfloat16), np.dtype("float16"))
+
+
+def wide(x: Array) -> Array:
+    """`x` in the dtype that statistics are computed in."""
+    return x.astype(jnp.float32) if x.dtype in _REDUCED else x
+
+
+def moments(x: Array, axes: tuple[int, ...], mapped: Any = None) -> tuple[Array, Array, Array]:
+    """What is left of `x` when its mean over `axes` is taken off, that mean, and the variance (all kept broadcastable).
+
+    The mean of the rest corrects the rounding of the first mean; it is known to be zero, so it has no gradient.
+    `mapped` names mapped axes to average over as well.
+    """
+    mean = jnp.mean(x, axes, keepdims=True)
+    rest = x - mean
+    correction = lax.stop_gradient(jnp.mean(rest, axes, keepdims=True))
+    if mapped:
+        mean = lax.pmean(mean + correction, mapped)
+        rest = x - mean
+        return rest, mean, lax.pmean(jnp.mean(lax.square(rest), axes, keepdims=True), mapped)
+    variance = jnp.mean(lax.square(rest), axes, keepdims=True) - lax.square(correction)
+    return rest - correction, mean + correction, variance
+
+
+def scale_and_shift(x: Array, scale: Array, weight: Array | None, bias: Array | None, shape: Sequence[int]) -> Array:
+    """``x * scale * weight + bias`` with `weight` and `bias` reshaped to `shape`."""
+    if weight is not None:
+        scale = scale * weight.astype(x.dtype).reshape(shape)
+    x = x * scale
+    return x if bias is None else x + bias.astype(x.dtype).reshape(shape)
+
+
+def check_input(function: str, input: Any) -> None:
+    check_array(function, input=input)
+    if not jnp.issubdtype(input.dtype, jnp.floating):
+        fail(NotImplementedError, function, "input", "a floating dtype", input)
+
+
+def check_parameters(function: str, input: Any, shape: tuple[int, ...] | None, **parameters: Any) -> None:
+    """Each parameter that is given has `shape` and input's dtype, or float32 beside a bfloat16 or float16 input."""
+    for name, value in parameters.items():
+        if value is None:
+            continue
+        check_array(function, **{name: value})
+        if shape is not None and value.shape != shape:
+            fail(RuntimeError, function, name, f"shape {shape} for input {input.shape}", value)
+        allowed = (input.dtype, np.dtype("float32")) if input.dtype in _REDUCED else (input.dtype,)
+        if value.dtype not in allowed:
+            wanted = " or ".join(sorted({str(dtype) for dtype in allowed}))
+            fail(RuntimeError, function, name, f"dtype {wanted} for an input of {input.dtype}", value)
+
+
+def channels(input: Any) -> int:
+    return input.shape[1] if input.ndim > 1 else 0
+
+
+def check_batch_size(function: str, shape: tuple[int, ...]) -> None:
+    if len(shape) and shape[0] * math.prod(shape[2:]) == 1:
+        fail(ValueError, function, "input", "more than 1 value per channel when training", f"shape {tuple(shape)}")

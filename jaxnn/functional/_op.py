@@ -1,0 +1,147 @@
+"""What every operation of ``jaxnn.functional`` is decorated with, once."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from jaxnn import _compat
+from jaxnn.core import modes
+from jaxnn.core.autocast import cast_arguments
+from jaxnn.core.dtypes import as_array
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Static:
+    """The arguments that are not arrays, hashable, and equal only where their types are equal too."""
+
+    __slots__ = ("args", "kwargs", "_key", "_hash")
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.args, self.kwargs = args, kwargs
+        self._key = (_typed(args), tuple((name, _typed(kwargs[name])) for name in sorted(kwargs)))
+        self._hash = hash(self._key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Static) and self._key == other._key
+
+
+class _Hole:
+    """Stands in the static arguments where an array was taken out."""
+
+    def __repr__(self) -> str:
+        return "<array>"
+
+
+_HOLE = _Hole()
+
+
+def _typed(value: Any) -> Any:
+    """A hashable key that keeps 1, 1.0 and True apart, and NaN equal to itself."""
+    if isinstance(value, (list, tuple)):
+        return type(value), tuple(map(_typed, value))
+    if isinstance(value, dict):
+        return dict, tuple((name, _typed(item)) for name, item in value.items())
+    if isinstance(value, float):
+        return float, value.hex()
+    return type(value), value
+
+
+def _take_arrays(value: Any, arrays: list[Any]) -> Any:
+    if isinstance(value, (jax.Array, np.ndarray)):
+        arrays.append(value)
+        return _HOLE
+    if isinstance(value, (list, tuple)):
+        items = [_take_arrays(item, arrays) for item in value]
+        if isinstance(value, tuple):
+            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        return items
+    return value
+
+
+def _put_arrays(value: Any, arrays: Any) -> Any:
+    if value is _HOLE:
+        return next(arrays)
+    if isinstance(value, (list, tuple)):
+        items = [_put_arrays(item, arrays) for item in value]
+        if isinstance(value, tuple):
+            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        return items
+    return value
+
+
+def op(
+    function: F | None = None,
+    *,
+    check: Callable[..., None] | None = None,
+    autocast: str | None = None,
+    compiled: bool = True,
+) -> Any:
+    """Make a pure function of arrays into an operation of ``jaxnn.functional``.
+
+    The operation, in this order: turns NumPy arrays into jax arrays (never narrowing float64 in silence);
+    runs `check`; casts by autocast's lists; runs as one compiled call when nothing around it is being compiled,
+    and inline (adding nothing to the jaxpr) when something is; stops gradients under ``no_grad``.
+
+    Args:
+        function: the pure function. Arrays may stand in any argument, also inside tuples and lists; every
+            other argument is static and must be hashable, or the eager call runs uncompiled.
+        check: called with the same arguments before anything is computed, outside the compiled call, so that
+            it sees concrete values in eager mode (for IndexError and the like). It raises or returns None.
+        autocast: "lower" (runs in autocast's dtype), "float32" (runs in float32), "promote" (in the widest of
+            its arguments), or None (in the dtype it is given), after torch's lists.
+        compiled: False for functions whose eager result depends on values (dynamic shapes), or that only
+            compose other operations.
+    """
+    if function is None:
+        return functools.partial(op, check=check, autocast=autocast, compiled=compiled)
+    inner: Any = function
+    name = inner.__name__.lstrip("_")
+    parameters = tuple(inspect.signature(inner).parameters)
+
+    def run(static: _Static, arrays: tuple[Any, ...]) -> Any:
+        feed = iter(arrays)
+        args = tuple(_put_arrays(value, feed) for value in static.args)
+        kwargs = {key: _put_arrays(value, feed) for key, value in static.kwargs.items()}
+        return inner(*args, **kwargs)
+
+    run.__name__ = run.__qualname__ = name
+    jitted = jax.jit(run, static_argnums=0)
+
+    def convert(value: Any, where: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return as_array(value, f"{name}: {where if isinstance(where, str) else parameters[where]}")
+        return value
+
+    @functools.wraps(inner)
+    def operation(*args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(value, np.ndarray) for value in args):
+            args = tuple(convert(value, min(i, len(parameters) - 1)) for i, value in enumerate(args))
+        if kwargs:
+            kwargs = {key: convert(value, key) for key, value in kwargs.items()}
+        if check is not None:
+            check(*args, **kwargs)
+        if autocast is not None and modes.autocast_state.value is not None:
+            args, kwargs = cast_arguments(autocast, name, args, kwargs)
+        if not compiled or _compat.under_jit():
+            return modes.stop_gradients(inner(*args, **kwargs))
+        arrays: list[Any] = []
+        bare = tuple(_take_arrays(value, arrays) for value in args)
+        bare_kwargs = {key: _take_arrays(value, arrays) for key, value in kwargs.items()}
+        try:
+            static = _Static(bare, bare_kwargs)
+        except TypeError:  # an argument that is not hashable: nothing to key a compiled call on
+            return modes.stop_gradients(inner(*args, **kwargs))
+        return modes.stop_gradients(jitted(static, tuple(arrays)))
+
+    operation.__jaxnn_op__ = {"autocast": autocast, "inner": inner, "check": check}  # type: ignore[attr-defined]
+    return operation

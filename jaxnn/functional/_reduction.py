@@ -1,0 +1,185 @@
+"""What all losses share: the reduction, its deprecated spellings, and torch's rules for their dtypes.
+
+A loss is a pure function under ``loss_op``, which checks the reduction and the arrays and warns of the deprecated
+arguments at every call (a compiled call would warn once). Inside, `resolve` gives the reduction's name, `prepare`
+the arrays in the dtype to compute in, and `reduce_loss` the result.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.core.dtypes import default_float, describe
+from jaxnn.functional._checks import check_array, fail
+from jaxnn.functional._op import op
+
+_REDUCERS: dict[str, Callable[[jax.Array], jax.Array]] = {"none": lambda loss: loss, "mean": jnp.mean, "sum": jnp.sum}
+REDUCTIONS = ("none", "mean", "sum", "elementwise_mean")
+
+_BOOL, _INTEGER, _FLOATING, _COMPLEX = range(4)
+_HALVES = (np.dtype(jnp.bfloat16), np.dtype("float16"))
+
+
+def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn on the line outside jaxnn that led here, however deep the helpers between."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("jaxnn."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+def legacy_get_string(size_average: bool | None, reduce: bool | None, emit_warning: bool = True) -> str:
+    """The reduction that the deprecated pair of flags stands for. Follows ``torch.nn._reduction``."""
+    reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
+    if emit_warning:
+        warn_caller(f"size_average and reduce are deprecated: write reduction={reduction!r}")
+    return reduction
+
+
+def resolve(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+    """The reduction in its one spelling; the deprecated flags win over `reduction`, as in torch."""
+    if size_average is not None or reduce is not None:
+        return legacy_get_string(size_average, reduce, emit_warning=False)
+    return "mean" if reduction == "elementwise_mean" else reduction
+
+
+def reduce_loss(loss: jax.Array, reduction: str, dtype: Any) -> jax.Array:
+    """The only reduction of elementwise losses, rounded once to `dtype`."""
+    return _REDUCERS[reduction](loss).astype(dtype)
+
+
+def check_reduction(function: str, reduction: Any, takes: Sequence[str] = REDUCTIONS) -> None:
+    """ValueError unless `reduction` is one of `takes`; "elementwise_mean" warns."""
+    if not isinstance(reduction, str) or reduction not in takes:
+        names = [name for name in takes if name != "elementwise_mean"]
+        fail(ValueError, function, "reduction", f"one of {names}", repr(reduction))
+    if reduction == "elementwise_mean":
+        warn_caller(f"{function}: reduction='elementwise_mean' is deprecated: write reduction='mean'")
+
+
+def loss_op(
+    function: Callable[..., Any] | None = None,
+    *,
+    check: Callable[[str, Any], None] | None = None,
+    arrays: Sequence[str] = ("input", "target"),
+    takes: Sequence[str] = REDUCTIONS,
+    autocast: str | None = "float32",
+) -> Any:
+    """``op`` for a loss: checks `arrays` and the reduction, warns of deprecated flags, then runs `check`.
+
+    Args:
+        function: the pure function.
+        check: called with the function's name and its arguments by name (defaults filled in).
+        arrays: the arguments that must be arrays.
+        takes: the reductions that the loss knows.
+        autocast: as for ``op``.
+    """
+    if function is None:
+        return functools.partial(loss_op, check=check, arrays=arrays, takes=takes, autocast=autocast)
+    name, signature = function.__name__.lstrip("_"), inspect.signature(function)
+    has_reduction = "reduction" in signature.parameters
+
+    def check_call(*args: Any, **kwargs: Any) -> None:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = types.SimpleNamespace(**bound.arguments)
+        check_array(name, **{argument: bound.arguments[argument] for argument in arrays})
+        if getattr(given, "size_average", None) is not None or getattr(given, "reduce", None) is not None:
+            legacy_get_string(given.size_average, given.reduce)
+        elif has_reduction:
+            check_reduction(name, given.reduction, takes)
+        if check is not None:
+            check(name, given)
+
+    return op(function, check=check_call, autocast=autocast)
+
+
+def _category(dtype: Any) -> int:
+    kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
+    return next(i for i, kind in enumerate(kinds) if jnp.issubdtype(dtype, kind))
+
+
+def is_bool(array: Any) -> bool:
+    return _category(array.dtype) == _BOOL
+
+
+def is_inexact(array: Any) -> bool:
+    """Floating or complex."""
+    return _category(array.dtype) >= _FLOATING
+
+
+def is_complex(array: Any) -> bool:
+    return _category(array.dtype) == _COMPLEX
+
+
+def common_dtype(*arrays: Any, scalars_count: bool = False) -> Any:
+    """torch's result dtype: an array of no dimensions counts only where its kind is higher than the others'.
+
+    Args:
+        arrays: jax arrays; None is skipped.
+        scalars_count: treat arrays of no dimensions like any other (torch's losses that broadcast first).
+    """
+    given = [array for array in arrays if array is not None]
+    full = [array.dtype for array in given if array.ndim or scalars_count]
+    scalars = [array.dtype for array in given if not array.ndim]
+    if not full or not scalars:
+        return functools.reduce(jnp.promote_types, full or scalars)
+    dtype, scalar = functools.reduce(jnp.promote_types, full), functools.reduce(jnp.promote_types, scalars)
+    return dtype if _category(dtype) >= _category(scalar) else jnp.promote_types(dtype, scalar)
+
+
+def floating(dtype: Any) -> Any:
+    """`dtype`, or the default float where it is an integer or bool."""
+    return dtype if _category(dtype) >= _FLOATING else default_float()
+
+
+def compute_dtype(dtype: Any) -> Any:
+    """What a result of `dtype` is computed in: float32 for the half types, which are rounded once at the end."""
+    return np.dtype("float32") if np.dtype(dtype) in _HALVES else np.dtype(dtype)
+
+
+def prepare(dtype: Any, *arrays: Any) -> list[Any]:
+    """The arrays (None stays None) in the dtype to compute a result of `dtype` in, broadcast together."""
+    shape = jnp.broadcast_shapes(*[array.shape for array in arrays if array is not None])
+    wide = compute_dtype(dtype)
+    return [None if array is None else jnp.broadcast_to(array.astype(wide), shape) for array in arrays]
+
+
+def check_broadcast(function: str, into: tuple[int, ...] | None = None, **arrays: Any) -> None:
+    """The arrays must broadcast together, to the shape `into` where one is given (RuntimeError)."""
+    given = {name: array for name, array in arrays.items() if array is not None}
+    try:
+        shape = np.broadcast_shapes(*[array.shape for array in given.values()])
+    except ValueError:
+        shape = None
+    if shape is None or (into is not None and shape != tuple(into)):
+        wanted = "shapes that broadcast together" + ("" if into is None else f" to {tuple(into)}")
+        got = ", ".join(f"{name} {array.shape}" for name, array in given.items())
+        fail(RuntimeError, function, " and ".join(given), wanted, got)
+
+
+def check_not_bool(function: str, **arrays: Any) -> None:
+    """torch has no subtraction of bools (RuntimeError)."""
+    for name, array in arrays.items():
+        if array is not None and is_bool(array):
+            fail(RuntimeError, function, name, "numbers, not bools", array, "Cast it with astype first")
+
+
+def warn_sizes(function: str, given: Any) -> None:
+    """Warn where input and target differ in shape, and refuse shapes that do not broadcast (RuntimeError)."""
+    if given.input.shape != given.target.shape:
+        warn_caller(
+            f"{function}: target {describe(given.target)} has another shape than input {describe(given.input)}; "
+            "they are broadcast, which is rarely what a loss should do. Give both the same shape"
+        )
+        check_broadcast(function, input=given.input, target=given.target)

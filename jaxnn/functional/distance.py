@@ -1,0 +1,226 @@
+"""Distances and angles between vectors."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Num
+
+from jaxnn.core.dtypes import is_floating
+from jaxnn.functional._checks import check_array, concrete, fail
+from jaxnn.functional._elementwise import check_dim, scalar
+from jaxnn.functional._op import op
+from jaxnn.functional._reduction import check_broadcast, check_not_bool, common_dtype, compute_dtype, floating, prepare
+
+
+def _abs(x: jax.Array) -> jax.Array:
+    """|x| with gradient 0 at 0, as in torch; that of JAX's own abs is 1 there."""
+    return jnp.abs(x) if jnp.iscomplexobj(x) else x * lax.stop_gradient(jnp.sign(x))
+
+
+def _power_norm(size: jax.Array, p: Any, axis: int, keepdims: bool) -> jax.Array:
+    """The p-th root of the sum of p-th powers of `size`, with gradient 0 at size 0, as torch has it."""
+    zero = size == 0
+    powers = jnp.where(zero, jnp.power(jnp.zeros((), size.dtype), p), jnp.where(zero, 1, size) ** p)
+    total = jnp.sum(powers, axis=axis, keepdims=keepdims)
+    # 0 at total 0, and at total infinity for a negative p, both with gradient 0.
+    flat = (total == 0) | (jnp.isinf(total) & (jnp.asarray(p) < 0))
+    return jnp.where(flat, 0, jnp.where(flat, 1, total) ** (1 / p))
+
+
+def vector_norm(x: jax.Array, p: Any, axis: int, keepdims: bool = False) -> jax.Array:
+    """The p-norm along `axis`, p being any number: 0 counts, infinity takes the largest, -infinity the smallest.
+
+    The gradient is torch's: 0 where the norm is 0, and shared among the largest where p is infinite.
+    """
+    if jnp.issubdtype(x.dtype, jnp.complexfloating) and p == 2:
+        x = jnp.stack([x.real, x.imag], axis=axis)
+        return vector_norm(vector_norm(x, 2.0, axis), 2.0, axis, keepdims)
+    known = concrete(p)
+    p = p if known is None else float(known)
+    if p == 2:
+        square = jnp.sum(x * x, axis=axis, keepdims=keepdims)
+        return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
+    size = _abs(x)
+    if p == 0:
+        return jnp.sum((size != 0).astype(size.dtype), axis=axis, keepdims=keepdims)
+    if p == 1:
+        return jnp.sum(size, axis=axis, keepdims=keepdims)
+    if p == math.inf:
+        return jnp.max(size, axis=axis, keepdims=keepdims)
+    if p == -math.inf:
+        return jnp.min(size, axis=axis, keepdims=keepdims)
+    return _power_norm(size, scalar(p, size), axis, keepdims)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _unit(x: jax.Array, eps: jax.Array, axis: int) -> jax.Array:
+    """``x / max(|x|, eps)`` along `axis`."""
+    return x / jnp.maximum(vector_norm(x, 2.0, axis, True), eps)
+
+
+@_unit.defjvp
+def _unit_jvp(axis: int, primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The norm's derivative passes also where eps replaces the norm: torch raises it behind autograd's back."""
+    (x, eps), dx = primals, tangents[0]
+    unit, norm = _unit(x, eps, axis), vector_norm(x, 2.0, axis, True)
+    direction = x / jnp.where(norm == 0, 1, norm)
+    dnorm = jnp.sum(direction * dx, axis=axis, keepdims=True)
+    return unit, (dx - unit * dnorm) / jnp.maximum(norm, eps)
+
+
+def _check_cosine(x1: Any, x2: Any, dim: Any = 1, eps: Any = 1e-8) -> None:
+    function = "cosine_similarity"
+    check_array(function, x1=x1, x2=x2)
+    if not is_floating(common_dtype(x1, x2)):
+        fail(RuntimeError, function, "x1 and x2", "a real floating dtype together", f"{x1.dtype} and {x2.dtype}")
+    check_broadcast(function, x1=x1, x2=x2)
+    check_dim(function, dim, max(x1.ndim, x2.ndim))
+    known = concrete(eps)
+    if known is not None and known < 0:
+        fail(RuntimeError, function, "eps", "a number of at least 0", str(known))
+
+
+@op(check=_check_cosine, autocast="float32")
+def cosine_similarity(
+    x1: Float[Array, "*shape1"], x2: Float[Array, "*shape2"], dim: int = 1, eps: float = 1e-8
+) -> Float[Array, "*reduced"]:
+    """``sum(x1 * x2) / (max(|x1|, eps) * max(|x2|, eps))`` along `dim`.
+
+    Args:
+        x1: any shape.
+        x2: a shape that broadcasts with that of `x1`.
+        dim: the dimension of the vectors; 1 by default.
+        eps: the least norm to divide by; 1e-8 by default.
+
+    Returns:
+        The broadcast shape without `dim`.
+
+    Raises:
+        RuntimeError: shapes that do not broadcast, dtypes that are not floating, or a negative `eps`.
+        IndexError: `dim` out of range.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
+        >>> print(F.cosine_similarity(jnp.array([0.0, 4.0]), jnp.array([0.0, 3.0]), dim=0))
+        1.0
+
+    Follows ``torch.nn.functional.cosine_similarity``.
+    """
+    dtype = common_dtype(x1, x2)
+    a, b = prepare(dtype, x1, x2)
+    if not a.ndim:
+        a, b, dim = a[None], b[None], 0
+    least = jnp.asarray(eps).astype(a.dtype)
+    return jnp.sum(_unit(a, least, dim) * _unit(b, least, dim), axis=dim).astype(dtype)
+
+
+def _check_pairwise(x1: Any, x2: Any, p: Any = 2.0, eps: Any = 1e-6, keepdim: bool = False) -> None:
+    check_array("pairwise_distance", x1=x1, x2=x2)
+    if x1.dtype == x2.dtype:
+        check_not_bool("pairwise_distance", x1=x1)
+    check_broadcast("pairwise_distance", x1=x1, x2=x2)
+    size = max((array.shape[-1] for array in (x1, x2) if array.ndim), default=1)
+    shapes = [array.shape[-1] for array in (x1, x2) if array.ndim]
+    known = concrete(p)
+    if 0 in shapes and size <= 1 and known is not None and math.isinf(known):
+        fail(RuntimeError, "pairwise_distance", "x1", "vectors of at least one element where p is infinite", x1)
+
+
+@op(check=_check_pairwise, autocast="float32")
+def pairwise_distance(
+    x1: Num[Array, "*shape1"], x2: Num[Array, "*shape2"], p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Num[Array, "*batch"]:
+    """The p-norm of ``x1 - x2 + eps`` over the last dimension.
+
+    Args:
+        x1: (*, D).
+        x2: (*, D), or a shape that broadcasts with that of `x1`.
+        p: any number, infinity and 0 too; 2 by default.
+        eps: added to every difference; 1e-6 by default.
+        keepdim: keep the last dimension, of size 1.
+
+    Returns:
+        (*), or (*, 1).
+
+    Raises:
+        RuntimeError: shapes that do not broadcast.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
+        >>> print(F.pairwise_distance(jnp.array([[0.0, 0.0]]), jnp.array([[3.0, 4.0]]), eps=0.0))
+        [5.]
+
+    Follows ``torch.nn.functional.pairwise_distance``.
+    """
+    dtype = floating(common_dtype(x1, x2))
+    a, b = prepare(dtype, x1, x2)
+    difference = a - b + jnp.asarray(eps).astype(a.dtype)
+    if not difference.ndim:
+        difference = difference[None]
+        keepdim = False
+    distance = vector_norm(difference, p, -1, keepdim)
+    return distance.astype(jnp.finfo(dtype).dtype)
+
+
+def _check_pdist(input: Any, p: Any = 2.0) -> None:
+    check_array("pdist", input=input)
+    if not is_floating(input.dtype):
+        fail(RuntimeError, "pdist", "input", "a real floating dtype", input)
+    if input.ndim != 2:
+        fail(RuntimeError, "pdist", "input", "a 2D array (N, M)", input)
+    if compute_dtype(input.dtype) != input.dtype:
+        fail(NotImplementedError, "pdist", "input", "float32 or float64", input)
+    known = concrete(p)
+    if known is not None and not known >= 0:
+        fail(RuntimeError, "pdist", "p", "a number of at least 0", str(known))
+
+
+@op(check=_check_pdist, autocast="float32")
+def pdist(input: Float[Array, "n m"], p: float = 2.0) -> Float[Array, " pairs"]:
+    """The p-norm distance of every pair of rows: (0, 1), (0, 2), ..., (1, 2), ...
+
+    Args:
+        input: (N, M).
+        p: a number of at least 0, infinity too; 2 by default.
+
+    Returns:
+        (N * (N - 1) / 2).
+
+    Raises:
+        RuntimeError: an input that is not 2D, or a negative `p`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
+        >>> print(F.pdist(jnp.array([[0.0], [1.0], [3.0]])))
+        [1. 3. 2.]
+
+    Follows ``torch.nn.functional.pdist``.
+    """
+    n, m = input.shape
+    pairs = n * (n - 1) // 2
+    if not pairs or not m:
+        return jnp.zeros((pairs,), input.dtype)
+    # All N * N differences, which XLA reduces as it forms them, cost less than two gathers of N * (N - 1) / 2 rows.
+    difference = input[:, None, :] - input[None, :, :]
+    known = concrete(p)
+    if known is not None and math.isinf(known):
+        distances = _largest(_abs(difference))
+    else:
+        distances = vector_norm(difference, p, -1)
+    lengths = jnp.arange(n - 1, -1, -1)
+    first = jnp.repeat(jnp.arange(n), lengths, total_repeat_length=pairs)
+    second = jnp.arange(pairs) - (jnp.cumsum(lengths) - lengths)[first] + first + 1
+    return distances[first, second]
+
+
+def _largest(size: jax.Array) -> jax.Array:
+    """The largest along the last dimension; ties all get the whole gradient, as in torch's pdist."""
+    peak = lax.stop_gradient(jnp.max(size, axis=-1))
+    ties = size == peak[..., None]
+    return peak + jnp.sum(jnp.where(ties, size - lax.stop_gradient(size), 0), axis=-1)

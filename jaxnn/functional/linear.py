@@ -1,0 +1,134 @@
+"""Affine maps: linear and bilinear."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Num
+
+from jaxnn.core import modes
+from jaxnn.functional._checks import check_array, check_same_dtype, fail
+from jaxnn.functional._op import op
+
+
+def _contract(left: jax.Array, right: jax.Array, left_dim: int, right_dim: int) -> jax.Array:
+    """The product summed over one dimension of each; the others follow in order. Every dot of this file."""
+    dims = (((left_dim,), (right_dim,)), ((), ()))
+    return lax.dot_general(left, right, dims, precision=modes.matmul_precision())
+
+
+def _add_bias(output: jax.Array, bias: jax.Array | None) -> jax.Array:
+    return output if bias is None else output + jnp.broadcast_to(bias, output.shape)
+
+
+def _check_numbers(function: str, **arrays: Any) -> None:
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    check_array(function, **arrays)
+    check_same_dtype(function, **arrays)
+    for name, array in arrays.items():
+        if array.dtype == np.bool_:
+            fail(NotImplementedError, function, name, "numbers, not bools", array)
+
+
+def _check_linear(input: Any, weight: Any, bias: Any = None) -> None:
+    check_array("linear", weight=weight)
+    _check_numbers("linear", input=input, weight=weight, bias=bias)
+    if not input.ndim:
+        fail(RuntimeError, "linear", "input", "at least 1D", input)
+    if weight.ndim not in (1, 2):
+        fail(RuntimeError, "linear", "weight", "a 2D array (out_features, in_features), or 1D (in_features)", weight)
+    if input.shape[-1] != weight.shape[-1]:
+        wanted = f"{weight.shape[-1]} features in the last dimension, as weight {weight.shape} has"
+        fail(RuntimeError, "linear", "input", wanted, f"{input.shape[-1]} in {input.shape}")
+    if bias is None:
+        return
+    if weight.ndim == 1:
+        fail(RuntimeError, "linear", "weight", "a 2D array where a bias is given", weight)
+    shape = (*input.shape[:-1], weight.shape[0])
+    fits = bias.ndim <= len(shape) and all(n in (1, m) for n, m in zip(bias.shape[::-1], shape[::-1]))
+    if not fits:
+        fail(RuntimeError, "linear", "bias", f"shape ({weight.shape[0]},), or one that broadcasts to {shape}", bias)
+
+
+@op(check=_check_linear, autocast="lower")
+def linear(
+    input: Num[Array, "*batch in_features"],
+    weight: Num[Array, "out_features in_features"] | Num[Array, " in_features"],
+    bias: Num[Array, " out_features"] | None = None,
+) -> Num[Array, "*batch out_features"]:
+    """``input @ weight.T + bias``.
+
+    Args:
+        input: (*, in_features).
+        weight: (out_features, in_features), or (in_features), which drops the last dimension of the result.
+        bias: (out_features), or anything that broadcasts to the result; None (default) adds nothing.
+
+    Returns:
+        (*, out_features), in the dtype of `input`.
+
+    Raises:
+        RuntimeError: shapes or dtypes that do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
+        >>> print(F.linear(jnp.array([1.0, 2.0]), jnp.array([[1.0, 1.0], [0.0, 3.0]]), jnp.array([0.5, 0.0])))
+        [3.5 6. ]
+
+    Follows ``torch.nn.functional.linear``.
+    """
+    return _add_bias(_contract(input, weight, input.ndim - 1, weight.ndim - 1), bias)
+
+
+def _check_bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> None:
+    check_array("bilinear", weight=weight)
+    _check_numbers("bilinear", input1=input1, input2=input2, weight=weight, bias=bias)
+    if weight.ndim != 3:
+        fail(IndexError, "bilinear", "weight", "a 3D array (out_features, in1_features, in2_features)", weight)
+    if not input1.ndim:
+        fail(IndexError, "bilinear", "input1", "at least 1D", input1)
+    if input1.ndim != input2.ndim or input1.shape[:-1] != input2.shape[:-1]:
+        fail(RuntimeError, "bilinear", "input2", f"the batch dimensions of input1 {input1.shape}", input2)
+    for name, array, features in (("input1", input1, weight.shape[1]), ("input2", input2, weight.shape[2])):
+        if array.shape[-1] != features:
+            fail(RuntimeError, "bilinear", name, f"{features} features, as weight {weight.shape} has", array)
+    if bias is not None and bias.shape != weight.shape[:1]:
+        fail(RuntimeError, "bilinear", "bias", f"shape ({weight.shape[0]},)", bias)
+
+
+@op(check=_check_bilinear, autocast="promote")
+def bilinear(
+    input1: Num[Array, "*batch in1_features"],
+    input2: Num[Array, "*batch in2_features"],
+    weight: Num[Array, "out_features in1_features in2_features"],
+    bias: Num[Array, " out_features"] | None = None,
+) -> Num[Array, "*batch out_features"]:
+    """``y[o] = sum over i, j of input1[i] * weight[o, i, j] * input2[j] + bias[o]``.
+
+    Args:
+        input1: (*, in1_features).
+        input2: (*, in2_features), with the same batch dimensions.
+        weight: (out_features, in1_features, in2_features).
+        bias: (out_features); None (default) adds nothing.
+
+    Returns:
+        (*, out_features).
+
+    Raises:
+        RuntimeError: shapes or dtypes that do not fit.
+        IndexError: a weight that is not 3D, or inputs without dimensions.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
+        >>> print(F.bilinear(jnp.array([1.0, 2.0]), jnp.array([3.0]), jnp.ones((2, 2, 1))))
+        [9. 9.]
+
+    Follows ``torch.nn.functional.bilinear``.
+    """
+    batch = tuple(range(input1.ndim - 1))
+    partial = _contract(input1, weight, input1.ndim - 1, 1)  # (*, out_features, in2_features)
+    dims = (((input1.ndim,), (input1.ndim - 1,)), (batch, batch))
+    return _add_bias(lax.dot_general(partial, input2, dims, precision=modes.matmul_precision()), bias)

@@ -1,0 +1,151 @@
+"""The layers of torch.nn, one file per family under torch's own names."""
+
+# container
+# loss
+from jaxnn.functional.linear_cross_entropy import LinearCrossEntropyOptions as LinearCrossEntropyOptions
+
+# activation
+from jaxnn.modules.activation import CELU as CELU
+from jaxnn.modules.activation import ELU as ELU
+from jaxnn.modules.activation import GELU as GELU
+from jaxnn.modules.activation import GLU as GLU
+from jaxnn.modules.activation import SELU as SELU
+from jaxnn.modules.activation import Hardshrink as Hardshrink
+from jaxnn.modules.activation import Hardsigmoid as Hardsigmoid
+from jaxnn.modules.activation import Hardswish as Hardswish
+from jaxnn.modules.activation import Hardtanh as Hardtanh
+from jaxnn.modules.activation import LeakyReLU as LeakyReLU
+from jaxnn.modules.activation import LogSigmoid as LogSigmoid
+from jaxnn.modules.activation import LogSoftmax as LogSoftmax
+from jaxnn.modules.activation import Mish as Mish
+from jaxnn.modules.activation import PReLU as PReLU
+from jaxnn.modules.activation import ReLU as ReLU
+from jaxnn.modules.activation import ReLU6 as ReLU6
+from jaxnn.modules.activation import RReLU as RReLU
+from jaxnn.modules.activation import Sigmoid as Sigmoid
+from jaxnn.modules.activation import SiLU as SiLU
+from jaxnn.modules.activation import Softmax as Softmax
+from jaxnn.modules.activation import Softmax2d as Softmax2d
+from jaxnn.modules.activation import Softmin as Softmin
+from jaxnn.modules.activation import Softplus as Softplus
+from jaxnn.modules.activation import Softshrink as Softshrink
+from jaxnn.modules.activation import Softsign as Softsign
+from jaxnn.modules.activation import Tanh as Tanh
+from jaxnn.modules.activation import Tanhshrink as Tanhshrink
+from jaxnn.modules.activation import Threshold as Threshold
+
+# adaptive
+from jaxnn.modules.adaptive import AdaptiveLogSoftmaxWithLoss as AdaptiveLogSoftmaxWithLoss
+
+# transformer
+from jaxnn.modules.attention import MultiheadAttention as MultiheadAttention
+
+# batchnorm
+from jaxnn.modules.batchnorm import BatchNorm1d as BatchNorm1d
+from jaxnn.modules.batchnorm import BatchNorm2d as BatchNorm2d
+from jaxnn.modules.batchnorm import BatchNorm3d as BatchNorm3d
+from jaxnn.modules.batchnorm import SyncBatchNorm as SyncBatchNorm
+from jaxnn.modules.container import ModuleDict as ModuleDict
+from jaxnn.modules.container import ModuleList as ModuleList
+from jaxnn.modules.container import ParameterDict as ParameterDict
+from jaxnn.modules.container import ParameterList as ParameterList
+from jaxnn.modules.container import Sequential as Sequential
+
+# channelshuffle
+# conv
+from jaxnn.modules.conv import Conv1d as Conv1d
+from jaxnn.modules.conv import Conv2d as Conv2d
+from jaxnn.modules.conv import Conv3d as Conv3d
+from jaxnn.modules.conv import ConvTranspose1d as ConvTranspose1d
+from jaxnn.modules.conv import ConvTranspose2d as ConvTranspose2d
+from jaxnn.modules.conv import ConvTranspose3d as ConvTranspose3d
+
+# distance
+from jaxnn.modules.distance import CosineSimilarity as CosineSimilarity
+from jaxnn.modules.distance import PairwiseDistance as PairwiseDistance
+
+# dropout
+from jaxnn.modules.dropout import AlphaDropout as AlphaDropout
+from jaxnn.modules.dropout import Dropout as Dropout
+from jaxnn.modules.dropout import Dropout1d as Dropout1d
+from jaxnn.modules.dropout import Dropout2d as Dropout2d
+from jaxnn.modules.dropout import Dropout3d as Dropout3d
+from jaxnn.modules.dropout import FeatureAlphaDropout as FeatureAlphaDropout
+
+# flatten
+from jaxnn.modules.flatten import Flatten as Flatten
+from jaxnn.modules.flatten import Unflatten as Unflatten
+
+# fold
+from jaxnn.modules.fold import Fold as Fold
+from jaxnn.modules.fold import Unfold as Unfold
+
+# instancenorm
+from jaxnn.modules.instancenorm import InstanceNorm1d as InstanceNorm1d
+from jaxnn.modules.instancenorm import InstanceNorm2d as InstanceNorm2d
+from jaxnn.modules.instancenorm import InstanceNorm3d as InstanceNorm3d
+
+# linear
+from jaxnn.modules.linear import Bilinear as Bilinear
+from jaxnn.modules.linear import Identity as Identity
+from jaxnn.modules.linear import Linear as Linear
+from jaxnn.modules.loss import BCELoss as BCELoss
+from jaxnn.modules.loss import BCEWithLogitsLoss as BCEWithLogitsLoss
+from jaxnn.modules.loss import CosineEmbeddingLoss as CosineEmbeddingLoss
+from jaxnn.modules.loss import CrossEntropyLoss as CrossEntropyLoss
+from jaxnn.modules.loss import CTCLoss as CTCLoss
+from jaxnn.modules.loss import GaussianNLLLoss as GaussianNLLLoss
+from jaxnn.modules.loss import HingeEmbeddingLoss as HingeEmbeddingLoss
+from jaxnn.modules.loss import HuberLoss as HuberLoss
+from jaxnn.modules.loss import KLDivLoss as KLDivLoss
+from jaxnn.modules.loss import L1Loss as L1Loss
+from jaxnn.modules.loss import LinearCrossEntropyLoss as LinearCrossEntropyLoss
+from jaxnn.modules.loss import MarginRankingLoss as MarginRankingLoss
+from jaxnn.modules.loss import MSELoss as MSELoss
+from jaxnn.modules.loss import MultiLabelMarginLoss as MultiLabelMarginLoss
+from jaxnn.modules.loss import MultiLabelSoftMarginLoss as MultiLabelSoftMarginLoss
+from jaxnn.modules.loss import MultiMarginLoss as MultiMarginLoss
+from jaxnn.modules.loss import NLLLoss as NLLLoss
+from jaxnn.modules.loss import NLLLoss2d as NLLLoss2d
+from jaxnn.modules.loss import PoissonNLLLoss as PoissonNLLLoss
+from jaxnn.modules.loss import SmoothL1Loss as SmoothL1Loss
+from jaxnn.modules.loss import SoftMarginLoss as SoftMarginLoss
+from jaxnn.modules.loss import TripletMarginLoss as TripletMarginLoss
+from jaxnn.modules.loss import TripletMarginWithDistanceLoss as TripletMarginWithDistanceLoss
+
+# normalization
+from jaxnn.modules.normalization import CrossMapLRN2d as CrossMapLRN2d
+from jaxnn.modules.normalization import GroupNorm as GroupNorm
+from jaxnn.modules.normalization import LayerNorm as LayerNorm
+from jaxnn.modules.normalization import LocalResponseNorm as LocalResponseNorm
+from jaxnn.modules.normalization import RMSNorm as RMSNorm
+
+# padding
+from jaxnn.modules.padding import CircularPad1d as CircularPad1d
+from jaxnn.modules.padding import CircularPad2d as CircularPad2d
+from jaxnn.modules.padding import CircularPad3d as CircularPad3d
+from jaxnn.modules.padding import ConstantPad1d as ConstantPad1d
+from jaxnn.modules.padding import ConstantPad2d as ConstantPad2d
+from jaxnn.modules.padding import ConstantPad3d as ConstantPad3d
+from jaxnn.modules.padding import ReflectionPad1d as ReflectionPad1d
+from jaxnn.modules.padding import ReflectionPad2d as ReflectionPad2d
+from jaxnn.modules.padding import ReflectionPad3d as ReflectionPad3d
+from jaxnn.modules.padding import ReplicationPad1d as ReplicationPad1d
+from jaxnn.modules.padding import ReplicationPad2d as ReplicationPad2d
+from jaxnn.modules.padding import ReplicationPad3d as ReplicationPad3d
+from jaxnn.modules.padding import ZeroPad1d as ZeroPad1d
+from jaxnn.modules.padding import ZeroPad2d as ZeroPad2d
+from jaxnn.modules.padding import ZeroPad3d as ZeroPad3d
+
+# pixelshuffle
+# pooling
+# rnn
+# sparse
+from jaxnn.modules.sparse import Embedding as Embedding
+from jaxnn.modules.sparse import EmbeddingBag as EmbeddingBag
+from jaxnn.modules.transformer import Transformer as Transformer
+from jaxnn.modules.transformer import TransformerDecoder as TransformerDecoder
+from jaxnn.modules.transformer import TransformerEncoder as TransformerEncoder
+from jaxnn.modules.transformer_layer import TransformerDecoderLayer as TransformerDecoderLayer
+from jaxnn.modules.transformer_layer import TransformerEncoderLayer as TransformerEncoderLayer
+# upsampling

@@ -1,0 +1,93 @@
+"""The dropout layers: active in training, identity after ``eval()``."""
+
+from __future__ import annotations
+
+import jax
+
+import jaxnn.functional as F
+from jaxnn.core.module import Module
+from jaxnn.functional._checks import fail
+
+
+class _DropoutNd(Module):
+    """The options of every dropout: the probability, and `inplace`, which has no effect."""
+
+    __constants__ = ["p", "inplace"]
+
+    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
+        super().__init__()
+        if p < 0 or p > 1:
+            fail(ValueError, type(self).__name__, "p", "a probability from 0 to 1", str(p))
+        self.p = p
+        self.inplace = inplace
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, inplace={self.inplace}"
+
+
+class Dropout(_DropoutNd):
+    """In training, zeroes each value with probability `p` and scales the others by ``1 / (1 - p)``.
+
+    Args:
+        p: probability of zero; 0.5 by default.
+        inplace: accepted and ignored.
+
+    Shape:
+        any, unchanged.
+
+    Raises:
+        ValueError: `p` outside [0, 1].
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> layer = nn.Dropout(p=0.2)
+        >>> print(layer(jnp.ones((20, 16))).shape, layer.eval()(jnp.ones(2)))
+        (20, 16) [1. 1.]
+
+    Follows ``torch.nn.Dropout``; the maths is ``functional.dropout``. Random numbers come from the current
+    generator: see ``nn.manual_seed`` and ``nn.rng``.
+    """
+
+    def forward(self, input: jax.Array) -> jax.Array:
+        return F.dropout(input, self.p, self.training, self.inplace)
+
+
+class Dropout1d(_DropoutNd):
+    """``Dropout`` of whole channels of (N, C, L) or (C, L). Follows ``torch.nn.Dropout1d``."""
+
+    def forward(self, input: jax.Array) -> jax.Array:
+        return F.dropout1d(input, self.p, self.training, self.inplace)
+
+
+class Dropout2d(_DropoutNd):
+    """``Dropout`` of whole channels of (N, C, H, W); a 3D input counts as (N, C, L).
+
+    Follows ``torch.nn.Dropout2d``.
+    """
+
+    def forward(self, input: jax.Array) -> jax.Array:
+        return F.dropout2d(input, self.p, self.training, self.inplace)
+
+
+class Dropout3d(_DropoutNd):
+    """``Dropout`` of whole channels of (N, C, D, H, W) or (C, D, H, W). Follows ``torch.nn.Dropout3d``."""
+
+    def forward(self, input: jax.Array) -> jax.Array:
+        return F.dropout3d(input, self.p, self.training, self.inplace)
+
+
+class AlphaDropout(_DropoutNd):
+    """Dropout that keeps the mean and variance of SELU networks. Follows ``torch.nn.AlphaDropout``.
+
+    Args and shape as in ``Dropout``; the maths is ``functional.alpha_dropout``.
+    """
+
+    def forward(self, input: jax.Array) -> jax.Array:
+        return F.alpha_dropout(input, self.p, self.training)
+
+
+class FeatureAlphaDropout(_DropoutNd):
+    """``AlphaDropout`` of whole channels of (N, C, ...). Follows ``torch.nn.FeatureAlphaDropout``."""
+
+    def forward(self, input: jax.Array) -> jax.Array:
+        return F.feature_alpha_dropout(input, self.p, self.training)

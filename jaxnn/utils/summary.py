@@ -1,0 +1,205 @@
+"""`summary`: a table of a model's layers from abstract evaluation alone; nothing is computed."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import jax
+
+from jaxnn.core import random, tree
+from jaxnn.core.dtypes import describe
+from jaxnn.core.module import Module
+from jaxnn.core.parameter import Parameter
+
+
+@dataclass
+class Row:
+    """One module: its path and class, what it gave, and what lies in it and below it."""
+
+    path: str
+    kind: str
+    depth: int
+    output: str = ""
+    parameters: int = 0
+    trainable: int = 0
+    nbytes: int = 0
+    multiply_adds: int = 0
+
+
+@dataclass
+class Summary:
+    """A model's layers. ``print`` it for a terminal; a notebook shows it as a table."""
+
+    name: str
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def total(self) -> Row:
+        """The whole model: its first row."""
+        return self.rows[0]
+
+    def _cells(self) -> list[list[str]]:
+        return [
+            ["  " * row.depth + (row.path.rpartition(".")[2] or self.name), row.kind, row.output, f"{row.parameters:,}",
+             _bytes(row.nbytes), f"{row.multiply_adds:,}"]
+            for row in self.rows
+        ]  # fmt: skip
+
+    def _totals(self) -> str:
+        total = self.total
+        return (
+            f"{total.parameters:,} parameters ({total.trainable:,} trainable), {_bytes(total.nbytes)}, "
+            f"{total.multiply_adds:,} multiply-adds"
+        )
+
+    def __str__(self) -> str:
+        cells = [list(_HEADINGS), *self._cells()]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(_HEADINGS))]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if i > 2 else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))
+            )
+            for row in cells
+        ]
+        rule = "-" * max(map(len, lines))
+        return "\n".join([lines[0], rule, *lines[1:], rule, self._totals()])
+
+    def __rich__(self) -> Any:
+        from rich.table import Table
+
+        table = Table(title=self.name, caption=self._totals())
+        for number, heading in enumerate(_HEADINGS):
+            table.add_column(heading, justify="right" if number > 2 else "left")
+        for row in self._cells():
+            table.add_row(*row)
+        return table
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{heading}</th>" for heading in _HEADINGS)
+        body = "".join(
+            "<tr>"
+            + "".join(
+                f'<td style="text-align:{"right" if i > 2 else "left"};white-space:pre">{html.escape(cell)}</td>'
+                for i, cell in enumerate(row)
+            )
+            + "</tr>"
+            for row in self._cells()
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{html.escape(self._totals())}</p>"
+
+
+_HEADINGS = ("layer", "class", "output", "parameters", "bytes", "multiply-adds")
+
+
+def summary(model: Module, *inputs: Any, **kwargs: Any) -> Summary:
+    """The layers of `model`: output shapes, parameters, bytes, and multiply-adds of its products and convolutions.
+
+    The call is evaluated abstractly: nothing is computed, no state changes, and inputs may be ``jax.ShapeDtypeStruct``.
+    Without inputs, shapes and multiply-adds are left out.
+
+    Args:
+        model: the module.
+        inputs, kwargs: what it is called with.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> s = nn.summary(nn.Sequential(nn.Linear(8, 4), nn.ReLU()), jax.ShapeDtypeStruct((2, 8), jnp.float32))
+        >>> s.total.parameters, s.total.multiply_adds
+        (36, 64)
+    """
+    rows = {path: _row(path, module) for path, module in model.named_modules(remove_duplicate=True)}
+    if inputs or kwargs:
+        _evaluate(model, inputs, kwargs, rows)
+    return Summary(type(model).__name__, list(rows.values()))
+
+
+def _row(path: str, module: Module) -> Row:
+    boxes = [box for box in (*module.parameters(), *module.buffers()) if not getattr(box, "is_lazy", False)]
+    parameters = [box for box in boxes if isinstance(box, Parameter)]
+    return Row(
+        path,
+        type(module).__name__,
+        depth=path.count(".") + 1 if path else 0,
+        parameters=sum(box.numel() for box in parameters),
+        trainable=sum(box.numel() for box in parameters if box.requires_grad),
+        nbytes=sum(box.nbytes for box in boxes),
+    )
+
+
+def _evaluate(model: Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], rows: dict[str, Row]) -> None:
+    """Fill in outputs and multiply-adds by tracing one call of a copy."""
+    leaves, structure = tree.flatten(model)
+    dynamic, treedef = jax.tree.flatten((inputs, kwargs))
+    arrays = [leaf for leaf in dynamic if hasattr(leaf, "shape")]
+
+    def call(leaves: Any, arrays: Any, key: Any) -> Any:
+        copy = tree.unflatten(structure, leaves)
+        paths = {id(module): path for path, module in copy.named_modules()}
+
+        def record(module: Any, args: Any, output: Any) -> None:
+            rows[paths[id(module)]].output = _describe_output(output)
+
+        for module in list(copy.modules()):
+            module.register_forward_hook(record)
+            module.__dict__["_scope"] = f"<{paths[id(module)]}>"
+        feed = iter(arrays)
+        args, options = jax.tree.unflatten(
+            treedef, [next(feed) if hasattr(leaf, "shape") else leaf for leaf in dynamic]
+        )
+        try:
+            with random.use(random.Generator(key=key)):
+                return copy(*args, **options)
+        finally:
+            tree.flatten(copy)
+
+    jaxpr = jax.make_jaxpr(call)(list(leaves), arrays, jax.random.key(0))
+    for path, count in _multiply_adds(jaxpr.jaxpr).items():
+        while True:
+            if path in rows:
+                rows[path].multiply_adds += count
+            if not path:
+                break
+            path = path.rpartition(".")[0]
+
+
+def _describe_output(output: Any) -> str:
+    return ", ".join(describe(leaf) for leaf in jax.tree.leaves(output))
+
+
+def _multiply_adds(jaxpr: Any, scope: str = "", repeats: int = 1) -> dict[str, int]:
+    """Module path -> multiply-adds of the products and convolutions traced inside it, loops counted by their length."""
+    counts: dict[str, int] = {}
+    for equation in jaxpr.eqns:
+        stack = str(equation.source_info.name_stack)
+        path = stack.rpartition("<")[2].partition(">")[0] if "<" in stack else scope
+        name, params = equation.primitive.name, equation.params
+        count = 0
+        if name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            count = prod(equation.outvars[0].aval.shape) * prod(left[i] for i in contracted)
+        elif name == "conv_general_dilated":
+            numbers = params["dimension_numbers"]
+            kernel = equation.invars[1].aval.shape
+            count = prod(equation.outvars[0].aval.shape) * prod(kernel) // kernel[numbers.rhs_spec[0]]
+        if count:
+            counts[path] = counts.get(path, 0) + count * repeats
+        inner_repeats = repeats * params["length"] if name == "scan" else repeats
+        for value in jax.tree.leaves(list(params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                for inner_path, inner_count in _multiply_adds(inner, path, inner_repeats).items():
+                    counts[inner_path] = counts.get(inner_path, 0) + inner_count
+    return counts
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError

@@ -1,0 +1,165 @@
+"""The command line: ``python -m parity run | record | replay | report | api``."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import pathlib
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from parity.run import SOURCES, Options
+
+RESULTS = pathlib.Path("out/parity/results.json")
+RECORDING = pathlib.Path(__file__).parent / "recordings" / "torch.npz"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="parity", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = argparse.ArgumentParser(add_help=False)
+    running.add_argument("--only", action="append", default=[], metavar="PATTERN", help="name, id or family; a glob")
+    running.add_argument("--platform", default="", choices=["", "cpu", "cuda", "tpu"], help="JAX platform")
+    running.add_argument("--precision", default="float32", choices=["float32", "bfloat16", "float16"])
+    running.add_argument("--matmul", default="highest", choices=["highest", "high", "medium"])
+    running.add_argument("--jobs", type=int, default=2, help="processes")
+    running.add_argument("--mode", action="append", choices=["eager", "jit"], help="default: both")
+    running.add_argument(
+        "--xla", default="quick", choices=["quick", "full"], help="quick: the jitted pass without LLVM's optimisation"
+    )
+    running.add_argument("--stride", type=int, default=1, help="every so manyth case of a unit only")
+    running.add_argument("--out", type=pathlib.Path, default=RESULTS, help="where the results go (JSON)")
+    running.add_argument("--failures", type=int, default=40, help="how many groups of failures to print")
+    live = commands.add_parser("run", parents=[running], help="live: PyTorch installed")
+    live.add_argument("--source", action="append", choices=SOURCES, help="default: all")
+    record = commands.add_parser("record", parents=[running], help="write a recording of a thinned selection")
+    record.add_argument("--source", action="append", choices=SOURCES, help="default: all")
+    record.add_argument("--recording", type=pathlib.Path, default=RECORDING)
+    replay = commands.add_parser("replay", parents=[running], help="run a recording; needs no PyTorch")
+    replay.add_argument("--recording", type=pathlib.Path, default=RECORDING)
+    report = commands.add_parser("report", help="Markdown and one HTML page from the results")
+    report.add_argument("--results", type=pathlib.Path, action="append", help=f"default: {RESULTS}")
+    report.add_argument("--out", type=pathlib.Path, default=RESULTS.parent, help="folder for report.md and report.html")
+    api = commands.add_parser("api", help="every public name and signature against PyTorch's")
+    api.add_argument("--all", action="store_true", help="print the explained differences too")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status is 0 when everything held."""
+    arguments = _parser().parse_args(argv)
+    return globals()[f"_{arguments.command}"](arguments)
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    only = tuple(part for pattern in arguments.only for part in pattern.split(","))
+    return Options(
+        only=only,
+        sources=tuple(getattr(arguments, "source", None) or SOURCES),
+        precision=arguments.precision,
+        matmul=arguments.matmul,
+        platform=arguments.platform,
+        jobs=arguments.jobs,
+        modes=tuple(arguments.mode or ("eager", "jit")),
+        xla=arguments.xla,
+        stride=arguments.stride,
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from parity import run
+
+    options = _options(arguments)
+    started = time.perf_counter()
+    results = run.run(options)
+    return _finish(results, options, arguments, time.perf_counter() - started)
+
+
+def _record(arguments: argparse.Namespace) -> int:
+    from parity import record
+
+    return record.record(_options(arguments), arguments.recording)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from parity import replay
+
+    options = _options(arguments)
+    started = time.perf_counter()
+    results = replay.replay(arguments.recording, options)
+    return _finish(results, options, arguments, time.perf_counter() - started)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from parity import report
+
+    return report.write(arguments.results or [RESULTS], arguments.out)
+
+
+def _api(arguments: argparse.Namespace) -> int:
+    from parity import api
+
+    return api.main(show_all=arguments.all)
+
+
+def _finish(results: list[Any], options: Options, arguments: argparse.Namespace, seconds: float) -> int:
+    from parity import run
+
+    run.save(results, arguments.out, run.about(options) | {"seconds": round(seconds, 1)})
+    print_summary(results, arguments.failures, seconds)
+    return 0 if results and all(result.ok for result in results) else 1
+
+
+def print_summary(results: list[Any], failures: int, seconds: float) -> None:
+    """A table by source and family, then the failures in groups of one cause."""
+    columns = ("cases", "held", "random", "known", "failed", "missing", "median ratio", "above 2", "worst", "seconds")
+    for title, key in (("source", lambda r: (r.source, r.kind)), ("family", lambda r: (r.family, r.kind))):
+        groups = collections.defaultdict(list)
+        for result in results:
+            groups[key(result)].append(result)
+        rows = [[*name, *summary_row(group)] for name, group in sorted(groups.items())]
+        print_table(f"by {title}", (title, "kind", *columns), [*rows, ["all", "", *summary_row(results)]])
+    groups = collections.defaultdict(list)
+    for result in results:
+        if not result.ok:
+            groups[result.source, result.name, result.message.split(":")[0], result.status].append(result)
+    for (source, name, _, status), group in sorted(groups.items(), key=lambda item: -len(item[1]))[:failures]:
+        print(f"{len(group):4d} {status} {source}/{name}: {group[0].id}: {group[0].message}")
+    bad = sum(len(group) for group in groups.values())
+    print(f"{len(results) - bad} of {len(results)} held in {seconds:.0f} s")
+
+
+def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table by rich; in plain text on a host without it (a replay needs nothing but jaxnn)."""
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        widths = [max(map(len, column)) for column in zip(head, *rows)]
+        print(title)
+        for row in (head, *rows):
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+        return
+    table = Table(title=title, title_justify="left")
+    for i, name in enumerate(head):
+        table.add_column(name, justify="left" if i < 2 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if Console().is_terminal else 160).print(table)
+
+
+def summary_row(group: list[Any]) -> list[str]:
+    """The figures of a group of results, as texts."""
+    count = collections.Counter(result.status for result in group)
+    ratios = [result.ratio for result in group if result.ratio is not None]
+    errors = [result.ours for result in group if result.ours is not None]
+    return [
+        str(len(group)),
+        *(str(count[status]) for status in ("held", "random", "known", "failed", "missing")),
+        f"{statistics.median(ratios):.2f}" if ratios else "",
+        f"{100 * sum(ratio > 2 for ratio in ratios) / len(ratios):.1f} %" if ratios else "",
+        f"{max(errors):.1e}" if errors else "",
+        f"{sum(result.seconds for result in group):.0f}",
+    ]

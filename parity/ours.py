@@ -1,0 +1,294 @@
+"""jaxnn's side of a run: the same case through jaxnn, eager and jitted."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import types
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from parity.case import Case, Dtype, Make, Name, Packed, Slot, fill, numpy_dtype, slots
+
+
+class Missing(Exception):
+    """jaxnn does not have this name."""
+
+
+def lookup(path: str) -> Any:
+    """``functional.relu`` or ``BatchNorm1d`` of jaxnn.
+
+    Raises:
+        Missing: it is not there.
+    """
+    *home, name = path.split(".")
+    for package in ["jaxnn", *([] if home else ["jaxnn.modules", "jaxnn.core.transforms"])]:
+        try:
+            module = importlib.import_module(".".join([package, *home]))
+        except ImportError:
+            continue
+        if not isinstance(getattr(module, name, None), (type(None), types.ModuleType)):
+            return getattr(module, name)
+    raise Missing(f"jaxnn.{path}")
+
+
+def rebuild(tree: Any, arrays: list[Any]) -> Any:
+    """A tree of stand-ins as jaxnn values over `arrays`."""
+
+    def convert(item: Any) -> Any:
+        if isinstance(item, Slot):
+            return arrays[item.index]
+        if isinstance(item, Dtype):
+            return numpy_dtype(item.name)
+        if isinstance(item, Name):
+            return lookup(item.path)
+        if isinstance(item, Make):
+            return lookup(item.name)(*item.args, **item.kwargs)
+        if isinstance(item, Packed):
+            sequence = importlib.import_module("jaxnn.utils.rnn").PackedSequence
+            return sequence(item.data, item.batch_sizes, item.sorted_indices, item.unsorted_indices)
+        raise TypeError(item)
+
+    return fill(tree, convert)
+
+
+def flatten(result: Any) -> list[Any]:
+    """The arrays in a result, in order, as ``parity.truth.flatten`` orders torch's."""
+    if isinstance(result, (jax.Array, np.ndarray)):
+        return [result]
+    if isinstance(result, dict):
+        return [leaf for key in result for leaf in flatten(result[key])]
+    if isinstance(result, (tuple, list)):
+        return [leaf for item in result for leaf in flatten(item)]
+    return []
+
+
+def is_wide(case: Case) -> bool:
+    """Whether the case asks for float64 somewhere, and so needs ``jax_enable_x64``."""
+    found = []
+    fill((case.args, case.kwargs, case.make), lambda item: found.append(item) or item)
+    return any(isinstance(item, Dtype) and item.name in ("float64", "complex128") for item in found)
+
+
+def arrays_of(case: Case) -> list[jax.Array]:
+    """The case's arrays on the device; 64-bit ones become 32-bit unless ``jax_enable_x64`` is on."""
+    return [jnp.asarray(array) for array in case.arrays]
+
+
+def module_of(case: Case, arrays: list[Any], precision: str | None) -> Any:
+    """The case's module, with its state at `precision` (None: as made), in its mode."""
+    module = rebuild(case.make, arrays)
+    if precision is not None and (precision.split("-")[0] != "float32" or is_wide(case)):
+        module = module.to(numpy_dtype(precision.split("-")[0]))
+    if case.state:
+        module.load_state_dict(case.state)
+    return module.train(case.training)
+
+
+def run_eager(case: Case, precision: str) -> dict[str, np.ndarray]:
+    """Outputs, and the state afterwards, of the call as a user writes it."""
+    arrays = arrays_of(case)
+    args, kwargs = rebuild(case.args, arrays), rebuild(case.kwargs, arrays)
+    if case.make is None:
+        outputs = flatten(lookup(f"functional.{case.name}")(*args, **kwargs))
+        return {f"output {i}": np.asarray(output) for i, output in enumerate(outputs)}
+    module = module_of(case, arrays, precision)
+    outputs = flatten(module(*args, **kwargs))
+    found = {f"output {i}": np.asarray(output) for i, output in enumerate(outputs)}
+    return found | {f"state {name}": np.asarray(value) for name, value in module.state_dict().items()}
+
+
+def run_jit(case: Case, precision: str) -> dict[str, np.ndarray]:
+    """Outputs, gradients and second derivatives as one compiled program."""
+    arrays = arrays_of(case)
+    keys = [key for key in case.expected if key.startswith("output")]
+    weights = {
+        key: jnp.asarray(case.weight(key, case.expected[key].truth.shape, precision))
+        for key in keys
+        if numpy_dtype(case.expected[key].dtype).kind in "fV"
+    }
+    points = {f"input {i}": arrays[i] for i in case.wrt}
+    state: dict[str, Any] = {}
+    module: Any = None
+    if case.make is not None:
+        module = module_of(case, arrays, precision)
+        boxes = dict(module.named_parameters()) | dict(module.named_buffers())
+        state = {name: box.value for name, box in boxes.items()}
+        points |= {name: state[name] for name in case.parameters}
+    along = (
+        {
+            name: jnp.asarray(case.weight(f"direction of {name}", point.shape, precision))
+            for name, point in points.items()
+        }
+        if case.second
+        else {}
+    )
+    function = None if case.make is not None else lookup(f"functional.{case.name}")
+
+    def forward(points: dict[str, Any], arrays: list[Any], state: dict[str, Any]) -> dict[str, Any]:
+        arrays = [points.get(f"input {i}", array) for i, array in enumerate(arrays)]
+        args, kwargs = rebuild(case.args, arrays), rebuild(case.kwargs, arrays)
+        if function is not None:
+            result = function(*args, **kwargs)
+        else:
+            own = {name: points.get(name, value) for name, value in state.items()}
+            result = lookup("functional_call")(module, own, args, kwargs)
+        return {f"output {i}": output for i, output in enumerate(flatten(result))}
+
+    def differentiated(points: Any, arrays: Any, state: Any) -> tuple[Any, Any]:
+        def part(points: Any) -> tuple[Any, Any]:
+            outputs = forward(points, arrays, state)
+            return {key: outputs[key] for key in weights if key in outputs}, outputs
+
+        smooth, pull, outputs = jax.vjp(part, points, has_aux=True)
+        cotangents = {key: weights_in[key].astype(value.dtype) for key, value in smooth.items()}
+        return pull(cotangents)[0], outputs
+
+    weights_in: dict[str, Any] = {}
+
+    def program(points: Any, arrays: Any, state: Any, weights: Any, along: Any) -> dict[str, Any]:
+        weights_in.clear()
+        weights_in.update(weights)
+        if not points:
+            return forward(points, arrays, state)
+        if not along:
+            gradients, outputs = differentiated(points, arrays, state)
+            return outputs | {f"gradient of {name}": g for name, g in gradients.items()}
+        gradients, pull, outputs = jax.vjp(lambda p: differentiated(p, arrays, state), points, has_aux=True)
+        seconds = pull(along)[0]
+        found = outputs | {f"gradient of {name}": g for name, g in gradients.items()}
+        return found | {f"second derivative of {name}": h for name, h in seconds.items()}
+
+    result = compiled(case, program, points, arrays, state, weights, along)
+    return {key: np.asarray(value) for key, value in result.items()}
+
+
+# Compiling dominates the time of a run. "quick" leaves LLVM's optimisation and XLA's fusion emitters out of the
+# jitted pass (the eager pass is always compiled as a user's): four times faster to compile, the same graph, other
+# roundings. "full" is what jax.jit does by itself, and what published figures are made with.
+_QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
+@functools.cache
+def quick_options() -> dict[str, Any]:
+    """The options of "quick" compilation that this XLA knows; none off the CPU."""
+    known = {}
+    if jax.default_backend() == "cpu":
+        lowered = jax.jit(lambda x: x + 1).lower(np.float32(0))
+        for name, value in _QUICK.items():
+            try:
+                lowered.compile(compiler_options={name: value})
+            except jax.errors.JaxRuntimeError:
+                continue
+            known[name] = value
+    return known
+
+
+compiler_options: dict[str, Any] = {}
+_programs: dict[str, Any] = {}
+_by_structure: dict[Any, Any] = {}
+
+
+def compiled(case: Case, program: Any, *args: Any) -> Any:
+    """``jax.jit(program)(*args)``, compiled once for all programs of the same StableHLO text.
+
+    Half of the databases' cases differ from another only in numbers, or in a flag that does not change the
+    program (train and eval, a default given by name).
+    """
+    structure = _structure(case, args)
+    executable = _by_structure.get(structure)
+    if executable is None:
+        lowered = jax.jit(program, keep_unused=True).lower(*args)
+        key = hashlib.sha256(lowered.as_text().encode()).hexdigest() + str(lowered.out_tree) + str(lowered.in_tree)
+        if key not in _programs:
+            _programs[key] = lowered.compile(compiler_options=compiler_options or None)
+        executable = _programs[key]
+        if structure is not None:
+            _by_structure[structure] = executable
+    return executable(*args)
+
+
+def _structure(case: Case, args: Any) -> Any:
+    """What the program of a case depends on; None where numbers are part of it."""
+    if next(slots(case.make), None) is not None:
+        return None
+    leaves, treedef = jax.tree.flatten(args)
+    mode = case.training if case.mode_matters else None
+    return (
+        case.name,
+        repr((case.make, case.args, case.kwargs, case.wrt, case.parameters, case.second, mode, list(case.expected))),
+        treedef,
+        tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves),
+    )
+
+
+def draws(case: Case, count: int) -> list[list[np.ndarray]]:
+    """The outputs of `count` eager runs, each from a key of its own."""
+    arrays = arrays_of(case)
+    args, kwargs = rebuild(case.args, arrays), rebuild(case.kwargs, arrays)
+    if case.make is not None:
+        function = module_of(case, arrays, None)
+    else:
+        function = lookup(f"functional.{case.name}")
+    rng = lookup_rng()
+    runs = []
+    for seed in range(count):
+        with rng(jax.random.key(seed)):
+            runs.append([np.asarray(output) for output in flatten(function(*args, **kwargs))])
+    return runs
+
+
+def lookup_rng() -> Any:
+    """``nn.rng``, also while ``jaxnn/__init__.py`` does not name it yet."""
+    from jaxnn.core import random
+
+    return random.rng
+
+
+def raised_eager(case: Case) -> tuple[str, Exception | None]:
+    """What the case raises, and where: "construction", "call", or "" where it raises nothing."""
+    return _raised(case, lambda function, args, kwargs: function(*args, **kwargs))
+
+
+def raised_traced(case: Case) -> tuple[str, Exception | None]:
+    """The same with the call under ``jax.eval_shape``: no values are known."""
+
+    def call(function: Any, args: Any, kwargs: Any) -> Any:
+        leaves, treedef = jax.tree.flatten((args, kwargs), is_leaf=lambda leaf: leaf is None)
+        where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+
+        def traced(values: list[Any]) -> Any:
+            full = list(leaves)
+            for i, value in zip(where, values):
+                full[i] = value
+            args, kwargs = jax.tree.unflatten(treedef, full)
+            return flatten(function(*args, **kwargs))
+
+        return jax.eval_shape(traced, [leaves[i] for i in where])
+
+    return _raised(case, call)
+
+
+def _raised(case: Case, call: Any) -> tuple[str, Exception | None]:
+    with warnings.catch_warnings(), jax.enable_x64(True):
+        warnings.simplefilter("ignore")
+        arrays = arrays_of(case)
+        stage = "construction"
+        try:
+            args, kwargs = rebuild(case.args, arrays), rebuild(case.kwargs, arrays)
+            if case.make is not None:
+                function = rebuild(case.make, arrays)
+            else:
+                function = lookup(f"functional.{case.name}")
+            stage = "call"
+            call(function, args, kwargs)
+        except Missing:
+            raise
+        except Exception as problem:  # whatever it is, is the answer
+            return stage, problem
+    return "", None

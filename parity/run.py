@@ -1,0 +1,292 @@
+"""The live run: cases from PyTorch's databases, expected values from PyTorch, results from jaxnn, in processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import json
+import os
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from typing import Any
+
+from parity.families import family_of
+
+SOURCES = ("ModuleInfo", "OpInfo", "common_nn", "own")
+# Units with many cases are run in so many parts; the databases are dealt out case by case.
+_PARTS = {
+    "LinearCrossEntropyLoss": 8,
+    "max_pool2d": 8,
+    "max_pool1d": 4,
+    "max_pool3d": 6,
+    "gaussian_nll_loss": 2,
+    "max_unpool2d": 2,
+    "multi_head_attention_forward": 3,
+    "unfold": 2,
+    "Transformer": 4,
+    "TransformerDecoderLayer": 3,
+    "TransformerEncoder": 3,
+    "TransformerEncoderLayer": 2,
+    "MultiheadAttention": 2,
+    "LSTM": 3,
+    "RNN": 3,
+    "GRU": 2,
+    "CTCLoss": 2,
+    "CrossEntropyLoss": 2,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to run and how.
+
+    Attributes:
+        only: name patterns; a case runs when its name, id or family matches one. Empty: all.
+        sources: of `SOURCES`.
+        precision: "float32", "bfloat16" or "float16".
+        matmul: ``nn.set_float32_matmul_precision``.
+        platform: "cpu", "cuda", "tpu", or "" for JAX's default.
+        jobs: processes.
+        modes: of "eager" and "jit".
+        xla: "quick" or "full", how the jitted pass is compiled on the CPU (see ``parity.ours``).
+        stride: run every so manyth case of a unit only (1: all).
+    """
+
+    only: tuple[str, ...] = ()
+    sources: tuple[str, ...] = SOURCES
+    precision: str = "float32"
+    matmul: str = "highest"
+    platform: str = ""
+    jobs: int = 2
+    modes: tuple[str, ...] = ("eager", "jit")
+    xla: str = "quick"
+    stride: int = 1
+
+    @property
+    def judged_as(self) -> str:
+        """The key of the gate's tables."""
+        lowered = self.precision == "float32" and self.matmul != "highest"
+        return f"float32-{self.matmul}" if lowered else self.precision
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One part of one unit of one source."""
+
+    source: str
+    unit: str
+    part: int
+    parts: int
+
+
+def matches(patterns: Sequence[str], *names: str) -> bool:
+    """Whether any name matches any pattern, without regard to case; no patterns match everything."""
+    return not patterns or any(
+        fnmatch.fnmatchcase(name.lower(), pattern.lower()) for pattern in patterns for name in names
+    )
+
+
+def source_module(source: str) -> Any:
+    """The module of ``parity.cases`` that makes the source's cases."""
+    import importlib
+
+    home = {"ModuleInfo": "modules", "OpInfo": "functions", "common_nn": "legacy", "own": "own"}[source]
+    return importlib.import_module(f"parity.cases.{home}")
+
+
+def tasks(options: Options) -> list[Task]:
+    """What there is to do, the long ones first."""
+    found = []
+    for source in options.sources:
+        for unit in source_module(source).units():
+            name = unit.split(".")[0]
+            exact = source in ("ModuleInfo", "OpInfo") and not any("/" in pattern for pattern in options.only)
+            if exact and not matches(options.only, name, unit, family_of(name)):
+                continue
+            parts = _PARTS.get(unit, 1) if options.jobs > 1 else 1
+            found += [Task(source, unit, part, parts) for part in range(parts)]
+    return sorted(found, key=lambda task: -task.parts)
+
+
+def cases(task: Task, options: Options) -> Iterator[Any]:
+    """The task's cases that the options ask for, without expected values yet."""
+    for index, case in enumerate(source_module(task.source).generate(task.unit)):
+        if index % (task.parts * options.stride) != task.part * options.stride:
+            continue
+        if matches(options.only, case.name, case.id, case.family):
+            yield case
+
+
+def run_task(task: Task, options: Options) -> list[Any]:
+    """The results of one task; runs in a worker process."""
+    from parity import truth
+    from parity.check import Result, check
+    from parity.known import known
+
+    results = []
+    for case in cases(task, options):
+        started = time.perf_counter()
+        try:
+            if case.error is None:
+                case = truth.with_truth(case, options.precision)
+                if case.random:
+                    case = truth.with_draws(case)
+            else:
+                case.error = _errors_of(case, truth.raises(case))
+        except Exception as problem:  # the database's case fails in torch itself
+            kind = "case" if case.error is None else "error input"
+            result = Result(case.id, case.source, case.family, case.name, kind, options.judged_as)
+            reason = known("fault", case)
+            result.status = "known" if reason else "failed"
+            result.message = reason or f"torch itself fails: {type(problem).__name__}: {problem}"[:300]
+            results.append(result)
+            continue
+        result = check(case, options.judged_as, options.modes)
+        result.seconds = time.perf_counter() - started
+        results.append(result)
+    return results
+
+
+def _errors_of(case: Any, raised: Exception | None) -> tuple[str, ...]:
+    """The declared kinds, and the kind that torch raises where the declared one is only a base of it."""
+    if raised is None or type(raised).__name__ in case.error:
+        return case.error
+    if case.error == ("Exception",):
+        return (type(raised).__name__,)
+    return (*case.error, type(raised).__name__)
+
+
+def start_worker(options: Options) -> None:
+    """Sets a process up: one thread each for torch and XLA, the platform, the precision."""
+    if options.platform:
+        os.environ["JAX_PLATFORMS"] = options.platform
+    if options.jobs > 1:
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        import torch
+
+        torch.set_num_threads(1 if options.jobs > 1 else os.cpu_count() or 1)
+    except ImportError:  # a replay
+        pass
+    if options.xla == "quick":
+        from parity import ours
+
+        ours.compiler_options = ours.quick_options()
+    if options.matmul != "highest":
+        from jaxnn.core import modes
+
+        modes.set_float32_matmul_precision(options.matmul)
+
+
+def run(options: Options, progress: bool = True) -> list[Any]:
+    """Run everything that the options ask for; results in the order of their ids."""
+    return pooled(tasks(options), run_task, options, progress)
+
+
+def pooled(work: Sequence[Any], function: Any, options: Options, progress: bool) -> list[Any]:
+    """``function(item, options)`` over `work` in ``options.jobs`` processes; the lists it returns, joined.
+
+    Interrupted (Ctrl-C, SIGTERM), it ends the workers and returns what is there, with a note of what is not.
+    """
+    results: list[Any] = []
+    unfinished = len(work)
+    bar = _bar(len(work), progress)
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for item, found in _each(work, function, options):
+            results += found
+            unfinished -= 1
+            failed = sum(not getattr(result, "ok", True) for result in results)
+            bar.set_postfix_str(f"{_name(item)}, {failed} failed", refresh=False)
+            bar.update()
+    except KeyboardInterrupt:
+        print(f"\ninterrupted: {unfinished} of {len(work)} units were not run", file=sys.stderr)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        bar.close()
+    return sorted(results, key=lambda result: result.id)
+
+
+def _each(work: Sequence[Any], function: Any, options: Options) -> Iterator[tuple[Any, list[Any]]]:
+    if options.jobs <= 1:
+        start_worker(options)
+        for item in work:
+            yield item, function(item, options)
+        return
+    pool = ProcessPoolExecutor(options.jobs, get_context("spawn"), start_worker, (options,))
+    try:
+        futures = {pool.submit(function, item, options): item for item in work}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _bar(total: int, progress: bool) -> Any:
+    try:
+        from tqdm import tqdm
+    except ImportError:  # a bare host
+        return _Silent()
+    patience = 0.5 if sys.stderr.isatty() else 30
+    return tqdm(total=total, unit="unit", disable=not progress, smoothing=0.05, mininterval=patience)
+
+
+class _Silent:
+    """Stands for a progress bar where tqdm is not installed."""
+
+    def update(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def set_postfix_str(self, text: str, refresh: bool) -> None: ...
+
+
+def _name(item: Any) -> str:
+    return getattr(item, "unit", str(item))
+
+
+def save(results: Sequence[Any], path: pathlib.Path, about: dict[str, Any]) -> None:
+    """Write the results as JSON, for ``parity report``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [dataclasses.asdict(result) for result in results]
+    path.write_text(json.dumps({"about": about, "results": rows}, indent=0))
+
+
+def load(path: pathlib.Path) -> tuple[dict[str, Any], list[Any]]:
+    """What `save` wrote."""
+    from parity.check import Result
+
+    data = json.loads(path.read_text())
+    return data["about"], [Result(**row) for row in data["results"]]
+
+
+def about(options: Options) -> dict[str, Any]:
+    """The versions, the device and the settings, for the head of a report."""
+    import platform
+
+    import jax
+    import jaxlib
+
+    found: dict[str, Any] = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "python": platform.python_version()}
+    try:
+        import torch
+
+        found["torch"] = torch.__version__
+    except ImportError:
+        pass
+    device = jax.devices()[0]
+    found |= {"device": f"{device.platform}: {device.device_kind}", "host": platform.platform()}
+    found |= {"precision": options.precision, "matmul precision": options.matmul}
+    found |= {"compilation": options.xla if device.platform == "cpu" else "full", "jobs": options.jobs}
+    return found

@@ -1,0 +1,29 @@
+"""The recording in the repository, replayed: no torch needed."""
+
+import pytest
+
+from parity import ours, record
+from parity.check import check
+from parity.cli import RECORDING
+
+if not RECORDING.exists():
+    pytest.skip("no recording: python -m parity record", allow_module_level=True)
+
+_, CASES = record.load(RECORDING)
+FAMILIES = sorted({case.family for case in CASES})
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(ours, "compiler_options", ours.quick_options())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recording(family):
+    failures = []
+    for case in CASES:
+        if case.family == family:
+            result = check(case)
+            if not result.ok:
+                failures.append(f"{result.id}: {result.status}: {result.message}")
+    assert not failures, "\n" + "\n".join(failures)

@@ -1,0 +1,222 @@
+"""nn.init against torch.nn.init: same seed, same weights; what it takes, and what it refuses."""
+
+import math
+import warnings
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from jaxnn import init
+from jaxnn.core import random
+from jaxnn.core.parameter import Buffer, Parameter, empty
+
+# name, options, whether the numbers are torch's to the bit.
+EXACT = [
+    ("uniform_", {}),
+    ("uniform_", {"a": -2.0, "b": 0.5}),
+    ("xavier_uniform_", {"gain": 1.7}),
+    ("kaiming_uniform_", {"a": math.sqrt(5)}),
+    ("kaiming_uniform_", {"mode": "fan_out", "nonlinearity": "relu"}),
+    ("constant_", {"val": 0.3}),
+    ("ones_", {}),
+    ("zeros_", {}),
+]
+CLOSE = [
+    ("normal_", {}),
+    ("normal_", {"mean": 0.0, "std": 0.02}),
+    ("trunc_normal_", {"std": 0.02}),
+    ("xavier_normal_", {}),
+    ("kaiming_normal_", {"mode": "fan_out", "nonlinearity": "relu"}),
+]
+MATRIX = [("eye_", {}), ("sparse_", {"sparsity": 0.3}), ("orthogonal_", {"gain": 1.5})]
+SHAPES = [(3, 5), (4, 4), (1, 17), (33, 9), (8, 4, 3), (6, 3, 3, 3), (2, 3, 2, 2, 2)]
+
+
+def both(name, options, shape, seed, dtype="float32"):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(seed), random.manual_seed(seed)
+    theirs = getattr(torch.nn.init, name)(torch.empty(shape, dtype=getattr(torch, dtype)), **options)
+    ours = getattr(init, name)(Parameter(empty(shape, jnp.dtype(dtype))), **options)
+    assert ours.dtype == jnp.dtype(dtype) and ours.shape == shape
+    # The generators must be left alike, for what is initialised next.
+    np.testing.assert_array_equal(random.default_generator.host.get_state()[24:], torch.get_rng_state().numpy()[24:])
+    return np.asarray(ours).astype(np.float64), theirs.double().numpy()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name, options", EXACT)
+def test_uniform_families_are_torch_bit_for_bit(name, options, dtype):
+    for seed in range(5):
+        for shape in SHAPES:
+            ours, theirs = both(name, options, shape, seed, dtype)
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name, options", CLOSE)
+def test_normal_families_are_torch_to_two_ulp(name, options, dtype):
+    eps = float(ml_dtypes.finfo(jnp.dtype(dtype)).eps)
+    for seed in range(5):
+        for shape in SHAPES:
+            ours, theirs = both(name, options, shape, seed, dtype)
+            assert np.all(np.abs(ours - theirs) <= 2 * eps * np.abs(theirs))
+
+
+@pytest.mark.parametrize("name, options", MATRIX)
+def test_matrices(name, options):
+    for seed in range(5):
+        for shape in [(3, 5), (5, 3), (1, 1), (20, 20), (33, 9)]:
+            ours, theirs = both(name, options, shape, seed)
+            np.testing.assert_allclose(ours, theirs, rtol=3e-7, atol=3e-6 if name == "orthogonal_" else 0)
+
+
+def test_float64_is_torch_where_x64_is_on():
+    with jax.enable_x64(True):
+        for name, options in EXACT + CLOSE:
+            ours, theirs = both(name, options, (5, 7), 1, "float64")
+            np.testing.assert_allclose(ours, theirs, rtol=4e-16 if (name, options) in CLOSE else 0)
+
+
+@pytest.mark.parametrize("shape", [(6, 3, 5), (3, 6, 3, 3), (8, 2, 3, 2, 3)])
+def test_dirac(shape):
+    for groups in (1, shape[0] // 2, shape[0]):
+        if shape[0] % groups == 0:
+            ours, theirs = both("dirac_", {"groups": groups}, shape, 0)
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_orthogonal_of_more_dimensions_has_orthogonal_rows():
+    ours, theirs = both("orthogonal_", {}, (6, 3, 2, 2), 3)
+    np.testing.assert_allclose(ours, theirs, atol=3e-6)
+    np.testing.assert_allclose(ours.reshape(6, 12) @ ours.reshape(6, 12).T, np.eye(6), atol=1e-6)
+
+
+def test_sparse_takes_its_places_from_the_global_generator():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(1), random.manual_seed(1)
+    theirs = torch.nn.init.sparse_(torch.empty(6, 4), 0.5, generator=torch.Generator().manual_seed(9))
+    ours = init.sparse_(Parameter(empty((6, 4))), 0.5, generator=random.Generator().manual_seed(9))
+    np.testing.assert_array_equal(ours, theirs.numpy())
+
+
+def test_generator_argument_leaves_the_global_one_alone():
+    torch = pytest.importorskip("torch")
+    random.manual_seed(0)
+    before = random.get_rng_state()
+    generator, other = random.Generator().manual_seed(42), torch.Generator().manual_seed(42)
+    for name in ("uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "kaiming_normal_", "orthogonal_"):
+        ours = getattr(init, name)(Parameter(empty((4, 5))), generator=generator)
+        theirs = getattr(torch.nn.init, name)(torch.empty(4, 5), generator=other)
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-6)
+    np.testing.assert_array_equal(random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("box", [Parameter, Buffer])
+def test_the_box_holds_the_new_array(box):
+    held = box(jnp.zeros((3, 4), jnp.bfloat16))
+    array = held.read()
+    returned = init.uniform_(array, 1, 2)
+    assert held.value is returned and returned.dtype == jnp.bfloat16
+    assert np.all(np.asarray(array) == 0) and np.all(np.asarray(returned).astype(float) >= 1)
+    assert init.ones_(returned) is held.value  # what is returned remembers the box
+
+
+def test_device_and_sharding_are_kept():
+    device = jax.devices()[0]
+    held = Parameter(empty((3, 4), device=device))
+    assert init.zeros_(held).sharding == jax.sharding.SingleDeviceSharding(device)
+    assert init.normal_(held).committed
+    assert not init.normal_(Parameter(empty((3, 4)))).committed
+
+
+@pytest.mark.parametrize("value", [jnp.zeros((2, 2)), np.zeros((2, 2)), empty((2, 2)), [1.0, 2.0], 3.0])
+def test_what_no_box_owns_is_refused_with_the_remedy(value):
+    with pytest.raises(TypeError, match="init.normal_: tensor: expected a Parameter"):
+        init.normal_(value)
+
+
+def test_errors():
+    matrix, vector = Parameter(empty((3, 4))), Parameter(empty((3,)))
+    for error, call in [
+        (ValueError, lambda: init.eye_(vector)),
+        (ValueError, lambda: init.dirac_(matrix)),
+        (ValueError, lambda: init.dirac_(Parameter(empty((3, 4, 1))), groups=2)),
+        (ValueError, lambda: init.sparse_(vector, 0.1)),
+        (ValueError, lambda: init.orthogonal_(vector)),
+        (ValueError, lambda: init.xavier_uniform_(vector)),
+        (ValueError, lambda: init.kaiming_normal_(vector)),
+        (ValueError, lambda: init.kaiming_normal_(matrix, mode="fan")),
+        (ValueError, lambda: init.kaiming_normal_(matrix, nonlinearity="gelu")),
+        (ValueError, lambda: init.calculate_gain("leaky_relu", True)),
+        (RuntimeError, lambda: init.uniform_(matrix, 1, 0)),
+        (RuntimeError, lambda: init.normal_(matrix, 0, -1)),
+        (NotImplementedError, lambda: init.normal_(Parameter(jnp.zeros(3, jnp.int32), requires_grad=False))),
+        (NotImplementedError, lambda: init.orthogonal_(Parameter(empty((3, 4), jnp.bfloat16)))),
+        (TypeError, lambda: init.normal_(matrix, generator=jax.random.key(0))),
+    ]:
+        with pytest.raises(error):
+            call()
+
+
+def test_nothing_to_fill_warns_and_leaves_an_array():
+    held = Parameter(empty((0, 3)))
+    with pytest.warns(UserWarning, match="without elements"):
+        assert init.kaiming_uniform_(held).shape == (0, 3)
+    assert isinstance(held.value, jax.Array)
+    with pytest.warns(UserWarning, match="more than 2 std"):
+        init.trunc_normal_(Parameter(empty((2, 3))), mean=5.0)
+
+
+@pytest.mark.parametrize("name", ["uniform", "normal", "xavier_uniform", "xavier_normal", "kaiming_uniform"])
+def test_deprecated_names_warn_and_do_the_same(name):
+    random.manual_seed(0)
+    with pytest.warns(FutureWarning, match=f"{name} is deprecated"):
+        old = getattr(init, name)(Parameter(empty((4, 5))))
+    random.manual_seed(0)
+    np.testing.assert_array_equal(old, getattr(init, name + "_")(Parameter(empty((4, 5)))))
+
+
+@pytest.mark.parametrize("names", [("linear", 1), ("sigmoid", 1), ("tanh", 5 / 3), ("relu", 2**0.5), ("selu", 0.75)])
+def test_calculate_gain(names):
+    assert init.calculate_gain(names[0]) == names[1]
+    assert init.calculate_gain("leaky_relu", 0.2) == math.sqrt(2 / (1 + 0.2**2))
+
+
+def fill_all(key):
+    with random.rng(key):
+        box = Parameter(empty((40, 30)))
+        return (
+            init.uniform_(box, -1, 2),
+            init.normal_(box, 1.0, 0.5),
+            init.trunc_normal_(box, 0.0, 1.0, -1, 0.5),
+            init.orthogonal_(box),
+            init.sparse_(box, 0.25),
+            init.constant_(box, 2.0),
+        )
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_under_a_key_numbers_come_from_the_key(transform):
+    before = random.get_rng_state()
+    uniform, normal, truncated, orthogonal, sparse, constant = map(np.asarray, transform(fill_all)(jax.random.key(0)))
+    assert -1 <= uniform.min() < -0.9 and 1.9 < uniform.max() < 2
+    assert abs(normal.mean() - 1) < 0.1 and abs(normal.std() - 0.5) < 0.05
+    assert truncated.min() >= -1 and truncated.max() <= 0.5
+    np.testing.assert_allclose(orthogonal.T @ orthogonal, np.eye(30), atol=1e-5)
+    assert np.all((sparse == 0).sum(0) == 10) and np.all(constant == 2)
+    np.testing.assert_array_equal(random.get_rng_state(), before)
+    other = np.asarray(transform(fill_all)(jax.random.key(1))[0])
+    assert not np.array_equal(other, uniform)
+
+
+def test_eval_shape_draws_nothing():
+    random.manual_seed(0)
+    before = random.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        shape = jax.eval_shape(lambda: init.normal_(Parameter(empty((5, 6)))))
+    assert shape.shape == (5, 6)
+    np.testing.assert_array_equal(random.get_rng_state(), before)

@@ -1,0 +1,163 @@
+"""Whole networks: the compiled program is the hand-written one, and training follows PyTorch's curve."""
+
+import collections
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import jaxnn as nn
+import jaxnn.functional as F
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.bn = nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.fc(F.relu(self.bn(self.conv(x))).mean((2, 3)))
+
+
+def _by_hand(p, x):
+    numbers = ("NCHW", "OIHW", "NCHW")
+    x = lax.conv_general_dilated(
+        x, p["conv.weight"], (1, 1), [(1, 1)] * 2, dimension_numbers=numbers, precision=lax.Precision.HIGHEST
+    )
+    column = lambda v: v.reshape(1, -1, 1, 1)  # noqa: E731
+    x = x + column(p["conv.bias"])
+    scale = p["bn.weight"] / jnp.sqrt(p["bn.running_var"] + 1e-5)
+    x = (x - column(p["bn.running_mean"])) * column(scale) + column(p["bn.bias"])
+    x = jnp.maximum(x, 0).mean((2, 3))
+    return jnp.matmul(x, p["fc.weight"].T, precision="highest") + p["fc.bias"]
+
+
+def _instructions(lowered):
+    """How often each operation stands in the optimized HLO."""
+    text = lowered.compile().as_text()
+    return collections.Counter(re.findall(r"= \S+ ([a-z][\w-]*)\(", text))
+
+
+# What arithmetic leaves in the program; parameters, tuples and copies are the calling convention.
+HEAVY = (
+    "convolution",
+    "dot",
+    "fusion",
+    "custom-call",
+    "while",
+    "reduce",
+    "transpose",
+    "gather",
+    "scatter",
+    "all-reduce",
+)
+
+
+@pytest.mark.parametrize("wrap", [jax.jit, nn.jit], ids=["jax.jit", "nn.jit"])
+def test_the_compiled_forward_is_the_hand_written_one(wrap):
+    model, x = Small().eval(), jnp.ones((4, 3, 16, 16))
+    params = {name: value for name, value in model.state_dict().items() if "num_batches" not in name}
+    ours = _instructions(wrap(lambda m, x: m(x)).lower(model, x))
+    by_hand = _instructions(jax.jit(_by_hand).lower(params, x))
+    assert {name: ours[name] for name in HEAVY} == {name: by_hand[name] for name in HEAVY}
+    assert sum(ours.values()) <= sum(by_hand.values()) + 1  # the counter, unused
+    np.testing.assert_allclose(model(x), _by_hand(params, x), rtol=1e-4, atol=1e-5)
+
+
+def test_an_mlp_compiles_to_exactly_the_hand_written_program():
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    x = jnp.ones((2, 8))
+    params = model.state_dict()
+
+    def by_hand(p, x):
+        x = jnp.matmul(x, p["0.weight"].T, precision="highest") + p["0.bias"]
+        return jnp.matmul(jnp.maximum(x, 0), p["2.weight"].T, precision="highest") + p["2.bias"]
+
+    expected = _instructions(jax.jit(by_hand).lower(params, x))
+    for wrap in (jax.jit, nn.jit):
+        assert _instructions(wrap(lambda m, x: m(x)).lower(model, x)) == expected
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_a_curve_of_100_steps_follows_pytorchs_from_the_same_seed(name):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    import digits
+
+    class Theirs(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = torch.nn.Conv2d(1, 32, 3, padding=1)
+            self.bn1 = torch.nn.BatchNorm2d(32)
+            self.conv2 = torch.nn.Conv2d(32, 64, 3, padding=1)
+            self.bn2 = torch.nn.BatchNorm2d(64)
+            self.pool = torch.nn.MaxPool2d(2)
+            self.fc = torch.nn.Linear(64 * 2 * 2, 10)
+
+        def forward(self, x):
+            x = self.pool(torch.relu(self.bn1(self.conv1(x))))
+            x = self.pool(torch.relu(self.bn2(self.conv2(x))))
+            return self.fc(x.reshape(x.shape[0], -1))
+
+    (images, labels), _ = digits.load_data(0)
+    options = {"SGD": dict(lr=0.05, momentum=0.9), "Adam": dict(lr=1e-3)}[name]
+    torch.manual_seed(7)
+    theirs = Theirs()
+    torch_optimizer = getattr(torch.optim, name)(theirs.parameters(), **options)
+    nn.manual_seed(7)
+    ours = digits.DigitsNet(dropout=0.0)
+    optimizer = getattr(nn.optim, name)(ours, **options)
+    for key, value in theirs.state_dict().items():
+        np.testing.assert_array_equal(ours.state_dict()[key], value.numpy(), err_msg=key)
+
+    rng = np.random.RandomState(0)
+    for step in range(100):
+        chosen = rng.randint(0, len(labels), 64)
+        torch_optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(
+            theirs(torch.tensor(images[chosen])), torch.tensor(labels[chosen]).long()
+        )
+        loss.backward()
+        torch_optimizer.step()
+        mine, _ = digits.train_step(ours, optimizer, images[chosen], labels[chosen])
+        assert float(mine) == pytest.approx(float(loss.detach()), rel=1e-3), f"step {step}"
+    np.testing.assert_allclose(ours.bn2.running_var, theirs.bn2.running_var.numpy(), rtol=1e-3)
+    assert int(ours.bn2.num_batches_tracked) == 100
+
+
+@pytest.mark.slow
+def test_the_digits_example_reaches_98_percent(tmp_path):
+    for module in ("sklearn", "matplotlib", "tqdm"):
+        pytest.importorskip(module)
+    command = [sys.executable, str(ROOT / "examples" / "digits.py"), "--out", str(tmp_path), "--seed", "0"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "held-out accuracy" in result.stdout and "true\\said" in result.stdout
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    model = nn.load(tmp_path / "model.safetensors")
+    assert model["bn1.num_batches_tracked"].dtype == np.int64
+
+
+def test_the_example_names_a_missing_extra_and_a_missing_device(tmp_path):
+    script = str(ROOT / "examples" / "digits.py")
+    code = (
+        "import sys, runpy; sys.modules['sklearn'] = None; sys.argv = ['digits.py']; "
+        f"runpy.run_path({script!r}, run_name='__main__')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 2 and 'pip install "jaxnn-torch[examples]"' in result.stderr, result.stderr
+    result = subprocess.run(
+        [sys.executable, script, "--device", "tpu", "--out", str(tmp_path)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 2 and "tpu" in result.stderr.splitlines()[-1]
