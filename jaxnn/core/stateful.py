@@ -52,6 +52,10 @@ class Stateful:
             held[name] = tree.Registry(value)
             structure_epoch[0] += 1
             return
+        if name == "__class__":  # a lazy layer that becomes its ordinary class, a parametrized one its own
+            object.__setattr__(self, name, value)
+            structure_epoch[0] += 1
+            return
         descriptor = getattr(type(self), name, None)
         if hasattr(type(descriptor), "__set__"):
             object.__setattr__(self, name, value)

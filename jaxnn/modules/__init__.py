@@ -86,6 +86,20 @@ from jaxnn.modules.instancenorm import InstanceNorm2d as InstanceNorm2d
 from jaxnn.modules.instancenorm import InstanceNorm3d as InstanceNorm3d
 
 # linear
+# lazy
+from jaxnn.modules.lazy import LazyBatchNorm1d as LazyBatchNorm1d
+from jaxnn.modules.lazy import LazyBatchNorm2d as LazyBatchNorm2d
+from jaxnn.modules.lazy import LazyBatchNorm3d as LazyBatchNorm3d
+from jaxnn.modules.lazy import LazyConv1d as LazyConv1d
+from jaxnn.modules.lazy import LazyConv2d as LazyConv2d
+from jaxnn.modules.lazy import LazyConv3d as LazyConv3d
+from jaxnn.modules.lazy import LazyConvTranspose1d as LazyConvTranspose1d
+from jaxnn.modules.lazy import LazyConvTranspose2d as LazyConvTranspose2d
+from jaxnn.modules.lazy import LazyConvTranspose3d as LazyConvTranspose3d
+from jaxnn.modules.lazy import LazyInstanceNorm1d as LazyInstanceNorm1d
+from jaxnn.modules.lazy import LazyInstanceNorm2d as LazyInstanceNorm2d
+from jaxnn.modules.lazy import LazyInstanceNorm3d as LazyInstanceNorm3d
+from jaxnn.modules.lazy import LazyLinear as LazyLinear
 from jaxnn.modules.linear import Bilinear as Bilinear
 from jaxnn.modules.linear import Identity as Identity
 from jaxnn.modules.linear import Linear as Linear

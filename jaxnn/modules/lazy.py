@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import structure_epoch
 from jaxnn.core.uninitialized import UninitializedBuffer, UninitializedParameter, _Uninitialized
 from jaxnn.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from jaxnn.modules.conv import (
@@ -50,7 +49,6 @@ class LazyModuleMixin(Module):
             raise RuntimeError(f"module {self._get_name()} has not been fully initialized")
         if self.cls_to_become is not None:
             self.__class__ = self.cls_to_become  # type: ignore[assignment]
-            structure_epoch[0] += 1
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._infer_parameters(self, args, kwargs)
@@ -92,7 +90,8 @@ class _LazyLayer(LazyModuleMixin):
         if open_boxes:
             rest, options = self._rest
             assert self.cls_to_become is not None
-            ordinary = self.cls_to_become(size, *rest, **dict(options))
+            dtype = next(iter(open_boxes.values())).dtype  # not what the constructor said, where .half() came between
+            ordinary = self.cls_to_become(size, *rest, **{**dict(options), "dtype": dtype})
             made = ordinary._parameters | ordinary._buffers
             for name, box in open_boxes.items():
                 box.materialize(made[name].shape)

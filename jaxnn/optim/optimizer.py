@@ -99,7 +99,8 @@ class Optimizer(Stateful):
         self._members = (*self._members, tuple(range(first, first + len(boxes))))
         self._names = None
         self._unbound.extend(boxes)
-        trained = [first + i for i, box in enumerate(boxes) if box.requires_grad]
+        # State for what has no shape yet, or is frozen, is made at the first step that brings a gradient for it.
+        trained = [first + i for i, box in enumerate(boxes) if box.requires_grad and not getattr(box, "is_lazy", False)]
         if trained:
             state = self._group_transformation(number).init({str(i): self._unbound[i].value for i in trained})
             self._add_cohort(number, tuple(trained), state)
