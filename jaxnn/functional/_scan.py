@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn.core import modes
-from jaxnn.functional._checks import check_same_dtype, fail
+from jaxnn.functional._checks import fail
 from jaxnn.functional._op import op
 from jaxnn.functional._reduction import compute_dtype
 from jaxnn.functional.dropout import dropout as drop
@@ -175,7 +175,6 @@ def run_layers(
         bidirectional: whether each layer also runs in reverse.
         batch_first: the layout of input and output.
     """
-    check_same_dtype(name, input=input, hx=states[0], params=params[0])
     for array in (*states, *params):
         if array.dtype != input.dtype:
             fail(RuntimeError, name, "input, hx and params", "one dtype", f"{input.dtype} and {array.dtype}")

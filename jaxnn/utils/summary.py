@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -151,7 +151,10 @@ def _evaluate(model: Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], ro
         )
         try:
             with random.use(random.Generator(key=key)):
-                return copy(*args, **options)
+                out = copy(*args, **options)
+            for path, module in copy.named_modules():  # a lazy layer has its parameters only now
+                rows[path] = replace(_row(path, module), output=rows[path].output)
+            return out
         finally:
             tree.flatten(copy)
 

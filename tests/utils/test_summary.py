@@ -1,0 +1,67 @@
+"""`nn.summary`: counts that can be done by hand, nothing computed, nothing changed."""
+
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn as nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, groups=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.drop(self.features(x).mean((2, 3))))
+
+
+def test_shapes_parameters_bytes_and_multiply_adds():
+    net = Net()
+    state = {key: np.asarray(value) for key, value in net.state_dict().items()}
+    key = nn.get_rng_state()
+    table = nn.summary(net, jax.ShapeDtypeStruct((2, 3, 6, 4), jnp.float32))
+    rows = {row.path: row for row in table.rows}
+    assert list(rows) == ["", "features", "features.0", "features.1", "features.2", "drop", "head"]
+    assert rows["features.0"].output == "float32[2, 8, 6, 4]" and rows["head"].output == "float32[2, 5]"
+    assert rows["features.0"].multiply_adds == 2 * 8 * 6 * 4 * 3 * 9
+    assert rows["head"].multiply_adds == 2 * 8 * 5
+    assert table.total.multiply_adds == rows["features.0"].multiply_adds + rows["head"].multiply_adds
+    assert table.total.parameters == 8 * 27 + 8 + 16 + 45
+    assert table.total.nbytes == 4 * (8 * 27 + 8 + 16 + 45 + 16) + 4  # the counter is held in four bytes
+    assert all(np.array_equal(state[key], value) for key, value in net.state_dict().items())
+    np.testing.assert_array_equal(key, nn.get_rng_state())
+    assert not any(module.__dict__.get("_hooks") for module in net.modules())
+
+
+def test_groups_frozen_parameters_and_no_inputs():
+    conv = nn.Conv2d(4, 8, 3, groups=4)
+    dict(conv.named_parameters())["bias"].requires_grad = False
+    table = nn.summary(conv, jnp.ones((1, 4, 5, 5)))
+    assert table.total.multiply_adds == 8 * 9 * 9
+    assert (table.total.parameters, table.total.trainable) == (80, 72)
+    assert nn.summary(conv).total.output == ""
+
+
+def test_it_prints_in_a_terminal_and_in_a_notebook():
+    table = nn.summary(Net(), jnp.ones((1, 3, 4, 4)))
+    text, page = str(table), table._repr_html_()
+    for row in table.rows:
+        assert row.kind in text and row.kind in page
+    assert f"{table.total.parameters:,} parameters" in text and f"{table.total.parameters:,} parameters" in page
+    rich = pytest.importorskip("rich.console")
+    console = rich.Console(record=True, width=120, file=io.StringIO())
+    console.print(table)
+    assert "features" in console.export_text()
+
+
+def test_a_lazy_model_is_counted_with_what_its_first_call_would_make():
+    lazy = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(2))
+    table = nn.summary(lazy, jnp.ones((1, 3)))
+    assert table.total.parameters == 3 * 4 + 4 + 4 * 2 + 2
+    assert type(lazy[0]) is nn.LazyLinear
