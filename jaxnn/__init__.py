@@ -165,6 +165,14 @@ from jaxnn.modules.padding import ReplicationPad3d as ReplicationPad3d
 from jaxnn.modules.padding import ZeroPad1d as ZeroPad1d
 from jaxnn.modules.padding import ZeroPad2d as ZeroPad2d
 from jaxnn.modules.padding import ZeroPad3d as ZeroPad3d
+from jaxnn.modules.rnn import GRU as GRU
+from jaxnn.modules.rnn import LSTM as LSTM
+from jaxnn.modules.rnn import RNN as RNN
+from jaxnn.modules.rnn import GRUCell as GRUCell
+from jaxnn.modules.rnn import LSTMCell as LSTMCell
+from jaxnn.modules.rnn import RNNBase as RNNBase
+from jaxnn.modules.rnn import RNNCell as RNNCell
+from jaxnn.modules.rnn import RNNCellBase as RNNCellBase
 from jaxnn.modules.sparse import Embedding as Embedding
 from jaxnn.modules.sparse import EmbeddingBag as EmbeddingBag
 from jaxnn.modules.transformer import Transformer as Transformer

@@ -90,6 +90,13 @@ def module_of(case: Case, arrays: list[Any], precision: str | None) -> Any:
     return module.train(case.training)
 
 
+def packed_slots(case: Case) -> set[int]:
+    """The arrays that are lengths and orders of packed sequences: host data, never traced."""
+    found: list[Packed] = []
+    fill((case.args, case.kwargs), lambda item: (isinstance(item, Packed) and found.append(item)) or item)
+    return {i for item in found for i in slots((item.batch_sizes, item.sorted_indices, item.unsorted_indices))}
+
+
 def run_eager(case: Case, precision: str) -> dict[str, np.ndarray]:
     """Outputs, and the state afterwards, of the call as a user writes it."""
     arrays = arrays_of(case)
@@ -130,8 +137,10 @@ def run_jit(case: Case, precision: str) -> dict[str, np.ndarray]:
     )
     function = None if case.make is not None else lookup(f"functional.{case.name}")
 
+    known = packed_slots(case)
+
     def forward(points: dict[str, Any], arrays: list[Any], state: dict[str, Any]) -> dict[str, Any]:
-        arrays = [points.get(f"input {i}", array) for i, array in enumerate(arrays)]
+        arrays = [case.arrays[i] if i in known else points.get(f"input {i}", a) for i, a in enumerate(arrays)]
         args, kwargs = rebuild(case.args, arrays), rebuild(case.kwargs, arrays)
         if function is not None:
             result = function(*args, **kwargs)
@@ -215,7 +224,7 @@ def compiled(case: Case, program: Any, *args: Any) -> Any:
 
 def _structure(case: Case, args: Any) -> Any:
     """What the program of a case depends on; None where numbers are part of it."""
-    if next(slots(case.make), None) is not None:
+    if next(slots(case.make), None) is not None or packed_slots(case):
         return None
     leaves, treedef = jax.tree.flatten(args)
     mode = case.training if case.mode_matters else None

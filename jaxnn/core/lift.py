@@ -187,11 +187,16 @@ def write_back(root: Any, plan: Plan, values: Sequence[Any]) -> None:
             if home is not None:
                 home.changed = boxes[index]
     late = []
-    for index, value in zip(plan.indices, values):
-        if index < len(boxes):
-            boxes[index].replace(value)
+    count = len(boxes)
+    for index, value in zip(plan.indices, values):  # for every parameter at every step: no call that is not needed
+        if index >= count:
+            late.append((index - count, value))
+            continue
+        box = boxes[index]
+        if box._reference is None:
+            box._value = value
         else:
-            late.append((index - len(boxes), value))
+            box.replace(value)
     if late:
         _write_containers(root, cache, extra, late)
 

@@ -132,6 +132,7 @@ class Slot:
         """Put `value` in the box without any check: for transforms, which have made theirs."""
         if self._reference is not None:
             _forget(self._reference)
+            self._reference = None
         self._value = value
 
     def read(self) -> Any:

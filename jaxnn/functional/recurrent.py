@@ -198,7 +198,9 @@ def _check_sequence(name: str, mode: str, input: Any, states: tuple[Any, ...], p
     if len(states) != CELLS[mode].states:
         fail(RuntimeError, name, "hx", f"{CELLS[mode].states} arrays", f"{len(states)}")
     if groups < 1 or not params or len(params) % groups:
-        fail(RuntimeError, name, "params", f"as many arrays for each of {groups} layers and directions", f"{len(params)}")
+        fail(
+            RuntimeError, name, "params", f"as many arrays for each of {groups} layers and directions", f"{len(params)}"
+        )
     for state in states:
         if state.ndim != 3 or state.shape[0] != groups:
             fail(RuntimeError, name, "hx", f"shape ({groups}, batch, size)", state)

@@ -154,6 +154,15 @@ from jaxnn.modules.padding import ZeroPad3d as ZeroPad3d
 # pixelshuffle
 # pooling
 # rnn
+from jaxnn.modules.rnn import GRU as GRU
+from jaxnn.modules.rnn import LSTM as LSTM
+from jaxnn.modules.rnn import RNN as RNN
+from jaxnn.modules.rnn import GRUCell as GRUCell
+from jaxnn.modules.rnn import LSTMCell as LSTMCell
+from jaxnn.modules.rnn import RNNBase as RNNBase
+from jaxnn.modules.rnn import RNNCell as RNNCell
+from jaxnn.modules.rnn import RNNCellBase as RNNCellBase
+
 # sparse
 from jaxnn.modules.sparse import Embedding as Embedding
 from jaxnn.modules.sparse import EmbeddingBag as EmbeddingBag

@@ -1,0 +1,1 @@
+from jaxnn.utils import rnn as rnn

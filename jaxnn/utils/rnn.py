@@ -107,7 +107,9 @@ class PackedSequence(_Fields):
         if device is not None:
             sharding = as_sharding(device, "PackedSequence.to: device")
             data = data if getattr(data, "sharding", None) == sharding else jax.device_put(data, sharding)
-        return self if data is self.data or data.dtype == self.data.dtype and device is None else self._replace(data=data)
+        return (
+            self if data is self.data or data.dtype == self.data.dtype and device is None else self._replace(data=data)
+        )
 
     def cpu(self) -> PackedSequence:
         """`data` on the CPU."""
