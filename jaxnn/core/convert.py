@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.core.dtypes import check_dtype, is_floating
+from jaxnn.core.dtypes import check_dtype, describe, is_floating
 from jaxnn.core.parameter import Slot, as_sharding
 
 
@@ -56,27 +56,14 @@ class Conversions:
         """Move and cast in place: ``to(device)``, ``to(dtype)``, ``to(device, dtype)``, ``to(array)``, ``to(sharding)``.
 
         `device` is a jax device, a sharding or a platform's name; `dtype` a floating or complex jax dtype, which only
-        floating arrays are cast to; an array stands for its own device and dtype. `non_blocking`, `copy` and
+        floating arrays are cast to; an array stands for its own device and dtype. `non_blocking` and
         `memory_format` are accepted, and mean nothing in JAX.
 
         Raises:
             TypeError: an argument of another kind, or an integer dtype.
+            RuntimeError: with `copy`: a module is converted in place.
         """
-        for name in ("non_blocking", "copy", "memory_format"):
-            kwargs.pop(name, None)
-        device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
-        args = (*args, *(kwargs.pop(name) for name in ("tensor", "other") if name in kwargs))
-        if kwargs:
-            raise TypeError(f"to: got an unexpected keyword argument {next(iter(kwargs))!r}")
-        for value in args:
-            if isinstance(value, (jax.Array, np.ndarray, Slot)):
-                dtype, device = value.dtype, getattr(value, "sharding", None)
-            elif isinstance(value, (jax.Device, jax.sharding.Sharding, str)) and not _names_dtype(value):
-                device = value
-            elif isinstance(value, bool) or value is None:
-                continue
-            else:
-                dtype = value
+        device, dtype = _parse_to(args, kwargs)
         if dtype is not None:
             dtype = check_dtype(dtype, f"{type(self).__name__}.to")
             if not (is_floating(dtype) or jnp.issubdtype(dtype, jnp.complexfloating)):
@@ -112,6 +99,36 @@ class Conversions:
         raise NotImplementedError(
             "share_memory: jax arrays cannot be shared between processes; pass state_dict() on, or use jax.distributed"
         )
+
+
+# What the positional arguments of `to` are called, by the kind of the first.
+_TO_FORMS = {
+    "device": ("device", "dtype", "non_blocking", "copy"),
+    "dtype": ("dtype", "non_blocking", "copy"),
+    "tensor": ("tensor", "non_blocking", "copy"),
+}
+_ARRAYS = (jax.Array, np.ndarray, np.generic, Slot)
+
+
+def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """The device and the dtype that the arguments of `to` name; None where they name none."""
+    first = args[0] if args else None
+    is_device = first is None or (
+        isinstance(first, (jax.Device, jax.sharding.Sharding, str)) and not _names_dtype(first)
+    )
+    names = _TO_FORMS["device" if is_device else "tensor" if isinstance(first, _ARRAYS) else "dtype"]
+    given = dict(zip(names, args))
+    unknown = kwargs.keys() - {"device", "dtype", "tensor", "other", "non_blocking", "copy", "memory_format"}
+    if len(args) > len(names) or unknown or given.keys() & kwargs.keys():
+        raise TypeError(f"to: expected {', '.join(names)}, got {len(args)} arguments and the names {sorted(kwargs)}")
+    given |= kwargs
+    if given.get("copy"):
+        raise RuntimeError("to: copy: a module is converted in place; copy.deepcopy it first")
+    device, dtype = given.get("device"), given.get("dtype")
+    if isinstance(dtype, (bool, *_ARRAYS)):
+        raise TypeError(f"to: dtype: expected a dtype, got {describe(dtype)}")
+    array = given.get("tensor", given.get("other"))
+    return (device, dtype) if array is None else (getattr(array, "sharding", None), array.dtype)
 
 
 def _names_dtype(value: Any) -> bool:

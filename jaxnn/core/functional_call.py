@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
+import jax
+import numpy as np
+
 from jaxnn.core import tree
-from jaxnn.core.parameter import Slot
+from jaxnn.core.dtypes import describe
+from jaxnn.core.parameter import Buffer, Parameter, Slot
+
+_ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 
 def functional_call(
@@ -21,8 +28,8 @@ def functional_call(
 
     Args:
         module: the module.
-        parameter_and_buffer_dicts: names to arrays, or several such dicts with distinct names. Names not given
-            keep the module's own arrays.
+        parameter_and_buffer_dicts: names to arrays (or None), or several such dicts with distinct names. Names not
+            given keep the module's own arrays; a name that the module lacks is an attribute during the call.
         args: the positional arguments: a tuple, or one argument.
         kwargs: the keyword arguments.
         tie_weights: a tied box given under one of its names is replaced under all of them.
@@ -31,6 +38,10 @@ def functional_call(
     Raises:
         RuntimeError: with `strict`, names that are missing or too many.
         ValueError: a name that stands in two dicts, or two different arrays for one tied box.
+        AttributeError: a name that leads through a module that is not there.
+        TypeError: a value, or what stands under its name, is no array.
+
+    torch: the dicts too are left as they were; torch puts the buffers that the call changed into them.
 
     Follows ``torch.func.functional_call``.
     """
@@ -38,37 +49,60 @@ def functional_call(
     args = () if args is None else args if isinstance(args, tuple) else (args,)
     leaves, structure = tree.flatten(module)
     copy = tree.unflatten(structure, list(leaves))
-    names = dict(copy.named_parameters(remove_duplicate=False)) | dict(copy.named_buffers(remove_duplicate=False))
     if strict:
-        missing, unexpected = sorted(names.keys() - state.keys()), sorted(state.keys() - names.keys())
-        if missing or unexpected:
-            raise RuntimeError(f"functional_call: missing key(s): {missing}, unexpected key(s): {unexpected}")
+        _check_names(copy, state, tie_weights)
     given: dict[int, tuple[str, Any]] = {}
     for name, value in state.items():
-        box = names.get(name)
-        if box is None:
-            raise KeyError(f"functional_call: {name}: {type(module).__name__} has no such parameter or buffer")
-        value = value.value if isinstance(value, Slot) else value
-        if tie_weights:
-            other, known = given.setdefault(id(box), (name, value))
-            if known is not value:
-                raise ValueError(f"functional_call: {name} and {other} are tied, but were given different arrays")
-        else:
-            box = _untie(copy, name, box)
-        box.replace(box._stored(value))
+        _replace(copy, name, value, given if tie_weights else None)
     try:
         return copy(*args, **(kwargs or {}))
     finally:
         tree.discard_changes(copy)
 
 
-def _untie(module: Any, name: str, box: Any) -> Any:
+def _check_names(module: Any, state: dict[str, Any], tie_weights: bool) -> None:
+    named = itertools.chain(
+        module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
+    )
+    boxes = {name: id(box) for name, box in named}
+    covered = {boxes[name] for name in state if name in boxes} if tie_weights else set()
+    missing = sorted(name for name, box in boxes.items() if name not in state and box not in covered)
+    unexpected = sorted(state.keys() - boxes.keys())
+    if missing or unexpected:
+        raise RuntimeError(f"functional_call: missing key(s): {missing}, unexpected key(s): {unexpected}")
+
+
+def _replace(copy: Any, name: str, value: Any, given: dict[int, tuple[str, Any]] | None) -> None:
+    """Put `value` under the dotted `name`; with `given` (what was given so far, by box) ties are kept."""
     path, _, attribute = name.rpartition(".")
-    holder = module.get_submodule(path)
-    fresh = type(box).from_meta(box.meta(), box._value, box.home, name)
-    registry = holder._parameters if attribute in holder._parameters else holder._buffers
-    registry[attribute] = fresh
-    return fresh
+    holder = copy.get_submodule(path)
+    array = value.value if isinstance(value, Slot) else value
+    if array is not None and not isinstance(array, _ARRAYS):
+        raise TypeError(f"functional_call: {name}: expected an array, got {describe(array)}")
+    registry = next((getattr(holder, kind) for kind in tree.REGISTRIES if attribute in getattr(holder, kind)), None)
+    if registry is None:
+        if hasattr(holder, attribute):
+            where = f"{type(holder).__name__}.{attribute}"
+            raise TypeError(f"functional_call: {name}: expected an attribute that holds an array, got {where}")
+        if isinstance(value, Parameter):
+            setattr(holder, attribute, value)
+        else:
+            holder._set_plain(attribute, array)
+        return
+    box = registry[attribute]
+    if box is not None and given is not None:
+        other, known = given.setdefault(id(box), (name, array))
+        if known is not array:
+            raise ValueError(f"functional_call: {name} and {other} are tied, but were given different arrays")
+    if array is None:
+        registry[attribute] = None
+    elif box is None:
+        kind = Parameter if registry is holder._parameters else Buffer
+        registry[attribute] = kind(array)
+    else:
+        if given is None:
+            box = registry[attribute] = type(box).from_meta(box.meta(), box._value, box.home, name)
+        box.replace(box._stored(array))
 
 
 def _merge(dicts: Any) -> dict[str, Any]:

@@ -219,6 +219,11 @@ def register_module_full_backward_hook(hook: Callable[..., Any]) -> RemovableHan
     return _register_global("full_backward", Hook(hook))
 
 
+def register_module_backward_hook(hook: Callable[..., Any]) -> RemovableHandle:
+    """`Module.register_backward_hook` on every module."""
+    return register_module_full_backward_hook(hook)
+
+
 def register_module_parameter_registration_hook(hook: Callable[..., Any]) -> RemovableHandle:
     """Call ``hook(module, name, parameter)`` at every registration of a parameter; it may return another."""
     return _register_global("parameter_registration", Hook(hook))
@@ -316,6 +321,7 @@ def _forward_with_backward_hooks(module: Any, args: tuple[Any, ...], kwargs: dic
     rest, rest_def = jax.tree.flatten(call.rest)
     is_input = [isinstance(leaf, jax.Array) for leaf in rest]
     positions = _argument_positions(call.rest[0][1:], len(rest))
+    output: list[Any] = []  # the last run's output: its structure, and its leaves that are no arrays
 
     def forward(module: Any, *args: Any, **kwargs: Any) -> Any:
         return module.forward(*args, **kwargs)
@@ -323,7 +329,17 @@ def _forward_with_backward_hooks(module: Any, args: tuple[Any, ...], kwargs: dic
     def pure(leaves: list[Any], key: Any, arrays: list[Any]) -> Any:
         feed = iter(arrays)
         now = [next(feed) if taken else leaf for taken, leaf in zip(is_input, rest)]
-        return call.run(forward, leaves, key, jax.tree.unflatten(rest_def, now))
+        out, changes = call.run(forward, leaves, key, jax.tree.unflatten(rest_def, now))
+        flat, structure = jax.tree.flatten(out)
+        output[:] = structure, [None if isinstance(leaf, jax.Array) else (leaf,) for leaf in flat]
+        return [leaf for leaf in flat if isinstance(leaf, jax.Array)], changes
+
+    def whole(arrays: list[Any], others: bool) -> Any:
+        """The output around its arrays, or around their gradients, with None for what has none."""
+        feed = iter(arrays)
+        structure, fixed = output
+        leaves = [next(feed) if other is None else other[0] if others else None for other in fixed]
+        return jax.tree.unflatten(structure, leaves)
 
     @jax.custom_vjp
     def hooked(leaves: list[Any], key: Any, arrays: list[Any]) -> Any:
@@ -333,17 +349,20 @@ def _forward_with_backward_hooks(module: Any, args: tuple[Any, ...], kwargs: dic
         return jax.vjp(pure, leaves, key, arrays)
 
     def hooked_backward(pullback: Any, cotangents: Any) -> Any:
-        of_output, of_changes = cotangents
-        of_output = _run_backward_pre_hooks(module, of_output)
-        of_leaves, of_key, of_arrays = pullback((of_output, of_changes))
-        feed = iter(of_arrays)
+        of_arrays, of_changes = cotangents
+        seen = whole([None if grad.dtype == jax.dtypes.float0 else grad for grad in of_arrays], others=False)
+        seen = _run_backward_pre_hooks(module, seen)
+        replaced = iter(jax.tree.leaves(seen))
+        of_output = [grad if grad.dtype == jax.dtypes.float0 else next(replaced) for grad in of_arrays]
+        of_leaves, of_key, of_inputs = pullback((of_output, of_changes))
+        feed = iter(of_inputs)
         of_rest = [next(feed) if taken else None for taken in is_input]
-        of_rest = _run_backward_hooks(module, of_rest, positions, of_output)
+        of_rest = _run_backward_hooks(module, of_rest, positions, seen)
         return of_leaves, of_key, [grad for grad, taken in zip(of_rest, is_input) if taken]
 
     hooked.defvjp(hooked_forward, hooked_backward)
-    arrays = [leaf for leaf, taken in zip(rest, is_input) if taken]
-    return call.finish(*hooked(list(call.leaves), call.key, arrays))
+    arrays, changes = hooked(list(call.leaves), call.key, [leaf for leaf, taken in zip(rest, is_input) if taken])
+    return call.finish(whole(arrays, others=True), changes)
 
 
 def _argument_positions(args: tuple[Any, ...], n_leaves: int) -> list[int]:
@@ -363,11 +382,23 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
 
 def _run_backward_pre_hooks(module: Any, of_output: Any) -> Any:
     for hook in _hooks_of(module, "full_backward_pre"):
-        result = hook.function(module, _as_tuple(of_output))
-        if result is not None:
-            result = _as_tuple(result)
-            of_output = type(of_output)(result) if isinstance(of_output, (tuple, list)) else result[0]
+        given = _as_tuple(of_output)
+        result = hook.function(module, given)
+        if result is None:
+            continue
+        result = _as_tuple(result)
+        if len(result) != len(given):
+            raise RuntimeError(
+                "Backward pre-hook returned an invalid number of grad_output, "
+                f"got {len(result)}, but expected {len(given)}"
+            )
+        result = tuple(old if new is None else new for old, new in zip(given, result))
+        of_output = _rebuilt(of_output, result) if isinstance(of_output, (tuple, list)) else result[0]
     return of_output
+
+
+def _rebuilt(like: Any, values: tuple[Any, ...]) -> Any:
+    return type(like)(*values) if hasattr(like, "_fields") else type(like)(values)
 
 
 def _run_backward_hooks(module: Any, of_rest: list[Any], positions: list[int], of_output: Any) -> list[Any]:

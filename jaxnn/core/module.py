@@ -117,7 +117,8 @@ class Module(StateDict, Conversions, Hooks, Stateful):
                 raise AttributeError("cannot assign buffers before Module.__init__() call")
             if isinstance(value, Buffer):
                 self._forget(name, "_parameters", "_modules", "_slots")
-                self.register_buffer(name, value, value.persistent)
+                options = {} if value.persistent else {"persistent": False}  # overrides may know no `persistent`
+                self.register_buffer(name, value, **options)
             else:
                 self._assign(held["_buffers"], "buffer", name, value)
         else:
@@ -127,6 +128,8 @@ class Module(StateDict, Conversions, Hooks, Stateful):
         """Put an array into the box called `name`, or None in the box's place."""
         box = registry[name]
         if value is None:
+            if box is not None and kind == "buffer":
+                self._note_persistence(name, box.persistent)
             registry[name] = None
         elif not isinstance(value, _ARRAYS):
             takes = "Parameter, array or None" if kind == "parameter" else "Buffer, array or None"
@@ -134,7 +137,7 @@ class Module(StateDict, Conversions, Hooks, Stateful):
         elif box is None and kind == "parameter":
             self.register_parameter(name, Parameter(value))
         elif box is None:
-            self.register_buffer(name, value)
+            self.register_buffer(name, value, persistent=name not in self.__dict__.get("_transient", ()))
         else:
             if not may_hold(box.home, value):
                 raise TraceLeakError(leak_message(f"{type(self).__name__}.{name}"))
@@ -178,6 +181,7 @@ class Module(StateDict, Conversions, Hooks, Stateful):
         """Register an array, a Buffer or None under `name` as state that is not trained."""
         tree.build(self)
         self._check_name("register_buffer", "buffer", name, "_buffers")
+        self._note_persistence(name, persistent or tensor is not None)
         if tensor is not None:
             if not isinstance(tensor, (*_ARRAYS, Slot)):
                 raise TypeError(
@@ -189,6 +193,13 @@ class Module(StateDict, Conversions, Hooks, Stateful):
             tensor = on_registration("buffer", self, name, tensor)
             self._adopt(name, tensor)
         self.__dict__["_buffers"][name] = tensor
+
+    def _note_persistence(self, name: str, persistent: bool) -> None:
+        """Remember of a buffer that is None whether the array that it may get belongs in the state_dict."""
+        known = self.__dict__.get("_transient", ())
+        if persistent == (name in known):
+            rest = tuple(other for other in known if other != name)
+            self._set_plain("_transient", rest if persistent else (*known, name))
 
     def _adopt(self, name: str, box: Slot) -> None:
         self._check_home(name, box)
@@ -215,7 +226,8 @@ class Module(StateDict, Conversions, Hooks, Stateful):
 
     @property
     def _non_persistent_buffers_set(self) -> set[str]:
-        return {name for name, box in self._buffers.items() if box is not None and not box.persistent}
+        absent = self.__dict__.get("_transient", ())
+        return {name for name, box in self._buffers.items() if (name in absent if box is None else not box.persistent)}
 
     def __dir__(self) -> list[str]:
         tree.build(self)

@@ -89,7 +89,7 @@ def op(
     """Make a pure function of arrays into an operation of ``jaxnn.functional``.
 
     The operation, in this order: turns NumPy arrays into jax arrays (never narrowing float64 in silence);
-    runs `check`; casts by autocast's lists; runs as one compiled call when nothing around it is being compiled,
+    casts by autocast's lists; runs `check` on what it will compute with; runs as one compiled call when nothing around it is being compiled,
     and inline (adding nothing to the jaxpr) when something is; stops gradients under ``no_grad``.
 
     Args:
@@ -128,10 +128,10 @@ def op(
             args = tuple(convert(value, min(i, len(parameters) - 1)) for i, value in enumerate(args))
         if kwargs:
             kwargs = {key: convert(value, key) for key, value in kwargs.items()}
-        if check is not None:
-            check(*args, **kwargs)
         if autocast is not None and modes.autocast_state.value is not None:
             args, kwargs = cast_arguments(autocast, name, args, kwargs)
+        if check is not None:
+            check(*args, **kwargs)
         if not compiled or _compat.under_jit():
             return modes.stop_gradients(inner(*args, **kwargs))
         arrays: list[Any] = []

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -95,10 +96,9 @@ def _times(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> ja
 
 def gates_from_input(cell: Cell, x: jax.Array, weights: Weights) -> jax.Array:
     """All that a step needs of the input, for any number of steps in one product."""
-    bias = weights.bias_ih
-    if bias is not None and weights.bias_hh is not None and not cell.splits_bias:
-        bias = bias + weights.bias_hh
-    return _times(x, weights.ih, bias)
+    biases = (weights.bias_ih, None if cell.splits_bias else weights.bias_hh)
+    given = [bias for bias in biases if bias is not None]
+    return _times(x, weights.ih, functools.reduce(jnp.add, given) if given else None)
 
 
 def advance(cell: Cell, gates: jax.Array, states: States, weights: Weights) -> States:
@@ -129,16 +129,16 @@ def scan_direction(
         The outputs (time, batch, size of h), and the states at the end.
     """
 
-    def step(states: States, inputs: tuple[jax.Array, jax.Array]) -> tuple[States, jax.Array]:
+    def step(states: States, inputs: tuple[jax.Array, jax.Array | None]) -> tuple[States, jax.Array]:
         gates, time = inputs
         new = advance(cell, gates, states, weights)
-        if lengths is not None:
+        if lengths is not None and time is not None:
             runs = (time < lengths)[:, None]
             new = tuple(jnp.where(jnp.broadcast_to(runs, old.shape), n, old) for n, old in zip(new, states))
         return new, new[0].astype(gates.dtype)
 
     dtype = compute_dtype(x.dtype)
-    times = jnp.arange(x.shape[0], dtype=jnp.int32)
+    times = None if lengths is None else jnp.arange(x.shape[0], dtype=jnp.int32)
     states = tuple(state.astype(dtype) for state in states)
     states, outputs = lax.scan(step, states, (gates_from_input(cell, x, weights), times), reverse=reverse)
     return outputs, tuple(state.astype(x.dtype) for state in states)

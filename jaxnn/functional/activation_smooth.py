@@ -26,25 +26,66 @@ def _expm1(x: jax.Array) -> jax.Array:
 _expm1.defjvps(lambda dx, y, x: dx * jnp.exp(x))
 
 
+# Derivatives written out where autodiff's formula cancels. Each slope has a derivative of its own, so that second
+# derivatives keep their digits too.
+
+
 @jax.custom_jvp
 def _sigmoid(x: jax.Array) -> jax.Array:
     """sigmoid whose derivative keeps its digits where the value rounds to 1."""
     return lax.logistic(x)
 
 
-_sigmoid.defjvps(lambda dx, y, x: dx * (y * _sigmoid(-x)))
+@jax.custom_jvp
+def _sigmoid_slope(x: jax.Array) -> jax.Array:
+    decay = jnp.exp(-jnp.abs(x))
+    return decay / ((1 + decay) * (1 + decay))
+
+
+_sigmoid.defjvps(lambda dx, y, x: dx * _sigmoid_slope(x))
+_sigmoid_slope.defjvps(lambda dx, slope, x: dx * (slope * (1 - 2 * _sigmoid(x))))
 
 
 @jax.custom_jvp
-def _tanh(x: jax.Array) -> jax.Array:
-    """tanh whose derivative keeps its digits where the value rounds to 1."""
-    return jnp.tanh(x)
+def _tanhshrink(x: jax.Array) -> jax.Array:
+    return x - jnp.tanh(x)
 
 
-@_tanh.defjvp
-def _tanh_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
-    decay = jnp.exp(-2 * jnp.abs(primals[0]))
-    return _tanh(primals[0]), tangents[0] * (4 * decay / ((1 + decay) * (1 + decay)))
+@_tanhshrink.defjvp
+def _tanhshrink_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+    slope = 1 - 4 * _sigmoid_slope(2 * primals[0])  # tanh squared
+    return _tanhshrink(primals[0]), tangents[0] * slope
+
+
+@jax.custom_jvp
+def _mish_gate(x: jax.Array) -> jax.Array:
+    """tanh(log(1 + exp(x))) by one exponential, from the side where it does not overflow."""
+    decay = jnp.exp(-jnp.abs(x))
+    grown = jnp.where(x > 0, 1 + 2 * decay, decay * (decay + 2))
+    return grown / (grown + 2 * jnp.where(x > 0, decay * decay, 1))
+
+
+@jax.custom_jvp
+def _mish_slope(x: jax.Array) -> jax.Array:
+    decay = jnp.exp(-jnp.abs(x))
+    square = decay * decay
+    root = jnp.where(x > 0, 1 + 2 * (decay + square), 2 * (1 + decay) + square)
+    return 4 * jnp.where(x > 0, square, decay) * (1 + decay) / (root * root)
+
+
+_mish_gate.defjvps(lambda dx, gate, x: dx * _mish_slope(x))
+_mish_slope.defjvps(lambda dx, slope, x: dx * (slope * (1 - _sigmoid(x) * (1 + 2 * _mish_gate(x)))))
+
+
+@jax.custom_jvp
+def _softsign(x: jax.Array) -> jax.Array:
+    return x / (1 + jnp.abs(x)).astype(x.dtype)
+
+
+@_softsign.defjvp
+def _softsign_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+    size = 1 + jnp.abs(primals[0])
+    return _softsign(primals[0]), tangents[0] / (size * size)
 
 
 @jax.custom_jvp
@@ -153,7 +194,8 @@ def gelu(input: Float[Array, "*shape"], approximate: str = "none") -> Float[Arra
     """
     x = input
     if approximate == "tanh":
-        return 0.5 * x * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+        # 1 + tanh(u) is 2 * sigmoid(2 * u), which does not cancel for negative u.
+        return x * _sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x * x * x))
     return x * 0.5 * (1 + lax.erf(x * math.sqrt(0.5)))
 
 
@@ -190,7 +232,7 @@ def mish(input: Float[Array, "*shape"], inplace: bool = False) -> Float[Array, "
 
     Follows ``torch.nn.functional.mish``.
     """
-    return input * jnp.tanh(_log1p_exp(input))
+    return input * _mish_gate(input)
 
 
 def _check_glu(input: Any, dim: int = -1) -> None:
@@ -275,7 +317,7 @@ def softsign(input: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
 
     Follows ``torch.nn.functional.softsign``.
     """
-    return input / (1 + jnp.abs(input)).astype(input.dtype)
+    return input / (1 + jnp.abs(input)).astype(input.dtype) if jnp.iscomplexobj(input) else _softsign(input)
 
 
 @elementwise(takes="number")
@@ -289,7 +331,7 @@ def tanhshrink(input: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
 
     Follows ``torch.nn.functional.tanhshrink``.
     """
-    return input - (jnp.tanh(input) if jnp.iscomplexobj(input) else _tanh(input))
+    return input - jnp.tanh(input) if jnp.iscomplexobj(input) else _tanhshrink(input)
 
 
 @elementwise(takes="any")

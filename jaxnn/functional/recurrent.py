@@ -31,15 +31,14 @@ def _check_cell(name: str, gates: int, input: Any, states: tuple[Any, ...], weig
     rows = gates * hidden
     if input.ndim != 2:
         fail(RuntimeError, name, "input", "a 2D array (batch, input_size)", input)
-    if w_ih.shape != (rows, input.shape[1]):
+    if w_ih.shape[-1] != input.shape[1]:
         fail(RuntimeError, name, "input", f"{w_ih.shape[-1]} features, as w_ih {w_ih.shape} has", input)
-    if w_hh.shape != (rows, hidden):
-        fail(RuntimeError, name, "w_hh", f"shape {(rows, hidden)}", w_hh)
+    for argument, weight in (("w_ih", w_ih), ("w_hh", w_hh)):
+        if weight.ndim != 2 or weight.shape[0] != rows:
+            fail(RuntimeError, name, argument, f"{rows} rows for hidden_size {hidden}", weight)
     for state in states:
         if state.ndim != 2 or state.shape != (input.shape[0], hidden):
             fail(RuntimeError, name, "hx", f"shape (batch, hidden_size) {(input.shape[0], hidden)}", state)
-    if (b_ih is None) != (b_hh is None):
-        fail(RuntimeError, name, "b_ih and b_hh", "both or neither", f"{b_ih!r} and {b_hh!r}")
     for argument, bias in (("b_ih", b_ih), ("b_hh", b_hh)):
         if bias is not None and bias.shape != (rows,):
             fail(RuntimeError, name, argument, f"shape {(rows,)}", bias)
@@ -82,7 +81,7 @@ def rnn_tanh_cell(
         w_ih: (hidden_size, input_size).
         w_hh: (hidden_size, hidden_size).
         b_ih: (hidden_size), or None (default).
-        b_hh: likewise; both or neither.
+        b_hh: likewise.
 
     Returns:
         The state after, (batch, hidden_size).
@@ -132,7 +131,7 @@ def lstm_cell(
         w_ih: (4 * hidden_size, input_size).
         w_hh: (4 * hidden_size, hidden_size).
         b_ih: (4 * hidden_size), or None (default).
-        b_hh: likewise; both or neither.
+        b_hh: likewise.
 
     Returns:
         The pair (h', c').
@@ -172,7 +171,7 @@ def gru_cell(
         w_ih: (3 * hidden_size, input_size).
         w_hh: (3 * hidden_size, hidden_size).
         b_ih: (3 * hidden_size), or None (default).
-        b_hh: likewise; both or neither.
+        b_hh: likewise.
 
     Returns:
         The state after, (batch, hidden_size).

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnn import init
 from jaxnn.core.autocast import is_autocast_enabled
@@ -206,7 +205,7 @@ class RNNBase(Module):
 
     def permute_hidden(self, hx: Any, permutation: Any) -> Any:
         """`hx` with its batch in another order; None changes nothing."""
-        return hx if permutation is None else jnp.take(hx, np.asarray(permutation), axis=1)
+        return hx if permutation is None else jnp.take(hx, jnp.asarray(permutation), axis=1)
 
     # What follows is written for one state; LSTM, which has two, overrides these three.
     def _zeros(self, input: jax.Array, batch_sizes: Any) -> Any:
@@ -396,12 +395,13 @@ class LSTM(RNNBase):
         return h, jnp.zeros(self.get_expected_cell_size(input, batch_sizes), input.dtype)
 
     def _map_states(self, function: Callable[[jax.Array], jax.Array], hx: Any) -> Any:
-        if len(hx) < 2:
-            fail(IndexError, "LSTM", "hx", "a pair (h, c)", f"{len(hx)} entries")
         return function(hx[0]), function(hx[1])
 
     def _check_state_ndim(self, hx: Any, ndim: int) -> None:
-        self._map_states(functools.partial(RNNBase._check_state_ndim, self, ndim=ndim), hx)
+        if len(hx) < 2:
+            fail(IndexError, "LSTM", "hx", "a pair (h, c)", f"{len(hx)} entries")
+        for state in (hx[0], hx[1]):
+            super()._check_state_ndim(state, ndim)
 
     def forward(self, input: Any, hx: Any = None) -> tuple[Any, tuple[Any, Any]]:
         return self._recur(recurrent.lstm, input, hx)

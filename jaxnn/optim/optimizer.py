@@ -19,7 +19,7 @@ import optax
 from jaxnn import _compat
 from jaxnn.core.dtypes import describe
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Parameter, Slot
+from jaxnn.core.parameter import Parameter, Slot, structure_epoch
 from jaxnn.core.stateful import Stateful
 
 # Accepted for torch's call forms; XLA decides these by itself.
@@ -59,7 +59,7 @@ class Optimizer(Stateful):
         self._hyper: tuple[tuple[tuple[str, Any], ...], ...] = ()
         self._members: tuple[tuple[int, ...], ...] = ()
         self._cohorts: tuple[Cohort, ...] = ()
-        self.__dict__["_unbound"] = []
+        self.__dict__["_unbound"] = _Boxes()
         for group in _as_groups(params):
             self.add_param_group(group)
         if isinstance(params, Module):
@@ -151,15 +151,22 @@ class Optimizer(Stateful):
     # -- names ----------------------------------------------------------------------------------------------------
 
     def _bind(self, objects: Iterable[Any]) -> None:
-        """Learn the parameters' names from the model that holds them; until then they are known by identity."""
-        if self._names is not None:
+        """Learn the parameters' names from the model that holds them; until then they are known by identity.
+
+        Names change when a parameter is parametrized or pruned, so they are learnt again when any structure changed.
+        """
+        boxes: _Boxes | None = self.__dict__.get("_unbound")
+        if boxes is None or (self._names is not None and boxes.epoch == structure_epoch[0]):
             return
-        for model in objects if "_unbound" in self.__dict__ else ():
+        for model in objects:
             if isinstance(model, Module):
                 names = {id(box): name for name, box in model.named_parameters()}
-                if all(id(box) in names for box in self._unbound):
-                    self._names = tuple(names[id(box)] for box in self._unbound)
-                    return
+                if all(id(box) in names for box in boxes):
+                    found = tuple(names[id(box)] for box in boxes)
+                    if found != self._names:
+                        self._names = found
+                    break
+        boxes.epoch = structure_epoch[0]
 
     def _bound_names(self, model: Any) -> tuple[str, ...]:
         self._bind([model])
@@ -206,6 +213,12 @@ class Optimizer(Stateful):
 
     def _check_gradients(self, grads: Mapping[str, Any], names: tuple[str, ...], boxes: dict[str, Parameter]) -> None:
         known = set(names)
+        gone, new = sorted(known - boxes.keys()), sorted((grads.keys() & boxes.keys()) - known)
+        if gone and new:  # parameters of other names than a copy of the optimizer knows: parametrized, pruned ...
+            raise ValueError(
+                f"{type(self).__name__}.step: model: expected parameters {gone}, which the optimizer was made for, got "
+                f"{new} instead. Make the optimizer from the model as it is now"
+            )
         for name, gradient in grads.items():
             if name not in boxes:
                 raise ValueError(f"{type(self).__name__}.step: grads: {name!r} is no parameter of the model")
@@ -307,6 +320,12 @@ class Optimizer(Stateful):
             rows.extend(f"    {name}: {value}" for name, value in sorted(group.items()))
         body = "\n".join(rows)
         return f"{type(self).__name__} (\n{body}\n)"
+
+
+class _Boxes(list[Parameter]):
+    """An optimizer's parameters, and the structure epoch at which their names were learnt."""
+
+    epoch = -1
 
 
 class Group(MutableMapping[str, Any]):

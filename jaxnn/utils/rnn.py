@@ -102,14 +102,12 @@ class PackedSequence(_Fields):
             elif value is not None and not isinstance(value, bool):
                 dtype = value
         data = self.data
-        if dtype is not None:
-            data = data.astype(check_dtype(dtype, "PackedSequence.to"))
-        if device is not None:
-            sharding = as_sharding(device, "PackedSequence.to: device")
-            data = data if getattr(data, "sharding", None) == sharding else jax.device_put(data, sharding)
-        return (
-            self if data is self.data or data.dtype == self.data.dtype and device is None else self._replace(data=data)
-        )
+        dtype = data.dtype if dtype is None else check_dtype(dtype, "PackedSequence.to")
+        sharding = as_sharding(device, "PackedSequence.to: device")
+        if data.dtype == dtype and (sharding is None or getattr(data, "sharding", None) == sharding):
+            return self
+        data = data.astype(dtype)
+        return self._replace(data=data if sharding is None else jax.device_put(data, sharding))
 
     def cpu(self) -> PackedSequence:
         """`data` on the CPU."""

@@ -1,0 +1,347 @@
+"""Parametrizations ready to use: orthogonal matrices, weight normalisation, spectral normalisation."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Inexact
+
+from jaxnn import functional as F
+from jaxnn.core import modes
+from jaxnn.core.module import Module
+from jaxnn.functional._checks import fail
+from jaxnn.functional._op import op
+from jaxnn.utils import _hooked, parametrize
+from jaxnn.utils.spectral_norm import default_dim, over_spectral_norm, power_iterations
+from jaxnn.utils.weight_norm import norm_except_dim, normalized_weight
+
+__all__ = ["orthogonal", "spectral_norm", "weight_norm"]
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=modes.matmul_precision())
+
+
+def _transposed(x: Array) -> Array:
+    return jnp.swapaxes(x, -1, -2)
+
+
+def _adjoint(x: Array) -> Array:
+    return jnp.conj(_transposed(x))
+
+
+def _identity(x: Array, rows: int, columns: int) -> Array:
+    return jnp.broadcast_to(jnp.eye(rows, columns, dtype=x.dtype), (*x.shape[:-2], rows, columns))
+
+
+@op
+def _exponential(x: Inexact[Array, "*batch n k"]) -> Inexact[Array, "*batch n k"]:
+    return jax.scipy.linalg.expm(_skew(x), max_squarings=32)[..., : x.shape[-1]]
+
+
+@op
+def _cayley(x: Inexact[Array, "*batch n k"]) -> Inexact[Array, "*batch n k"]:
+    """(I - A/2)^-1 (I + A/2) of the skew A."""
+    half = _skew(x) * jnp.asarray(0.5, x.dtype)
+    identity = _identity(x, x.shape[-2], x.shape[-2])
+    return jnp.linalg.solve(identity - half, identity + half)[..., : x.shape[-1]]
+
+
+def _skew(x: Array) -> Array:
+    """A square skew (skew-Hermitian) matrix from the lower triangle of a tall one."""
+    x = jnp.tril(x)
+    missing = x.shape[-2] - x.shape[-1]
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
+    return x - _adjoint(x)
+
+
+@op
+def _householder(x: Inexact[Array, "*batch n k"]) -> Inexact[Array, "*batch n k"]:
+    """The first columns of the product of the reflectors below the diagonal of `x`, times the signs on it.
+
+    The reflectors I - 2 v v^T / |v|^2 multiply to I - V T V^T, with T upper triangular: the inverse of T is the
+    strict upper triangle of V^T V with half its diagonal (Joffrain et al., 2006). So the product is two matrix
+    products and one triangular solve, which differentiate, instead of a loop.
+    """
+    n, k = x.shape[-2:]
+    vectors = jnp.tril(x, -1) + _identity(x, n, k)
+    gram = _dot(_transposed(vectors), vectors)
+    inverse = jnp.triu(gram, 1) + _identity(x, k, k) * (gram * jnp.asarray(0.5, x.dtype))
+    middle = lax.linalg.triangular_solve(inverse, _transposed(vectors[..., :k, :]), left_side=True, lower=False)
+    product = _identity(x, n, k) - _dot(vectors, middle)
+    signs = lax.stop_gradient(jnp.trunc(jnp.diagonal(x, axis1=-2, axis2=-1)))
+    return product * signs[..., None, :]
+
+
+@op
+def _reflectors(q: Inexact[Array, "*batch n k"]) -> Inexact[Array, "*batch n k"]:
+    """What `_householder` makes an orthogonal `q` of: the reflectors of its QR decomposition, and signs."""
+    packed, tau = jnp.linalg.qr(q, mode="raw")
+    packed = _transposed(packed)
+    signs = jnp.sign(jnp.diagonal(packed, axis1=-2, axis2=-1))
+    signs = jnp.where(tau == 0, -signs, signs)  # LAPACK leaves a reflector out where the column is done
+    return jnp.where(jnp.eye(*q.shape[-2:], dtype=bool), signs[..., None, :], packed)
+
+
+@op
+def _orthogonalized(q: Inexact[Array, "*batch n n"]) -> Inexact[Array, "*batch n n"]:
+    """The Q of a QR decomposition whose R has a positive diagonal."""
+    q, r = jnp.linalg.qr(q)
+    return q * jnp.sign(jnp.diagonal(r, axis1=-2, axis2=-1))[..., None, :]
+
+
+@op
+def _is_orthogonal(q: Inexact[Array, "*batch n n"]) -> Array:
+    eps = 10.0 * q.shape[-2] * float(jnp.finfo(q.dtype).eps)
+    identity = _identity(q, q.shape[-1], q.shape[-1])
+    return jnp.all(jnp.abs(_dot(_adjoint(q), q) - identity) <= eps + 1e-5 * jnp.abs(identity))
+
+
+class _OrthMaps(Enum):
+    matrix_exp = auto()
+    cayley = auto()
+    householder = auto()
+
+
+_MAPS = {_OrthMaps.matrix_exp: _exponential, _OrthMaps.cayley: _cayley, _OrthMaps.householder: _householder}
+
+
+class _Orthogonal(Module):
+    """An orthogonal (unitary) matrix from the lower triangle of any matrix; a wide one through its transpose."""
+
+    base: Any
+
+    def __init__(self, weight: Any, orthogonal_map: _OrthMaps, *, use_trivialization: bool = True) -> None:
+        super().__init__()
+        if jnp.issubdtype(weight.dtype, jnp.complexfloating) and orthogonal_map == _OrthMaps.householder:
+            raise ValueError(
+                "orthogonal: orthogonal_map: expected 'matrix_exp' or 'cayley' for a complex weight, got 'householder', "
+                "whose parametrization does not support complex arrays"
+            )
+        self.shape = tuple(weight.shape)
+        self.orthogonal_map = orthogonal_map
+        if use_trivialization:
+            self.register_buffer("base", None)
+
+    def forward(self, X: Any) -> Any:
+        wide = X.shape[-2] < X.shape[-1]
+        Q = _MAPS[self.orthogonal_map](_transposed(X) if wide else X)
+        if hasattr(self, "base"):
+            Q = _dot(self.base, Q)
+        return _transposed(Q) if wide else Q
+
+    def right_inverse(self, Q: Any) -> Any:
+        if tuple(Q.shape) != self.shape:
+            raise ValueError(f"orthogonal: expected a matrix or batch of matrices of shape {self.shape}, got {Q.shape}")
+        wide = Q.shape[-2] < Q.shape[-1]
+        tall = _transposed(Q) if wide else Q
+        if hasattr(self, "base"):
+            self.base = self._completed(tall)
+            # Of -I the Householder map makes the identity, as the other maps do of 0 below the diagonal.
+            return -_identity(Q, *Q.shape[-2:])
+        if self.orthogonal_map != _OrthMaps.householder:
+            raise NotImplementedError(
+                "orthogonal: it is not possible to assign to the matrix exponential or the Cayley parametrization "
+                "with use_trivialization=False"
+            )
+        packed = _reflectors(tall)
+        return _transposed(packed) if wide else packed
+
+    def _completed(self, Q: Any) -> Any:
+        """`Q` made orthogonal, with further orthogonal columns until it is square."""
+        n, k = Q.shape[-2:]
+        if n == k:
+            return jnp.where(_is_orthogonal(Q), Q, _orthogonalized(Q))
+        more = _hooked.normal((*Q.shape[:-2], n, n - k), Q.dtype)
+        return _orthogonalized(jnp.concatenate([Q, more], axis=-1))
+
+
+def orthogonal(
+    module: Module, name: str = "weight", orthogonal_map: str | None = None, *, use_trivialization: bool = True
+) -> Module:
+    """Keep a matrix, or a batch of matrices, orthogonal (complex: unitary): orthonormal columns if tall, rows if wide.
+
+    Maps from any matrix X, of which only the lower triangle counts:
+
+    - "matrix_exp": ``expm(A)`` of the skew matrix ``A = tril(X) - tril(X)^H``.
+    - "cayley": ``(I - A/2)^-1 (I + A/2)``.
+    - "householder": the product of the Householder reflectors in the columns of X; real matrices only, and the
+      cheapest for very tall or wide ones.
+
+    Args:
+        module: the module.
+        name: the parameter or buffer.
+        orthogonal_map: by default "matrix_exp" for square or complex matrices, else "householder".
+        use_trivialization: multiply by a fixed orthogonal matrix, the buffer ``parametrizations.<name>.0.base``, such
+            that the optimizer starts near 0. The weight then begins as itself if orthogonal, else as the Q of its
+            QR decomposition, and can be assigned to. Without it only "householder" begins so and can be assigned to.
+
+    Returns:
+        `module`.
+
+    Raises:
+        ValueError: no such parameter, fewer than 2 dimensions, an unknown map, "householder" of a complex weight.
+
+    Example:
+        >>> layer = orthogonal(nn.Linear(20, 40))
+        >>> Q = layer.weight
+        >>> bool(jnp.allclose(Q.T @ Q, jnp.eye(20), atol=1e-5))
+        True
+
+    Follows ``torch.nn.utils.parametrizations.orthogonal``; trivializations are Lezcano-Casado's (2019),
+    https://arxiv.org/abs/1909.09501.
+    """
+    weight = _weight("orthogonal", module, name)
+    if weight.ndim < 2:
+        fail(ValueError, "orthogonal", "name", "a matrix or batch of matrices", f"an array of {weight.ndim} dimensions")
+    if orthogonal_map is None:
+        square = weight.shape[-2] == weight.shape[-1]
+        complex_ = jnp.issubdtype(weight.dtype, jnp.complexfloating)
+        orthogonal_map = "matrix_exp" if square or complex_ else "householder"
+    if orthogonal_map not in _OrthMaps.__members__:
+        fail(ValueError, "orthogonal", "orthogonal_map", f"one of {list(_OrthMaps.__members__)}", repr(orthogonal_map))
+    orth = _Orthogonal(weight, _OrthMaps[orthogonal_map], use_trivialization=use_trivialization)
+    return parametrize.register_parametrization(module, name, orth, unsafe=True)
+
+
+def _weight(function: str, module: Module, name: str) -> Any:
+    weight = getattr(module, name, None)
+    if not isinstance(weight, jax.Array):
+        raise ValueError(
+            f"{function}: name: expected a parameter or buffer of {type(module).__name__}, got {name!r}, which it does "
+            "not have"
+        )
+    return weight
+
+
+class _WeightNorm(Module):
+    """``g * v / norm(v)``."""
+
+    def __init__(self, dim: int | None = 0) -> None:
+        super().__init__()
+        self.dim = -1 if dim is None else dim
+
+    def forward(self, weight_g: Any, weight_v: Any) -> Any:
+        return normalized_weight(weight_v, weight_g, self.dim)
+
+    def right_inverse(self, weight: Any) -> tuple[Any, Any]:
+        return norm_except_dim(weight, self.dim), weight
+
+
+class _OlderKeys:
+    """Reads what the hook-based ``nn.utils.weight_norm`` saves: ``<name>_g`` and ``<name>_v``."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        old = f"{prefix}{self.name}_g", f"{prefix}{self.name}_v"
+        if all(key in state_dict for key in old):
+            for number, key in enumerate(old):
+                state_dict[f"{prefix}parametrizations.{self.name}.original{number}"] = state_dict.pop(key)
+
+
+def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Module:
+    """Weight normalisation: the weight is ``g * v / norm(v)``, its magnitude and its direction trained apart.
+
+    The magnitude is ``parametrizations.<name>.original0``, the direction ``original1``. Files of the older
+    ``nn.utils.weight_norm`` load into it.
+
+    Args:
+        module: the module.
+        name: the parameter's name.
+        dim: the dimension whose elements have a norm each; None for one norm of the whole weight.
+
+    Returns:
+        `module`.
+
+    Raises:
+        ValueError: no such parameter or buffer.
+        IndexError: `dim` out of range.
+
+    Example:
+        >>> layer = weight_norm(nn.Linear(20, 40))
+        >>> layer.parametrizations.weight.original0.shape, layer.parametrizations.weight.original1.shape
+        ((40, 1), (40, 20))
+
+    Follows ``torch.nn.utils.parametrizations.weight_norm``; the paper is Salimans and Kingma's (2016),
+    https://arxiv.org/abs/1602.07868.
+    """
+    parametrize.register_parametrization(module, name, _WeightNorm(dim), unsafe=True)
+    _hooked.register(module, "load_state_dict_pre", _OlderKeys(name), name, with_module=False)
+    return module
+
+
+class _SpectralNorm(Module):
+    """A weight over its largest singular value, by the power method; a vector over its norm."""
+
+    def __init__(self, weight: Any, n_power_iterations: int = 1, dim: int = 0, eps: float = 1e-12) -> None:
+        super().__init__()
+        ndim = weight.ndim
+        if not -ndim <= dim < ndim:
+            fail(IndexError, "spectral_norm", "dim", f"a dimension from {-ndim} to {ndim - 1}", str(dim))
+        if n_power_iterations <= 0:
+            fail(ValueError, "spectral_norm", "n_power_iterations", "a number above 0", str(n_power_iterations))
+        self.dim = dim % ndim
+        self.eps = eps
+        if ndim > 1:
+            self.n_power_iterations = n_power_iterations
+            rows = weight.shape[self.dim]
+            u = _hooked.normal((rows,), weight.dtype)
+            v = _hooked.normal((weight.size // max(rows, 1),), weight.dtype)
+            self.register_buffer("_u", F.normalize(u, dim=0, eps=eps))
+            self.register_buffer("_v", F.normalize(v, dim=0, eps=eps))
+            self._power_method(weight, 15)
+
+    def _power_method(self, weight: Any, steps: int) -> None:
+        self._u, self._v = power_iterations(weight, self._u, self._v, self.dim, steps, self.eps, True)
+
+    def forward(self, weight: Any) -> Any:
+        if weight.ndim == 1:
+            return F.normalize(weight, dim=0, eps=self.eps)
+        if self.training:
+            self._power_method(weight, self.n_power_iterations)
+        return over_spectral_norm(weight, self._u, self._v, self.dim)
+
+    def right_inverse(self, value: Any) -> Any:
+        return value
+
+
+def spectral_norm(
+    module: Module, name: str = "weight", n_power_iterations: int = 1, eps: float = 1e-12, dim: int | None = None
+) -> Module:
+    """Spectral normalisation: the weight divided by its largest singular value; a vector by its norm.
+
+    The singular vectors are buffers, ``parametrizations.<name>.0._u`` and ``._v``: drawn, improved by 15 steps of the
+    power method, and by `n_power_iterations` more each time the weight is read in training mode. Under ``nn.jit``
+    and ``nn.grad`` they come back out.
+
+    Args:
+        module: the module.
+        name: the parameter or buffer.
+        n_power_iterations: steps of the power method at each read.
+        eps: least norm that the vectors are divided by.
+        dim: the dimension of the weight that counts the outputs: by default 1 for transposed convolutions, else 0.
+
+    Returns:
+        `module`.
+
+    Raises:
+        ValueError: no such parameter or buffer, or `n_power_iterations` not above 0.
+        IndexError: `dim` out of range.
+
+    Example:
+        >>> layer = spectral_norm(nn.Linear(20, 40))
+        >>> print(jnp.linalg.norm(layer.weight, 2).round(1))
+        1.0
+
+    Follows ``torch.nn.utils.parametrizations.spectral_norm``; the paper is Miyato et al.'s (2018),
+    https://arxiv.org/abs/1802.05957.
+    """
+    weight = _weight("spectral_norm", module, name)
+    spectral = _SpectralNorm(weight, n_power_iterations, default_dim(module, dim), eps)
+    return parametrize.register_parametrization(module, name, spectral)
