@@ -239,19 +239,21 @@ def _structure(case: Case, args: Any) -> Any:
 
 
 def draws(case: Case, count: int) -> list[list[np.ndarray]]:
-    """The outputs of `count` eager runs, each from a key of its own."""
+    """The outputs of `count` runs, each from a key of its own: the first eager, the others compiled once."""
     arrays = arrays_of(case)
-    args, kwargs = rebuild(case.args, arrays), rebuild(case.kwargs, arrays)
-    if case.make is not None:
-        function = module_of(case, arrays, None)
-    else:
-        function = lookup(f"functional.{case.name}")
+    known = packed_slots(case)
+    function = lookup(f"functional.{case.name}") if case.make is None else module_of(case, arrays, None)
     rng = lookup_rng()
-    runs = []
-    for seed in range(count):
-        with rng(jax.random.key(seed)):
-            runs.append([np.asarray(output) for output in flatten(function(*args, **kwargs))])
-    return runs
+
+    def run(key: Any, arrays: list[Any]) -> list[Any]:
+        arrays = [case.arrays[i] if i in known else array for i, array in enumerate(arrays)]
+        with rng(key):
+            return flatten(function(*rebuild(case.args, arrays), **rebuild(case.kwargs, arrays)))
+
+    keys = [jax.random.key(seed) for seed in range(count)]
+    compiled_run = jax.jit(run)
+    runs = [run(keys[0], arrays), *(compiled_run(key, arrays) for key in keys[1:])]
+    return [[np.asarray(output) for output in outputs] for outputs in runs]
 
 
 def lookup_rng() -> Any:

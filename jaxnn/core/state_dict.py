@@ -46,23 +46,27 @@ def outgoing(box: Slot) -> Any:
     return value
 
 
-def incoming(value: Any, key: str) -> Any:
-    """A value of somebody's state_dict as a jax array: jax, NumPy, one of our boxes, or anything with DLPack."""
+def incoming(value: Any, key: str, dtype: Any = None) -> Any:
+    """A value of somebody's state_dict as a jax array: jax, NumPy, one of our boxes, or a tensor of torch.
+
+    `dtype` is the one it is about to be cast to, if any: 64-bit floats then become it at once.
+    """
     if isinstance(value, Slot):
         return value.value
     if isinstance(value, (jax.Array, jax.ShapeDtypeStruct)):
         return value
     if isinstance(value, (np.ndarray, np.generic)):
-        return as_array(value, key)
+        wide = dtype is not None and value.dtype in (np.float64, np.complex128)
+        return as_array(value.astype(dtype) if wide else value, key)
     if hasattr(value, "detach") and hasattr(value, "numpy"):  # a torch tensor, without importing torch
-        return _from_tensor(value.detach().cpu(), key)
+        return _from_tensor(value.detach().cpu(), key, dtype)
     raise TypeError(f"{key}: expected a jax or NumPy array, got {describe(value)}")
 
 
-def _from_tensor(tensor: Any, key: str) -> Any:
+def _from_tensor(tensor: Any, key: str, dtype: Any) -> Any:
     if str(tensor.dtype) == "torch.bfloat16":
         return jnp.asarray(tensor.float().numpy()).astype(jnp.bfloat16)
-    return as_array(tensor.numpy(), key)
+    return incoming(tensor.numpy(), key, dtype)
 
 
 class StateDict:
@@ -263,7 +267,7 @@ def _load_box(box: Any, value: Any, key: str, assign: bool, errors: list[str]) -
             errors.append(f'While copying the parameter named "{key}", the state_dict has no array for it yet')
         return
     try:
-        array = incoming(value, key)
+        array = incoming(value, key, None if assign else box.dtype)
     except (TypeError, OverflowError) as error:
         errors.append(f'While copying the parameter named "{key}", {error}')
         return

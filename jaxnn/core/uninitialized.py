@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn import _compat
 from jaxnn.core.dtypes import check_dtype
 from jaxnn.core.parameter import Buffer, Parameter, Slot, as_sharding, empty, structure_epoch
 
@@ -25,9 +27,17 @@ class _Uninitialized(Slot):
     def materialize(self, shape: Any, device: Any = None, dtype: Any = None) -> None:
         """Give the box its shape, dtype and device; it is an ordinary one from now on, to be filled by ``nn.init``."""
         dtype = self._value.dtype if dtype is None else dtype
+        device = self.place if device is None else device
         self.__class__ = self.becomes  # type: ignore[assignment]
         self.replace(empty(shape, dtype, device))
         structure_epoch[0] += 1
+
+    @property
+    def place(self) -> Any:
+        """The sharding that the constructor or ``to`` gave; None where neither did."""
+        value = self._value
+        known = isinstance(value, jax.Array) and not isinstance(value, _compat.Tracer)
+        return value.sharding if known and value.committed else None
 
     def read(self) -> Any:
         return self
@@ -51,9 +61,8 @@ class UninitializedParameter(_Uninitialized, Parameter):
     becomes = Parameter
 
     def __init__(self, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> None:
-        as_sharding(device)
         dtype = np.dtype("float32") if dtype is None else check_dtype(dtype, "UninitializedParameter")
-        super().__init__(jnp.zeros((0,), dtype), requires_grad)
+        super().__init__(jnp.zeros((0,), dtype, device=as_sharding(device)), requires_grad)
 
 
 class UninitializedBuffer(_Uninitialized, Buffer):
@@ -65,6 +74,5 @@ class UninitializedBuffer(_Uninitialized, Buffer):
     def __init__(
         self, requires_grad: bool = False, device: Any = None, dtype: Any = None, persistent: bool = True
     ) -> None:
-        as_sharding(device)
         dtype = np.dtype("float32") if dtype is None else check_dtype(dtype, "UninitializedBuffer")
-        super().__init__(jnp.zeros((0,), dtype), persistent=persistent)
+        super().__init__(jnp.zeros((0,), dtype, device=as_sharding(device)), persistent=persistent)

@@ -112,6 +112,34 @@ from jaxnn.functional.normalization_local import normalize as normalize
 
 # padding
 from jaxnn.functional.padding import pad as pad
+from jaxnn.functional.pooling import avg_pool1d as avg_pool1d
+from jaxnn.functional.pooling import avg_pool2d as avg_pool2d
+from jaxnn.functional.pooling import avg_pool3d as avg_pool3d
+from jaxnn.functional.pooling import lp_pool1d as lp_pool1d
+from jaxnn.functional.pooling import lp_pool2d as lp_pool2d
+from jaxnn.functional.pooling import lp_pool3d as lp_pool3d
+from jaxnn.functional.pooling import max_pool1d as max_pool1d
+from jaxnn.functional.pooling import max_pool1d_with_indices as max_pool1d_with_indices
+from jaxnn.functional.pooling import max_pool2d as max_pool2d
+from jaxnn.functional.pooling import max_pool2d_with_indices as max_pool2d_with_indices
+from jaxnn.functional.pooling import max_pool3d as max_pool3d
+from jaxnn.functional.pooling import max_pool3d_with_indices as max_pool3d_with_indices
+from jaxnn.functional.pooling_adaptive import adaptive_avg_pool1d as adaptive_avg_pool1d
+from jaxnn.functional.pooling_adaptive import adaptive_avg_pool2d as adaptive_avg_pool2d
+from jaxnn.functional.pooling_adaptive import adaptive_avg_pool3d as adaptive_avg_pool3d
+from jaxnn.functional.pooling_adaptive import adaptive_max_pool1d as adaptive_max_pool1d
+from jaxnn.functional.pooling_adaptive import adaptive_max_pool1d_with_indices as adaptive_max_pool1d_with_indices
+from jaxnn.functional.pooling_adaptive import adaptive_max_pool2d as adaptive_max_pool2d
+from jaxnn.functional.pooling_adaptive import adaptive_max_pool2d_with_indices as adaptive_max_pool2d_with_indices
+from jaxnn.functional.pooling_adaptive import adaptive_max_pool3d as adaptive_max_pool3d
+from jaxnn.functional.pooling_adaptive import adaptive_max_pool3d_with_indices as adaptive_max_pool3d_with_indices
+from jaxnn.functional.pooling_fractional import fractional_max_pool2d as fractional_max_pool2d
+from jaxnn.functional.pooling_fractional import fractional_max_pool2d_with_indices as fractional_max_pool2d_with_indices
+from jaxnn.functional.pooling_fractional import fractional_max_pool3d as fractional_max_pool3d
+from jaxnn.functional.pooling_fractional import fractional_max_pool3d_with_indices as fractional_max_pool3d_with_indices
 from jaxnn.functional.sparse import embedding as embedding
 from jaxnn.functional.sparse import one_hot as one_hot
+from jaxnn.functional.unpooling import max_unpool1d as max_unpool1d
+from jaxnn.functional.unpooling import max_unpool2d as max_unpool2d
+from jaxnn.functional.unpooling import max_unpool3d as max_unpool3d
 # vision

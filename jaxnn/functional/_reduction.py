@@ -23,7 +23,6 @@ from jaxnn.core.dtypes import default_float, describe
 from jaxnn.functional._checks import check_array, fail
 from jaxnn.functional._op import op
 
-_REDUCERS: dict[str, Callable[[jax.Array], jax.Array]] = {"none": lambda loss: loss, "mean": jnp.mean, "sum": jnp.sum}
 REDUCTIONS = ("none", "mean", "sum", "elementwise_mean")
 
 _BOOL, _INTEGER, _FLOATING, _COMPLEX = range(4)
@@ -51,6 +50,24 @@ def resolve(size_average: bool | None, reduce: bool | None, reduction: str) -> s
     if size_average is not None or reduce is not None:
         return legacy_get_string(size_average, reduce, emit_warning=False)
     return "mean" if reduction == "elementwise_mean" else reduction
+
+
+def total(values: jax.Array) -> jax.Array:
+    """The sum of all elements.
+
+    XLA on the CPU sums a dimension of 32 or more in parts, so that its error grows slowly; many short dimensions it
+    would sum in one run, and is therefore given small arrays flat.
+    """
+    if values.ndim > 1 and values.size <= 4096 and max(values.shape) < 32:
+        values = values.reshape(-1)
+    return jnp.sum(values)
+
+
+_REDUCERS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "none": lambda loss: loss,
+    "mean": lambda loss: total(loss) / loss.size if loss.size else jnp.mean(loss),
+    "sum": total,
+}
 
 
 def reduce_loss(loss: jax.Array, reduction: str, dtype: Any) -> jax.Array:

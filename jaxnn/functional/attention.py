@@ -232,6 +232,10 @@ def attend_at_once(query: Any, key: Any, value: Any, scoring: Scoring, first_row
     if scoring.causal is not None:
         scores = jnp.where(_causal(scores.shape, first_row, scoring.causal), scores, -jnp.inf)
     weights = softmax(scores, scoring.zero_empty_rows)
+    if value.shape[-1] == 1:
+        # XLA makes products over one element part of every fusion that reads them, each with its own rounding. The
+        # softmax's gradient is a difference that must see one and the same cotangent, or saturated rows keep noise.
+        weights = lax.optimization_barrier(weights)
     if scoring.dropout_p > 0:
         weights = dropout(weights, scoring.dropout_p, key=scoring.dropout_key)
     output = grouped_dot(weights.astype(value.dtype), value, value.ndim - 2)
@@ -289,8 +293,9 @@ def softmax(scores: Float[Array, "... S"], zero_empty_rows: bool = True) -> Floa
 @softmax.defjvp
 def _softmax_jvp(zero_empty_rows: bool, primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
     weights = softmax(*primals, zero_empty_rows)
-    (tangent,) = tangents
-    return weights, weights * (tangent - jnp.sum(weights * tangent, axis=-1, keepdims=True))
+    # Written so that its transpose, the gradient, is weights * (cotangent - sum), as in functional.softmax.
+    weighted = weights * tangents[0]
+    return weights, weighted - weights * jnp.sum(weighted, axis=-1, keepdims=True)
 
 
 def _attend_by_query_blocks(query: Any, key: Any, value: Any, scoring: Scoring) -> Any:

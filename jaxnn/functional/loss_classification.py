@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int, Num
 
 from jaxnn.core.dtypes import is_floating, is_integer
 from jaxnn.functional._checks import check_indices, check_same_dtype, concrete, fail
-from jaxnn.functional._reduction import common_dtype, compute_dtype, loss_op, reduce_loss, resolve
+from jaxnn.functional._reduction import common_dtype, compute_dtype, loss_op, reduce_loss, resolve, total
+from jaxnn.functional.softmax import log_sum_exp
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -39,7 +40,7 @@ def shift_and_normalizer(logits: jax.Array, axis: int) -> tuple[jax.Array, jax.A
     """Two terms whose difference is log_softmax: kept apart, so that a class is picked before they meet."""
     peak = lax.stop_gradient(jnp.max(logits, axis=axis, keepdims=True, initial=-jnp.inf))
     shifted = logits - peak
-    return shifted, jnp.log(jnp.sum(jnp.exp(shifted), axis=axis))
+    return shifted, log_sum_exp(shifted, axis)
 
 
 def _class_axis(input: Any) -> int:
@@ -63,7 +64,7 @@ def class_scale(target: jax.Array, weight: Any, classes: int, ignore_index: int,
 
 def average(loss: jax.Array, scale: jax.Array, reduction: str) -> jax.Array:
     """The mean by weight, or the plain reduction."""
-    return jnp.sum(loss) / jnp.sum(scale) if reduction == "mean" else reduce_loss(loss, reduction, loss.dtype)
+    return total(loss) / total(scale) if reduction == "mean" else reduce_loss(loss, reduction, loss.dtype)
 
 
 def _check_shapes(function: str, input: Any, target: Any) -> None:

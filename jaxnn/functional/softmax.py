@@ -28,14 +28,49 @@ def _softmax(x: jax.Array, axis: int) -> jax.Array:
 
 @_softmax.defjvp
 def _softmax_jvp(axis: int, primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
-    y, dx = _softmax(primals[0], axis), tangents[0]
-    return y, y * (dx - jnp.sum(y * dx, axis=axis, keepdims=True))
+    y = _softmax(primals[0], axis)
+    return y, _softmax_tangent(y, tangents[0], axis)
+
+
+def _softmax_tangent(y: jax.Array, dx: jax.Array, axis: int) -> jax.Array:
+    """``y * (dx - sum(y * dx))``, multiplied out: so JAX's transpose of it, the gradient, is the factored form.
+
+    The factored form keeps its digits where y is almost 1, and its terms cancel.
+    """
+    weighted = y * dx
+    return weighted - y * jnp.sum(weighted, axis=axis, keepdims=True)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def log_sum_exp(shifted: jax.Array, axis: int) -> jax.Array:
+    """``log(sum(exp(shifted)))`` along `axis`, of numbers whose largest is 0."""
+    return jnp.log(jnp.sum(jnp.exp(shifted), axis=axis))
+
+
+log_sum_exp.defjvp(
+    lambda axis, primals, tangents: (
+        log_sum_exp(primals[0], axis),
+        jnp.sum(_probabilities(primals[0], axis) * tangents[0], axis=axis),
+    )
+)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _probabilities(shifted: jax.Array, axis: int) -> jax.Array:
+    """The softmax of numbers whose largest is 0."""
+    unnormalized = jnp.exp(shifted)
+    return unnormalized / jnp.sum(unnormalized, axis=axis, keepdims=True)
+
+
+@_probabilities.defjvp
+def _probabilities_jvp(axis: int, primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+    y = _probabilities(primals[0], axis)
+    return y, _softmax_tangent(y, tangents[0], axis)
 
 
 def _log_softmax(x: jax.Array, axis: int) -> jax.Array:
-    peak = lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True, initial=-jnp.inf))
-    shifted = x - peak
-    return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=axis, keepdims=True))
+    shifted = x - lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True, initial=-jnp.inf))
+    return shifted - jnp.expand_dims(log_sum_exp(shifted, axis), axis)
 
 
 def _implicit_dim(ndim: int) -> int:

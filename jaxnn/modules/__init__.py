@@ -154,6 +154,26 @@ from jaxnn.modules.padding import ZeroPad3d as ZeroPad3d
 # pixelshuffle
 # pooling
 # rnn
+from jaxnn.modules.pooling import AdaptiveAvgPool1d as AdaptiveAvgPool1d
+from jaxnn.modules.pooling import AdaptiveAvgPool2d as AdaptiveAvgPool2d
+from jaxnn.modules.pooling import AdaptiveAvgPool3d as AdaptiveAvgPool3d
+from jaxnn.modules.pooling import AdaptiveMaxPool1d as AdaptiveMaxPool1d
+from jaxnn.modules.pooling import AdaptiveMaxPool2d as AdaptiveMaxPool2d
+from jaxnn.modules.pooling import AdaptiveMaxPool3d as AdaptiveMaxPool3d
+from jaxnn.modules.pooling import AvgPool1d as AvgPool1d
+from jaxnn.modules.pooling import AvgPool2d as AvgPool2d
+from jaxnn.modules.pooling import AvgPool3d as AvgPool3d
+from jaxnn.modules.pooling import FractionalMaxPool2d as FractionalMaxPool2d
+from jaxnn.modules.pooling import FractionalMaxPool3d as FractionalMaxPool3d
+from jaxnn.modules.pooling import LPPool1d as LPPool1d
+from jaxnn.modules.pooling import LPPool2d as LPPool2d
+from jaxnn.modules.pooling import LPPool3d as LPPool3d
+from jaxnn.modules.pooling import MaxPool1d as MaxPool1d
+from jaxnn.modules.pooling import MaxPool2d as MaxPool2d
+from jaxnn.modules.pooling import MaxPool3d as MaxPool3d
+from jaxnn.modules.pooling import MaxUnpool1d as MaxUnpool1d
+from jaxnn.modules.pooling import MaxUnpool2d as MaxUnpool2d
+from jaxnn.modules.pooling import MaxUnpool3d as MaxUnpool3d
 from jaxnn.modules.rnn import GRU as GRU
 from jaxnn.modules.rnn import LSTM as LSTM
 from jaxnn.modules.rnn import RNN as RNN

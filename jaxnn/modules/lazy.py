@@ -90,8 +90,10 @@ class _LazyLayer(LazyModuleMixin):
         if open_boxes:
             rest, options = self._rest
             assert self.cls_to_become is not None
-            dtype = next(iter(open_boxes.values())).dtype  # not what the constructor said, where .half() came between
-            ordinary = self.cls_to_become(size, *rest, **{**dict(options), "dtype": dtype})
+            first = next(
+                iter(open_boxes.values())
+            )  # not what the constructor said, where .half() or .to() came between
+            ordinary = self.cls_to_become(size, *rest, **{**dict(options), "dtype": first.dtype, "device": first.place})
             made = ordinary._parameters | ordinary._buffers
             for name, box in open_boxes.items():
                 box.materialize(made[name].shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import types
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, MappingView, Set
 from typing import Any
 
 import jax
@@ -26,10 +26,14 @@ from jaxnn.functional._op import op
 __all__ = ["clip_grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
 
 
-def _arrays(function: str, argument: str, grads: Any) -> tuple[list[Any], Any]:
+def _listed(grads: Any) -> Any:
+    """A generator, an iterator or a dict's values as a list; all else, which jax takes for a pytree, as it is."""
+    return list(grads) if isinstance(grads, (Iterator, MappingView, Set)) else grads
+
+
+def _arrays(function: str, argument: str, grads: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     """The arrays of `grads`, with None left out, and what puts others in their places."""
-    if isinstance(grads, types.GeneratorType) or (isinstance(grads, Iterable) and not _is_tree(grads)):
-        grads = list(grads)
+    grads = _listed(grads)
     leaves, structure = jax.tree.flatten(grads)
     for leaf in leaves:
         if isinstance(leaf, Slot):
@@ -43,12 +47,12 @@ def _arrays(function: str, argument: str, grads: Any) -> tuple[list[Any], Any]:
             )
         if not isinstance(leaf, (jax.Array, np.ndarray, np.generic)):
             fail(TypeError, function, argument, "arrays", leaf)
-    return leaves, structure
 
+    def rebuild(arrays: list[Any]) -> Any:
+        built = jax.tree.unflatten(structure, arrays)
+        return {name: built[name] for name in grads} if type(grads) is dict else built  # jax sorts the names
 
-def _is_tree(value: Any) -> bool:
-    """Whether jax knows the container; a bare iterable is one leaf to it."""
-    return isinstance(value, (jax.Array, np.ndarray)) or jax.tree.structure(value) != jax.tree.structure(0)
+    return leaves, rebuild
 
 
 def _differentiable(leaf: Any) -> bool:
@@ -146,14 +150,14 @@ def clip_grads_with_norm_(parameters: Any, max_norm: float, total_norm: Any, for
 
     Follows ``torch.nn.utils.clip_grads_with_norm_``.
     """
-    arrays, structure = _arrays("clip_grads_with_norm_", "parameters", parameters)
+    arrays, rebuild = _arrays("clip_grads_with_norm_", "parameters", parameters)
     chosen = [i for i, array in enumerate(arrays) if _differentiable(array)]
     if chosen:
         max_norm = max_norm if isinstance(max_norm, jax.Array) else float(max_norm)
         new = _scaled([arrays[i] for i in chosen], max_norm, jnp.asarray(total_norm))
         for i, array in zip(chosen, new):
             arrays[i] = array
-    return jax.tree.unflatten(structure, arrays)
+    return rebuild(arrays)
 
 
 def clip_grad_norm_(
@@ -190,17 +194,14 @@ def clip_grad_norm_(
         >>> layer = nn.Linear(2, 1)
         >>> grads = nn.grad(lambda layer, x: layer(x).sum())(layer, jnp.full((1, 2), 10.0))
         >>> grads, norm = clip_grad_norm_(grads, max_norm=1.0)
-        >>> print(norm.round(2), get_total_norm(grads).round(2))
-        14.18 1.0
+        >>> print(f"{norm:.2f} {get_total_norm(grads):.2f}")
+        14.18 1.00
 
     Follows ``torch.nn.utils.clip_grad_norm_``.
     """
-    if isinstance(grads, types.GeneratorType):
-        grads = list(grads)
-        if not grads:
-            warnings.warn("clip_grad_norm_: grads: an empty generator; nothing is clipped", stacklevel=2)
-    elif isinstance(grads, Iterable) and not _is_tree(grads):
-        grads = list(grads)
+    given, grads = grads, _listed(grads)
+    if isinstance(given, types.GeneratorType) and not grads:
+        warnings.warn("clip_grad_norm_: grads: an empty generator; nothing is clipped", stacklevel=2)
     _arrays("clip_grad_norm_", "grads", grads)
     total_norm = get_total_norm(grads, norm_type, error_if_nonfinite, foreach)
     by = total_norm
@@ -247,10 +248,10 @@ def clip_grad_value_(grads: Any, clip_value: float, foreach: bool | None = None)
 
     Follows ``torch.nn.utils.clip_grad_value_``.
     """
-    arrays, structure = _arrays("clip_grad_value_", "grads", grads)
+    arrays, rebuild = _arrays("clip_grad_value_", "grads", grads)
     chosen = [i for i, array in enumerate(arrays) if _differentiable(array)]
     if chosen:
         new = _clipped([arrays[i] for i in chosen], float(clip_value))
         for i, array in zip(chosen, new):
             arrays[i] = array
-    return jax.tree.unflatten(structure, arrays)
+    return rebuild(arrays)

@@ -7,98 +7,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Inexact
 
 from jaxnn import functional as F
-from jaxnn.core import modes
 from jaxnn.core.module import Module
 from jaxnn.functional._checks import fail
-from jaxnn.functional._op import op
-from jaxnn.utils import _hooked, parametrize
+from jaxnn.utils import _hooked, _orthogonal, parametrize
 from jaxnn.utils.spectral_norm import default_dim, over_spectral_norm, power_iterations
 from jaxnn.utils.weight_norm import norm_except_dim, normalized_weight
 
 __all__ = ["orthogonal", "spectral_norm", "weight_norm"]
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=modes.matmul_precision())
-
-
-def _transposed(x: Array) -> Array:
-    return jnp.swapaxes(x, -1, -2)
-
-
-def _adjoint(x: Array) -> Array:
-    return jnp.conj(_transposed(x))
-
-
-def _identity(x: Array, rows: int, columns: int) -> Array:
-    return jnp.broadcast_to(jnp.eye(rows, columns, dtype=x.dtype), (*x.shape[:-2], rows, columns))
-
-
-@op
-def _exponential(x: Inexact[Array, "*batch n k"]) -> Inexact[Array, "*batch n k"]:
-    return jax.scipy.linalg.expm(_skew(x), max_squarings=32)[..., : x.shape[-1]]
-
-
-@op
-def _cayley(x: Inexact[Array, "*batch n k"]) -> Inexact[Array, "*batch n k"]:
-    """(I - A/2)^-1 (I + A/2) of the skew A."""
-    half = _skew(x) * jnp.asarray(0.5, x.dtype)
-    identity = _identity(x, x.shape[-2], x.shape[-2])
-    return jnp.linalg.solve(identity - half, identity + half)[..., : x.shape[-1]]
-
-
-def _skew(x: Array) -> Array:
-    """A square skew (skew-Hermitian) matrix from the lower triangle of a tall one."""
-    x = jnp.tril(x)
-    missing = x.shape[-2] - x.shape[-1]
-    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
-    return x - _adjoint(x)
-
-
-@op
-def _householder(x: Inexact[Array, "*batch n k"]) -> Inexact[Array, "*batch n k"]:
-    """The first columns of the product of the reflectors below the diagonal of `x`, times the signs on it.
-
-    The reflectors I - 2 v v^T / |v|^2 multiply to I - V T V^T, with T upper triangular: the inverse of T is the
-    strict upper triangle of V^T V with half its diagonal (Joffrain et al., 2006). So the product is two matrix
-    products and one triangular solve, which differentiate, instead of a loop.
-    """
-    n, k = x.shape[-2:]
-    vectors = jnp.tril(x, -1) + _identity(x, n, k)
-    gram = _dot(_transposed(vectors), vectors)
-    inverse = jnp.triu(gram, 1) + _identity(x, k, k) * (gram * jnp.asarray(0.5, x.dtype))
-    middle = lax.linalg.triangular_solve(inverse, _transposed(vectors[..., :k, :]), left_side=True, lower=False)
-    product = _identity(x, n, k) - _dot(vectors, middle)
-    signs = lax.stop_gradient(jnp.trunc(jnp.diagonal(x, axis1=-2, axis2=-1)))
-    return product * signs[..., None, :]
-
-
-@op
-def _reflectors(q: Inexact[Array, "*batch n k"]) -> Inexact[Array, "*batch n k"]:
-    """What `_householder` makes an orthogonal `q` of: the reflectors of its QR decomposition, and signs."""
-    packed, tau = jnp.linalg.qr(q, mode="raw")
-    packed = _transposed(packed)
-    signs = jnp.sign(jnp.diagonal(packed, axis1=-2, axis2=-1))
-    signs = jnp.where(tau == 0, -signs, signs)  # LAPACK leaves a reflector out where the column is done
-    return jnp.where(jnp.eye(*q.shape[-2:], dtype=bool), signs[..., None, :], packed)
-
-
-@op
-def _orthogonalized(q: Inexact[Array, "*batch n n"]) -> Inexact[Array, "*batch n n"]:
-    """The Q of a QR decomposition whose R has a positive diagonal."""
-    q, r = jnp.linalg.qr(q)
-    return q * jnp.sign(jnp.diagonal(r, axis1=-2, axis2=-1))[..., None, :]
-
-
-@op
-def _is_orthogonal(q: Inexact[Array, "*batch n n"]) -> Array:
-    eps = 10.0 * q.shape[-2] * float(jnp.finfo(q.dtype).eps)
-    identity = _identity(q, q.shape[-1], q.shape[-1])
-    return jnp.all(jnp.abs(_dot(_adjoint(q), q) - identity) <= eps + 1e-5 * jnp.abs(identity))
 
 
 class _OrthMaps(Enum):
@@ -107,7 +24,11 @@ class _OrthMaps(Enum):
     householder = auto()
 
 
-_MAPS = {_OrthMaps.matrix_exp: _exponential, _OrthMaps.cayley: _cayley, _OrthMaps.householder: _householder}
+_MAPS = {
+    _OrthMaps.matrix_exp: _orthogonal.exponential,
+    _OrthMaps.cayley: _orthogonal.cayley,
+    _OrthMaps.householder: _orthogonal.householder,
+}
 
 
 class _Orthogonal(Module):
@@ -129,35 +50,35 @@ class _Orthogonal(Module):
 
     def forward(self, X: Any) -> Any:
         wide = X.shape[-2] < X.shape[-1]
-        Q = _MAPS[self.orthogonal_map](_transposed(X) if wide else X)
+        Q = _MAPS[self.orthogonal_map](_orthogonal.transposed(X) if wide else X)
         if hasattr(self, "base"):
-            Q = _dot(self.base, Q)
-        return _transposed(Q) if wide else Q
+            Q = _orthogonal.dot(self.base, Q)
+        return _orthogonal.transposed(Q) if wide else Q
 
     def right_inverse(self, Q: Any) -> Any:
         if tuple(Q.shape) != self.shape:
             raise ValueError(f"orthogonal: expected a matrix or batch of matrices of shape {self.shape}, got {Q.shape}")
         wide = Q.shape[-2] < Q.shape[-1]
-        tall = _transposed(Q) if wide else Q
+        tall = _orthogonal.transposed(Q) if wide else Q
         if hasattr(self, "base"):
             self.base = self._completed(tall)
             # Of -I the Householder map makes the identity, as the other maps do of 0 below the diagonal.
-            return -_identity(Q, *Q.shape[-2:])
+            return -_orthogonal.eye(Q, *Q.shape[-2:])
         if self.orthogonal_map != _OrthMaps.householder:
             raise NotImplementedError(
                 "orthogonal: it is not possible to assign to the matrix exponential or the Cayley parametrization "
                 "with use_trivialization=False"
             )
-        packed = _reflectors(tall)
-        return _transposed(packed) if wide else packed
+        packed = _orthogonal.reflectors(tall)
+        return _orthogonal.transposed(packed) if wide else packed
 
     def _completed(self, Q: Any) -> Any:
         """`Q` made orthogonal, with further orthogonal columns until it is square."""
         n, k = Q.shape[-2:]
         if n == k:
-            return jnp.where(_is_orthogonal(Q), Q, _orthogonalized(Q))
+            return jnp.where(_orthogonal.is_orthogonal(Q), Q, _orthogonal.orthogonalized(Q))
         more = _hooked.normal((*Q.shape[:-2], n, n - k), Q.dtype)
-        return _orthogonalized(jnp.concatenate([Q, more], axis=-1))
+        return _orthogonal.orthogonalized(jnp.concatenate([Q, more], axis=-1))
 
 
 def orthogonal(

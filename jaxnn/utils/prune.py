@@ -341,7 +341,7 @@ class LnStructured(_Channels):
 
     Args:
         amount: how many channels, or a float from 0 to 1: what share of them.
-        n: the norm's exponent: a number, infinite too, or "fro", or "nuc" for arrays of 3 dimensions.
+        n: the norm's exponent: a number, infinite too, or "fro" or "nuc", the norms of matrices.
         dim: the dimension of the channels.
 
     Follows ``torch.nn.utils.prune.LnStructured``.
@@ -514,7 +514,7 @@ def ln_structured(module: Any, name: str, amount: Any, n: Any, dim: int, importa
         module: the module.
         name: the parameter.
         amount: how many of the channels left, or a float from 0 to 1: what share of them.
-        n: the norm's exponent: a number, infinite too, or "fro", or "nuc" for arrays of 3 dimensions.
+        n: the norm's exponent: a number, infinite too, or "fro" or "nuc", the norms of matrices.
         dim: the dimension of the channels.
         importance_scores: an array of the parameter's shape whose norms count instead of its own.
 
@@ -666,10 +666,11 @@ def _compute_norm(t: Any, n: Any, dim: int) -> Any:
     size = jnp.abs(t)
     if n == "nuc" and len(dims) == 2:
         return jnp.linalg.norm(t, "nuc", axis=dims)
-    if n in ("fro", 2):
+    if n == 2 or (n == "fro" and len(dims) <= 2):
         return jnp.sqrt(jnp.sum(size * size, axis=dims))
     if isinstance(n, str):
-        fail(RuntimeError, "prune", "n", "a number or 'fro', or 'nuc' for arrays of 3 dimensions", repr(n))
+        takes = "a number, 'fro' for arrays of 2 or 3 dimensions, or 'nuc' for arrays of 3"
+        fail(RuntimeError, "prune", "n", takes, f"{n!r} for {t.ndim}")
     n = float(n)
     if n == 0:
         return jnp.sum((size != 0).astype(size.dtype), axis=dims)

@@ -472,4 +472,3 @@ def test_parameter_containers_are_pickled_and_switched_without_warnings():
             twin = pickle.loads(pickle.dumps(model.train().eval()))
             assert repr(twin) == repr(model) and not twin.training
             np.testing.assert_array_equal(jax.tree.leaves(twin)[0], np.ones(2))
-

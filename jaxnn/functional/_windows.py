@@ -1,0 +1,224 @@
+"""What all pooling shares: where windows lie, sums over them, and the largest value of each with its place."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import dtypes, lax
+
+from jaxnn.core.dtypes import is_floating
+from jaxnn.functional._checks import check_array, check_ndim, fail
+from jaxnn.functional._convolution import spatial_sizes
+
+# Up to so many taps, windows are taken as shifted slices (which fuse); above, by a gather.
+_UNROLLED = 64
+
+
+class Windows(NamedTuple):
+    """Options of a pooling in full, one number for each spatial dimension."""
+
+    size: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    ceil: bool
+
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """How far a window reaches."""
+        return tuple(step * (taps - 1) + 1 for taps, step in zip(self.kernel, self.dilation))
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many windows there are; with `ceil` also those that end beyond the padding but begin before it."""
+        result = []
+        for size, span, move, pad in zip(self.size, self.spans, self.stride, self.padding):
+            room = size + 2 * pad - span
+            count = (room + (move - 1 if self.ceil else 0)) // move + 1
+            if self.ceil and (count - 1) * move >= size + pad:
+                count -= 1
+            result.append(count)
+        return tuple(result)
+
+    @property
+    def pads(self) -> tuple[tuple[int, int], ...]:
+        """What to add before and after (or crop, where negative) so that the windows fit exactly."""
+        ends = [(count - 1) * move + span for count, move, span in zip(self.counts, self.stride, self.spans)]
+        return tuple((pad, end - size - pad) for pad, end, size in zip(self.padding, ends, self.size))
+
+    def positions(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """(windows, taps) places in the flattened plane, and which of them lie inside."""
+        axes = [
+            np.arange(count)[:, None] * move - pad + np.arange(taps) * step
+            for count, move, pad, taps, step in zip(self.counts, self.stride, self.padding, self.kernel, self.dilation)
+        ]
+        return grid(axes, self.size)
+
+
+def grid(
+    axes: Sequence[np.ndarray[Any, Any]], size: Sequence[int]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """From (windows, taps) coordinates along each dimension to places in the plane, and which lie inside it."""
+    ndim = len(axes)
+    places, inside = np.zeros((1,) * (2 * ndim), np.int64), np.ones((1,) * (2 * ndim), bool)
+    for i, (coordinates, length) in enumerate(zip(axes, size)):
+        shape = [1] * (2 * ndim)
+        shape[i], shape[ndim + i] = coordinates.shape
+        coordinates = coordinates.reshape(shape)
+        places = places * length + np.clip(coordinates, 0, max(length - 1, 0))
+        inside = inside & (coordinates >= 0) & (coordinates < length)
+    windows = math.prod(places.shape[:ndim])
+    return places.reshape(windows, -1), np.broadcast_to(inside, places.shape).reshape(windows, -1)
+
+
+def make_windows(
+    function: str,
+    spatial: int,
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: Any = False,
+) -> Windows:
+    """A pooling's options, checked as torch checks them (RuntimeError; TypeError for what is no int)."""
+    check_array(function, input=input)
+    check_ndim(function, "input", input, (spatial + 1, spatial + 2))
+    kernel = spatial_sizes(function, "kernel_size", kernel_size, spatial, 1)
+    given = stride is not None and stride != () and stride != []
+    move = spatial_sizes(function, "stride", stride if given else kernel, spatial, 1)
+    pads = spatial_sizes(function, "padding", padding, spatial, 0)
+    step = spatial_sizes(function, "dilation", dilation, spatial, 1)
+    windows = Windows(tuple(input.shape[-spatial:]), kernel, move, pads, step, bool(ceil_mode))
+    if any(2 * pad > span for pad, span in zip(pads, windows.spans)):
+        fail(RuntimeError, function, "padding", f"at most half of the kernel {windows.spans}", f"{pads}")
+    first = 1 if input.ndim == spatial + 2 else 0  # a batch may be empty
+    if 0 in input.shape[first:]:
+        fail(RuntimeError, function, "input", "no empty dimension but the batch", input)
+    if min(windows.counts) < 1:
+        wanted = f"windows that fit into an input of {windows.size} padded by {pads}"
+        fail(RuntimeError, function, "kernel_size", wanted, f"{kernel} with dilation {step}")
+    return windows
+
+
+def lowest(dtype: Any) -> Any:
+    """The number under all numbers of a dtype."""
+    return -np.inf if is_floating(dtype) else np.iinfo(dtype).min
+
+
+def pad_spatial(input: jax.Array, pads: Sequence[tuple[int, int]], value: Any) -> jax.Array:
+    """Pad (or crop) the last dimensions."""
+    lead = [(0, 0, 0)] * (input.ndim - len(pads))
+    return lax.pad(input, jnp.asarray(value, input.dtype), [*lead, *[(low, high, 0) for low, high in pads]])
+
+
+def taps(padded: jax.Array, windows: Windows) -> Iterator[tuple[tuple[int, ...], jax.Array]]:
+    """Each tap of the kernel with its value in every window, in the kernel's order."""
+    lead = padded.ndim - len(windows.kernel)
+    for offset in itertools.product(*map(range, windows.kernel)):
+        start = [i * step for i, step in zip(offset, windows.dilation)]
+        end = [first + (count - 1) * move + 1 for first, count, move in zip(start, windows.counts, windows.stride)]
+        yield (
+            offset,
+            lax.slice(padded, (*[0] * lead, *start), (*padded.shape[:lead], *end), (*[1] * lead, *windows.stride)),
+        )
+
+
+def window_sum(input: jax.Array, windows: Windows) -> jax.Array:
+    """The sum over each window."""
+    lead = input.ndim - len(windows.kernel)
+    return lax.reduce_window(
+        input,
+        np.zeros((), input.dtype),
+        lax.add,
+        (*[1] * lead, *windows.kernel),
+        (*[1] * lead, *windows.stride),
+        (*[(0, 0)] * lead, *windows.pads),
+        window_dilation=(*[1] * lead, *windows.dilation),
+    )
+
+
+def window_max(input: jax.Array, windows: Windows) -> jax.Array:
+    """The largest value of each window; its gradient goes to the first of equal ones."""
+    lead = input.ndim - len(windows.kernel)
+    if max(windows.dilation) == 1 or math.prod(windows.kernel) > _UNROLLED:
+        if max(windows.dilation) > 1:  # reduce_window has no gradient for dilated windows
+            return window_argmax(input, windows)[0]
+        return lax.reduce_window(
+            input,
+            np.asarray(lowest(input.dtype), input.dtype),
+            lax.max,
+            (*[1] * lead, *windows.kernel),
+            (*[1] * lead, *windows.stride),
+            (*[(0, 0)] * lead, *windows.pads),
+        )
+    best = None
+    for _, value in taps(pad_spatial(input, windows.pads, lowest(input.dtype)), windows):
+        best = value if best is None else jnp.where(_beats(value, best), value, best)
+    assert best is not None
+    return best
+
+
+def _beats(value: jax.Array, best: jax.Array) -> jax.Array:
+    """torch's rule: larger, or NaN (so that the last NaN wins, and the first of equal numbers)."""
+    larger = value > best
+    return larger | (value != value) if is_floating(value.dtype) else larger
+
+
+def window_argmax(input: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
+    """The largest value of each window, and its place in the flattened plane."""
+    spatial = len(windows.kernel)
+    places, inside = windows.positions()
+    if math.prod(windows.kernel) > _UNROLLED:
+        values, indices = pick_max(input.reshape(*input.shape[:-spatial], -1), places, inside)
+        shape = (*input.shape[:-spatial], *windows.counts)
+        return values.reshape(shape), indices.reshape(shape)
+    index = dtypes.canonicalize_dtype(np.int64)
+    # A window of nothing but -inf is torch's first place inside it.
+    first = np.take_along_axis(places, inside.argmax(1)[:, None], 1).reshape(windows.counts)
+    best: jax.Array = jnp.full((*input.shape[:-spatial], *windows.counts), lowest(input.dtype), input.dtype)
+    where: jax.Array = jnp.broadcast_to(jnp.asarray(first, index), best.shape)
+    for number, (_, value) in enumerate(taps(pad_spatial(input, windows.pads, lowest(input.dtype)), windows)):
+        wins = _beats(value, best)
+        best = jnp.where(wins, value, best)
+        where = jnp.where(wins, jnp.asarray(places[:, number].reshape(windows.counts), index), where)
+    return best, where
+
+
+def pick_max(planes: jax.Array, places: Any, inside: Any) -> tuple[jax.Array, jax.Array]:
+    """For windows given by their places: the largest value and its place.
+
+    Args:
+        planes: (..., P), flattened planes.
+        places: (windows, taps) or (..., windows, taps) places in the plane.
+        inside: which of them count; broadcastable to `places`.
+
+    Returns:
+        (..., windows) values and places.
+    """
+    index = dtypes.canonicalize_dtype(np.int64)
+    if np.ndim(places) == 2:
+        values = lax.stop_gradient(planes)[..., places.reshape(-1)].reshape(*planes.shape[:-1], *places.shape)
+    else:
+        flat = places.reshape(*places.shape[:-2], -1)
+        values = jnp.take_along_axis(lax.stop_gradient(planes), flat, -1).reshape(places.shape)
+    values = jnp.where(inside, values, jnp.asarray(lowest(values.dtype), values.dtype))
+    # jnp.argmax takes the first of equal numbers and the first NaN; torch the last NaN.
+    chosen = jnp.argmax(values, -1)
+    if is_floating(values.dtype):
+        nan = jnp.isnan(values) & inside
+        last = values.shape[-1] - 1 - jnp.argmax(jnp.flip(nan, -1), -1)
+        chosen = jnp.where(nan.any(-1), last, chosen)
+    first = jnp.argmax(jnp.broadcast_to(jnp.asarray(inside), values.shape), -1)
+    empty = values.max(-1) == jnp.asarray(lowest(values.dtype), values.dtype)
+    chosen = jnp.where(empty, first, chosen)
+    everywhere = jnp.broadcast_to(jnp.asarray(places, index), values.shape)
+    indices = jnp.take_along_axis(everywhere, chosen[..., None].astype(index), -1)[..., 0]
+    return jnp.take_along_axis(planes, indices, -1), indices

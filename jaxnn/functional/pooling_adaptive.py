@@ -1,0 +1,252 @@
+"""Adaptive pooling: the number of windows is given, their places follow."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Num
+
+from jaxnn.functional._checks import check_array, check_floating, check_ndim, fail
+from jaxnn.functional._op import op
+from jaxnn.functional._reduction import compute_dtype
+from jaxnn.functional._windows import Windows, grid, pick_max, window_argmax, window_max, window_sum
+
+Target = int | None | Sequence[int | None]
+
+
+def _target(function: str, spatial: int, input: Any, output_size: Any) -> tuple[int, ...]:
+    """`output_size` in full: None keeps the input's size, one int stands for all dimensions."""
+    given = tuple(output_size) if isinstance(output_size, (list, tuple)) else (output_size,) * spatial
+    if len(given) == 1:
+        given *= spatial
+    if len(given) != spatial:
+        fail(RuntimeError, function, "output_size", f"one int or {spatial} ints", f"{len(given)}: {given}")
+    sizes = []
+    for wanted, size in zip(given, input.shape[-spatial:]):
+        try:
+            sizes.append(size if wanted is None else operator.index(wanted))
+        except TypeError:
+            fail(TypeError, function, "output_size", "ints or None", output_size)
+    if min(sizes) < 0:
+        fail(RuntimeError, function, "output_size", "numbers from 0 up", f"{tuple(sizes)}")
+    return tuple(sizes)
+
+
+def _check(kind: str, spatial: int, input: Any, output_size: Any, return_indices: bool = False) -> None:
+    function = f"adaptive_{kind}_pool{spatial}d"
+    check_array(function, input=input)
+    check_ndim(function, "input", input, (spatial + 1, spatial + 2))
+    check_floating(function, "input", input)
+    _target(function, spatial, input, output_size)
+    if 0 in input.shape[1 if input.ndim == spatial + 2 else 0 :]:
+        fail(RuntimeError, function, "input", "no empty dimension but the batch", input)
+
+
+def _even(size: Sequence[int], target: Sequence[int]) -> Windows | None:
+    """The sliding windows that do the same, where every size is a multiple of its target."""
+    if any(wanted == 0 or length % wanted for length, wanted in zip(size, target)):
+        return None
+    kernel = tuple(length // wanted for length, wanted in zip(size, target))
+    ones = (1,) * len(kernel)
+    return Windows(tuple(size), kernel, kernel, (0,) * len(kernel), ones, False)
+
+
+def _ranges(length: int, wanted: int) -> np.ndarray[Any, Any]:
+    """(windows, taps) coordinates along one dimension; -1 stands beyond a window's end."""
+    number = np.arange(wanted)
+    start, end = number * length // max(wanted, 1), -(-(number + 1) * length // max(wanted, 1))
+    taps = np.arange(max((end - start).max(initial=0), 1))
+    return np.where(start[:, None] + taps < end[:, None], start[:, None] + taps, -1)
+
+
+def _avg(spatial: int, input: jax.Array, output_size: Target) -> jax.Array:
+    target = _target(f"adaptive_avg_pool{spatial}d", spatial, input, output_size)
+    size = input.shape[-spatial:]
+    result = input.astype(compute_dtype(input.dtype))
+    windows = _even(size, target)
+    if windows is not None:
+        count = np.prod(windows.kernel)
+        if max(target) == 1:
+            result = result.sum(tuple(range(-spatial, 0)), keepdims=True)
+        elif count > 1:
+            result = window_sum(result, windows)
+        return (result / jnp.asarray(count, result.dtype)).astype(input.dtype)
+    for i, (length, wanted) in enumerate(zip(size, target)):
+        axis = input.ndim - spatial + i
+        places = _ranges(length, wanted)
+        inside = (places >= 0).reshape(*places.shape, *(1,) * (input.ndim - axis - 1))
+        taken = jnp.take(result, jnp.asarray(np.maximum(places, 0)), axis=axis)
+        count = jnp.asarray(inside.sum(1), result.dtype)
+        result = jnp.where(inside, taken, jnp.zeros((), result.dtype)).sum(axis + 1) / count
+    return result.astype(input.dtype)
+
+
+def _max(spatial: int, input: jax.Array, output_size: Target, return_indices: bool) -> Any:
+    target = _target(f"adaptive_max_pool{spatial}d", spatial, input, output_size)
+    size = input.shape[-spatial:]
+    windows = _even(size, target)
+    if windows is not None:
+        return window_argmax(input, windows) if return_indices else window_max(input, windows)
+    places, inside = grid([_ranges(length, wanted) for length, wanted in zip(size, target)], size)
+    values, indices = pick_max(input.reshape(*input.shape[:-spatial], -1), places, inside)
+    shape = (*input.shape[:-spatial], *target)
+    return (values.reshape(shape), indices.reshape(shape)) if return_indices else values.reshape(shape)
+
+
+@op(check=functools.partial(_check, "avg", 1))
+def adaptive_avg_pool1d(input: Float[Array, "*batch channels length"], output_size: Target) -> Float[Array, "..."]:
+    """Average of `output_size` windows over a sequence; see :func:`adaptive_avg_pool2d`.
+
+    Shape:
+        (N, C, L) or (C, L) to (N, C, output_size) or (C, output_size).
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
+        >>> print(F.adaptive_avg_pool1d(jnp.array([[1.0, 3.0, 2.0, 0.0]]), 2))
+        [[2. 1.]]
+
+    Follows ``torch.nn.functional.adaptive_avg_pool1d``.
+    """
+    return _avg(1, input, output_size)
+
+
+@op(check=functools.partial(_check, "avg", 2))
+def adaptive_avg_pool2d(
+    input: Float[Array, "*batch channels height width"], output_size: Target
+) -> Float[Array, "..."]:
+    """Average of windows that divide an image into `output_size` parts.
+
+    Window i of n over a size L goes from ``floor(i * L / n)`` to ``ceil((i + 1) * L / n)``.
+
+    Args:
+        input: (N, C, H, W), or (C, H, W) without a batch.
+        output_size: (H_out, W_out), or one number for both; None keeps the input's size.
+
+    Shape:
+        (N, C, H, W) to (N, C, H_out, W_out).
+
+    Raises:
+        RuntimeError: shapes or sizes that do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
+        >>> print(F.adaptive_avg_pool2d(jnp.arange(16.0).reshape(1, 4, 4), 1)[0].tolist())
+        [[7.5]]
+
+    Follows ``torch.nn.functional.adaptive_avg_pool2d``.
+    """
+    return _avg(2, input, output_size)
+
+
+@op(check=functools.partial(_check, "avg", 3))
+def adaptive_avg_pool3d(
+    input: Float[Array, "*batch channels depth height width"], output_size: Target
+) -> Float[Array, "..."]:
+    """Average of windows that divide a volume into `output_size` parts; see :func:`adaptive_avg_pool2d`.
+
+    Shape:
+        (N, C, D, H, W) or (C, D, H, W) to (N, C, D_out, H_out, W_out) or without N.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
+        >>> print(F.adaptive_avg_pool3d(jnp.ones((1, 4, 5, 6)), (2, None, 3)).shape)
+        (1, 2, 5, 3)
+
+    Follows ``torch.nn.functional.adaptive_avg_pool3d``.
+    """
+    return _avg(3, input, output_size)
+
+
+@op(check=functools.partial(_check, "max", 1))
+def adaptive_max_pool1d(
+    input: Float[Array, "*batch channels length"], output_size: Target, return_indices: bool = False
+) -> Any:
+    """Largest value of `output_size` windows over a sequence; see :func:`adaptive_max_pool2d`.
+
+    Shape:
+        (N, C, L) or (C, L) to (N, C, output_size) or (C, output_size).
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
+        >>> print(F.adaptive_max_pool1d(jnp.array([[1.0, 3.0, 2.0]]), 2))
+        [[3. 3.]]
+
+    Follows ``torch.nn.functional.adaptive_max_pool1d``.
+    """
+    return _max(1, input, output_size, return_indices)
+
+
+@op(check=functools.partial(_check, "max", 2))
+def adaptive_max_pool2d(
+    input: Float[Array, "*batch channels height width"], output_size: Target, return_indices: bool = False
+) -> Any:
+    """Largest value of windows that divide an image into `output_size` parts, as in :func:`adaptive_avg_pool2d`.
+
+    Args:
+        input: (N, C, H, W), or (C, H, W) without a batch.
+        output_size: (H_out, W_out), or one number for both; None keeps the input's size.
+        return_indices: give also where each value was, in the flattened plane; False by default.
+
+    Shape:
+        (N, C, H, W) to (N, C, H_out, W_out).
+
+    Returns:
+        The values, or the pair (values, indices).
+
+    Raises:
+        RuntimeError: shapes or sizes that do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
+        >>> print(F.adaptive_max_pool2d(jnp.arange(9.0).reshape(1, 3, 3), 2)[0].tolist())
+        [[4.0, 5.0], [7.0, 8.0]]
+
+    Follows ``torch.nn.functional.adaptive_max_pool2d``.
+    """
+    return _max(2, input, output_size, return_indices)
+
+
+@op(check=functools.partial(_check, "max", 3))
+def adaptive_max_pool3d(
+    input: Float[Array, "*batch channels depth height width"], output_size: Target, return_indices: bool = False
+) -> Any:
+    """Largest value of windows that divide a volume into `output_size` parts; see :func:`adaptive_max_pool2d`.
+
+    Shape:
+        (N, C, D, H, W) or (C, D, H, W) to (N, C, D_out, H_out, W_out) or without N.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
+        >>> print(F.adaptive_max_pool3d(jnp.ones((1, 4, 5, 6)), 2).shape)
+        (1, 2, 2, 2)
+
+    Follows ``torch.nn.functional.adaptive_max_pool3d``.
+    """
+    return _max(3, input, output_size, return_indices)
+
+
+def adaptive_max_pool1d_with_indices(
+    input: Float[Array, "*batch channels length"], output_size: Target, return_indices: bool = False
+) -> tuple[Num[Array, "..."], Int[Array, "..."]]:
+    """:func:`adaptive_max_pool1d` with the indices, whatever `return_indices` says."""
+    return adaptive_max_pool1d(input, output_size, True)
+
+
+def adaptive_max_pool2d_with_indices(
+    input: Float[Array, "*batch channels height width"], output_size: Target, return_indices: bool = False
+) -> tuple[Num[Array, "..."], Int[Array, "..."]]:
+    """:func:`adaptive_max_pool2d` with the indices, whatever `return_indices` says."""
+    return adaptive_max_pool2d(input, output_size, True)
+
+
+def adaptive_max_pool3d_with_indices(
+    input: Float[Array, "*batch channels depth height width"], output_size: Target, return_indices: bool = False
+) -> tuple[Num[Array, "..."], Int[Array, "..."]]:
+    """:func:`adaptive_max_pool3d` with the indices, whatever `return_indices` says."""
+    return adaptive_max_pool3d(input, output_size, True)
