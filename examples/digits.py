@@ -123,7 +123,7 @@ def draw(path: Path, losses, tested, images, labels, predicted) -> None:
     right.plot(np.arange(1, len(tested) + 1), 100 * np.asarray(tested), marker=".")
     right.set(xlabel="epoch", ylabel="held-out accuracy, %")
     right.axhline(98, color="0.7", lw=0.8)
-    bottom.suptitle(f"{(predicted != labels).sum()} mistakes among {len(labels)} held-out images", fontsize=10)
+    bottom.suptitle(f"{(predicted != labels).sum()} of {len(labels)} held-out images wrong", fontsize=10)
     axes = bottom.subplots(1, 8)
     for axis in axes:
         axis.axis("off")

@@ -6,7 +6,7 @@ Follows ``torch.nn.Module``. What it adds is in the class text; how it is a pytr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -166,14 +166,14 @@ class Module(StateDict, Conversions, Hooks, Stateful):
         tree.build(self)
         self._check_name("register_parameter", "parameter", name, "_parameters")
         if isinstance(param, jax.Array) and isinstance(owner(param), Parameter):
-            param = owner(param)  # type: ignore[assignment]
+            param = cast(Parameter, owner(param))
         if param is not None:
             if not isinstance(param, Parameter):
                 raise TypeError(
                     f"cannot assign '{_type_name(param)}' object to parameter '{name}' (jaxnn.Parameter or None "
                     "required). Wrap the array in nn.Parameter"
                 )
-            param = on_registration("parameter", self, name, param)
+            param = cast(Parameter, on_registration("parameter", self, name, param))
             self._adopt(name, param)
         self.__dict__["_parameters"][name] = param
 

@@ -89,8 +89,9 @@ def op(
     """Make a pure function of arrays into an operation of ``jaxnn.functional``.
 
     The operation, in this order: turns NumPy arrays into jax arrays (never narrowing float64 in silence);
-    casts by autocast's lists; runs `check` on what it will compute with; runs as one compiled call when nothing around it is being compiled,
-    and inline (adding nothing to the jaxpr) when something is; stops gradients under ``no_grad``.
+    casts by autocast's lists; runs `check` on what it will compute with; runs as one compiled call when nothing
+    around it is being compiled, and inline (adding nothing to the jaxpr) when something is; stops gradients under
+    ``no_grad``.
 
     Args:
         function: the pure function. Arrays may stand in any argument, also inside tuples and lists; every

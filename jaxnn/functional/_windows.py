@@ -49,9 +49,9 @@ class Windows(NamedTuple):
 
     @property
     def pads(self) -> tuple[tuple[int, int], ...]:
-        """What to add before and after (or crop, where negative) so that the windows fit exactly."""
+        """What to add before and after so that all windows fit."""
         ends = [(count - 1) * move + span for count, move, span in zip(self.counts, self.stride, self.spans)]
-        return tuple((pad, end - size - pad) for pad, end, size in zip(self.padding, ends, self.size))
+        return tuple((pad, max(end - size - pad, 0)) for pad, end, size in zip(self.padding, ends, self.size))
 
     def positions(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """(windows, taps) places in the flattened plane, and which of them lie inside."""

@@ -225,10 +225,7 @@ def _avg_pool(
     if divisor is None:
         divisor = np.ones((), np.int64)
         for i in range(spatial):
-            lengths = _lengths(
-                windows.counts[i], windows.size[i], *[option[i] for option in windows[1:4]], count_include_pad
-            )
-            divisor = divisor[..., None] * lengths
+            divisor = divisor[..., None] * _lengths(windows, i, count_include_pad)
         if (divisor == divisor.flat[0]).all():
             divisor = divisor.flat[0]
     divide = jnp.divide if is_floating(dtype) else lax.div
@@ -236,10 +233,11 @@ def _avg_pool(
     return divide(total, divisor).astype(input.dtype)
 
 
-def _lengths(count: int, size: int, taps: int, move: int, pad: int, count_include_pad: bool) -> np.ndarray[Any, Any]:
+def _lengths(windows: Windows, dimension: int, count_include_pad: bool) -> np.ndarray[Any, Any]:
     """How many values each window averages over along one dimension."""
-    start = np.arange(count) * move - pad
-    end = np.minimum(start + taps, size + pad)
+    size, pad = windows.size[dimension], windows.padding[dimension]
+    start = np.arange(windows.counts[dimension]) * windows.stride[dimension] - pad
+    end = np.minimum(start + windows.kernel[dimension], size + pad)
     return end - start if count_include_pad else np.minimum(end, size) - np.maximum(start, 0)
 
 

@@ -72,7 +72,7 @@ def _starts(sample: jax.Array, length: int, wanted: int, taps: int) -> jax.Array
     return jnp.concatenate([places, last], -1)
 
 
-@functools.partial(op, compiled=True)
+@op
 def _fractional_max_pool(
     input: jax.Array, samples: jax.Array, kernel: tuple[int, ...], target: tuple[int, ...]
 ) -> tuple[jax.Array, jax.Array]:
