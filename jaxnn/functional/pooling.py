@@ -17,7 +17,7 @@ from jaxnn.functional._checks import fail
 from jaxnn.functional._convolution import Sizes
 from jaxnn.functional._op import op
 from jaxnn.functional._reduction import compute_dtype
-from jaxnn.functional._windows import make_windows, window_argmax, window_max, window_sum
+from jaxnn.functional._windows import Windows, make_windows, window_argmax, window_max, window_sum
 
 # -- maximum ----------------------------------------------------------------------------------------------------------
 
