@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.core
 from jax._src import core as _core
 
 _trace_context = _core.trace_ctx

@@ -89,11 +89,11 @@ def test_an_mlp_compiles_to_exactly_the_hand_written_program():
         assert _instructions(wrap(lambda m, x: m(x)).lower(model, x)) == expected
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam"])
-def test_a_curve_of_100_steps_follows_pytorchs_from_the_same_seed(name):
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("sklearn")
-    import digits
+OPTIMIZERS = {"SGD": dict(lr=0.05, momentum=0.9), "Adam": dict(lr=2e-3)}
+
+
+def _torch_curve(torch, name, images, labels, batches, dtype):
+    """The example's network, written for PyTorch, trained over `batches`."""
 
     class Theirs(torch.nn.Module):
         def __init__(self):
@@ -110,30 +110,51 @@ def test_a_curve_of_100_steps_follows_pytorchs_from_the_same_seed(name):
             x = self.pool(torch.relu(self.bn2(self.conv2(x))))
             return self.fc(x.reshape(x.shape[0], -1))
 
-    (images, labels), _ = digits.load_data(0)
-    options = {"SGD": dict(lr=0.05, momentum=0.9), "Adam": dict(lr=1e-3)}[name]
     torch.manual_seed(7)
-    theirs = Theirs()
-    torch_optimizer = getattr(torch.optim, name)(theirs.parameters(), **options)
-    nn.manual_seed(7)
-    ours = digits.DigitsNet(dropout=0.0)
-    optimizer = getattr(nn.optim, name)(ours, **options)
-    for key, value in theirs.state_dict().items():
-        np.testing.assert_array_equal(ours.state_dict()[key], value.numpy(), err_msg=key)
-
-    rng = np.random.RandomState(0)
-    for step in range(100):
-        chosen = rng.randint(0, len(labels), 64)
-        torch_optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(
-            theirs(torch.tensor(images[chosen])), torch.tensor(labels[chosen]).long()
-        )
+    model = Theirs()
+    start = {key: value.numpy().copy() for key, value in model.state_dict().items()}
+    model.to(dtype)
+    optimizer = getattr(torch.optim, name)(model.parameters(), **OPTIMIZERS[name])
+    losses = []
+    for chosen in batches:
+        optimizer.zero_grad()
+        output = model(torch.tensor(images[chosen], dtype=dtype))
+        loss = torch.nn.functional.cross_entropy(output, torch.tensor(labels[chosen]).long())
         loss.backward()
-        torch_optimizer.step()
-        mine, _ = digits.train_step(ours, optimizer, images[chosen], labels[chosen])
-        assert float(mine) == pytest.approx(float(loss.detach()), rel=1e-3), f"step {step}"
-    np.testing.assert_allclose(ours.bn2.running_var, theirs.bn2.running_var.numpy(), rtol=1e-3)
-    assert int(ours.bn2.num_batches_tracked) == 100
+        optimizer.step()
+        losses.append(loss.item())
+    return np.array(losses), start, model
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_curve_of_100_steps_follows_pytorchs_from_the_same_seed(name, dtype):
+    """In float32 a pixel that lies on a kink (many are equal in these images) can send two correct runs apart after
+    some dozens of steps; PyTorch's own float32 leaves its float64 by 8 % here. So float64 holds at every step, and
+    float32 until then."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    import digits
+
+    (images, labels), _ = digits.load_data(0)
+    rng = np.random.RandomState(0)
+    batches = [rng.randint(0, len(labels), 64) for _ in range(100)]
+    expected, start, theirs = _torch_curve(torch, name, images, labels, batches, getattr(torch, dtype))
+    with jax.enable_x64(dtype == "float64"):
+        nn.manual_seed(7)
+        ours = digits.DigitsNet(dropout=0.0)
+        for key, value in start.items():
+            np.testing.assert_array_equal(ours.state_dict()[key], value, err_msg=key)
+        ours.to(jnp.dtype(dtype))
+        optimizer = getattr(nn.optim, name)(ours, **OPTIMIZERS[name])
+        step = digits.train_step
+        losses = [float(step(ours, optimizer, images[chosen].astype(dtype), labels[chosen])[0]) for chosen in batches]
+        assert int(ours.bn2.num_batches_tracked) == 100
+        if dtype == "float32":
+            np.testing.assert_allclose(losses[:30], expected[:30], rtol=1e-3)
+        else:
+            np.testing.assert_allclose(losses, expected, rtol=1e-6)
+            np.testing.assert_allclose(ours.bn2.running_var, theirs.bn2.running_var.numpy(), rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ _WIDE_INTEGERS = {np.dtype("int64"): np.dtype("int32"), np.dtype("uint64"): np.d
 
 def x64_enabled() -> bool:
     """Whether this process lets JAX have 64-bit numbers (``jax_enable_x64``)."""
-    return bool(jax.config.jax_enable_x64)
+    return bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def check_dtype(dtype: Any, where: str) -> np.dtype[Any]:

@@ -43,7 +43,9 @@ class RemovableHandle:
     def remove(self) -> None:
         """Take the hook out; nothing happens when it is out already, or its module is gone."""
         owner = self._owner()
-        table = None if owner is None else owner._hook_table(create=False)
+        if owner is None:
+            return
+        table = owner._hook_table(create=False)
         if table and self.id in table.get(self._kind, {}):
             del table[self._kind][self.id]
             if not table[self._kind]:

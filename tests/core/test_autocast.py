@@ -143,12 +143,12 @@ DIFFERENT = {
         ("float32", _CUDA),
     ),
     **dict.fromkeys(
-        "normalize local_response_norm gumbel_softmax pairwise_distance lp_pool1d lp_pool2d lp_pool3d "
+        "normalize local_response_norm gumbel_softmax pairwise_distance lp_pool1d lp_pool2d "
         "gaussian_nll_loss multilabel_soft_margin_loss triplet_margin_with_distance_loss".split(),
         ("float32", _CUDA_PARTS),
     ),
     **dict.fromkeys(
-        "avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d max_unpool1d "
+        "max_pool3d avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d max_unpool1d "
         "max_unpool2d max_unpool3d grid_sample".split(),
         ("bfloat16", _CPU),
     ),

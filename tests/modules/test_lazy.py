@@ -47,7 +47,9 @@ def test_the_first_call_makes_the_parameters_and_the_ordinary_class(name, run):
     assert repr(lazy) == repr(ordinary)
     assert {k: v.shape for k, v in lazy.state_dict().items()} == {k: v.shape for k, v in ordinary.state_dict().items()}
     assert out.shape == ordinary(x).shape
-    if run == "eager":  # the same class of values: what it computes is what the ordinary class computes from its weights
+    if (
+        run == "eager"
+    ):  # the same class of values: what it computes is what the ordinary class computes from its weights
         lazy.eval(), ordinary.eval()
         ordinary.load_state_dict(lazy.state_dict())
         np.testing.assert_array_equal(lazy(x), ordinary(x))

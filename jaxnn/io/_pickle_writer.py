@@ -1,0 +1,148 @@
+"""Writes the pickles that PyTorch's ``torch.load(weights_only=True)`` reads: containers, plain values, tensors."""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+MAX_DEPTH = 200
+
+
+class Global(str):
+    """A name that the reader looks up, as "module name"."""
+
+
+class Call:
+    """A call that the reader makes: a Global and its arguments."""
+
+    def __init__(self, function: Global, *arguments: Any):
+        self.function, self.arguments = function, arguments
+
+
+class Persistent:
+    """Something that lies outside the pickle, by its identity."""
+
+    def __init__(self, identity: tuple[Any, ...]):
+        self.identity = identity
+
+
+class Writer:
+    """Turns one object into a pickle of protocol 2, the one that torch.save writes.
+
+    Args:
+        tensor: what to write for a value that is no container and no plain value; raises TypeError if it cannot.
+    """
+
+    def __init__(self, tensor: Callable[[Any, str], Any]):
+        self.tensor = tensor
+        self.out = bytearray(b"\x80\x02")
+
+    def dump(self, value: Any) -> bytes:
+        self._write(value, "", 0)
+        return bytes(self.out + b".")
+
+    def _write(self, value: Any, where: str, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise ValueError(f"save: obj{where[:200]}: nested more than {MAX_DEPTH} deep (does it hold itself?)")
+        writer = _WRITERS.get(type(value))
+        if writer is not None:
+            writer(self, value, where, depth)
+        else:
+            self._write(self.tensor(value, where), where, depth + 1)
+
+    def _scalar(self, value: Any, where: str, depth: int) -> None:
+        self.out += {None: b"N", True: b"\x88", False: b"\x89"}[value]
+
+    def _int(self, value: int, where: str, depth: int) -> None:
+        if -(1 << 31) <= value < 1 << 31:
+            self.out += b"J" + struct.pack("<i", value)
+            return
+        data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+        if len(data) > 255:
+            raise ValueError(f"save: obj{where}: an integer of {len(data)} bytes")
+        self.out += b"\x8a" + bytes([len(data)]) + data
+
+    def _float(self, value: float, where: str, depth: int) -> None:
+        self.out += b"G" + struct.pack(">d", value)
+
+    def _str(self, value: str, where: str, depth: int) -> None:
+        data = value.encode("utf-8", "surrogatepass")
+        self.out += b"X" + struct.pack("<I", len(data)) + data
+
+    def _bytes(self, value: bytes, where: str, depth: int) -> None:
+        self._write(Call(Global("_codecs encode"), value.decode("latin-1"), "latin1"), where, depth)
+
+    def _complex(self, value: complex, where: str, depth: int) -> None:
+        self._write(Call(Global("builtins complex"), value.real, value.imag), where, depth)
+
+    def _items(self, items: Any, where: str, depth: int) -> None:
+        for at, item in enumerate(items):
+            self._write(item, f"{where}[{at}]", depth + 1)
+
+    def _tuple(self, value: tuple[Any, ...], where: str, depth: int) -> None:
+        self.out += b"("
+        self._items(value, where, depth)
+        self.out += b"t"
+
+    def _list(self, value: list[Any], where: str, depth: int) -> None:
+        self.out += b"]("
+        self._items(value, where, depth)
+        self.out += b"e"
+
+    def _set(self, value: Any, where: str, depth: int) -> None:
+        self._write(Call(Global("builtins set"), list(value)), where, depth)
+
+    def _dict(self, value: dict[Any, Any], where: str, depth: int) -> None:
+        self.out += b"}"
+        self._pairs(value, where, depth)
+
+    def _ordered(self, value: OrderedDict[Any, Any], where: str, depth: int) -> None:
+        self._call(Call(Global("collections OrderedDict")), where, depth)
+        self._pairs(value, where, depth)
+        metadata = getattr(value, "_metadata", None)
+        if metadata is not None:
+            self._write({"_metadata": metadata}, where, depth + 1)
+            self.out += b"b"
+
+    def _pairs(self, value: dict[Any, Any], where: str, depth: int) -> None:
+        self.out += b"("
+        for key, item in value.items():
+            if not isinstance(key, (str, int, float, bool, bytes, tuple, type(None))):
+                raise TypeError(f"save: obj{where}: expected keys that are plain values, got {type(key).__name__}")
+            self._write(key, f"{where}[{key!r}]", depth + 1)
+            self._write(item, f"{where}[{key!r}]", depth + 1)
+        self.out += b"u"
+
+    def _global(self, value: Global, where: str, depth: int) -> None:
+        module, name = value.split(" ")
+        self.out += f"c{module}\n{name}\n".encode()
+
+    def _call(self, value: Call, where: str, depth: int) -> None:
+        self._global(value.function, where, depth)
+        self._tuple(value.arguments, where, depth)
+        self.out += b"R"
+
+    def _persistent(self, value: Persistent, where: str, depth: int) -> None:
+        self._tuple(value.identity, where, depth)
+        self.out += b"Q"
+
+
+_WRITERS: dict[type, Callable[[Writer, Any, str, int], None]] = {
+    type(None): Writer._scalar,
+    bool: Writer._scalar,
+    int: Writer._int,
+    float: Writer._float,
+    str: Writer._str,
+    bytes: Writer._bytes,
+    complex: Writer._complex,
+    tuple: Writer._tuple,
+    list: Writer._list,
+    set: Writer._set,
+    dict: Writer._dict,
+    OrderedDict: Writer._ordered,
+    Global: Writer._global,
+    Call: Writer._call,
+    Persistent: Writer._persistent,
+}

@@ -1,0 +1,113 @@
+"""Writes PyTorch's zip format without PyTorch."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnn.core.dtypes import describe
+from jaxnn.io._pickle_writer import Call, Global, Persistent, Writer
+from jaxnn.io._tensors import NAMES, STORAGE_OF
+
+ALIGNMENT = 64  # torch.save's own, so that a mapped file holds aligned tensors
+_LATEST = (1980, 1, 1, 0, 0, 0)  # the same object gives the same file
+
+
+class _Tensors:
+    """Collects the arrays of an object as storages; an array that occurs twice is stored once, and stays tied."""
+
+    def __init__(self) -> None:
+        self.storages: list[np.ndarray[Any, Any]] = []
+        self._keys: dict[tuple[Any, ...], str] = {}
+        self._alive: list[Any] = []
+
+    def __call__(self, value: Any, where: str) -> Any:
+        if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+            raise TypeError(f"save: obj{where}: a random key: save jax.random.key_data(key)")
+        if not isinstance(value, (jax.Array, np.ndarray, np.generic)):
+            plain = _plain(value)
+            if plain is not value:
+                return plain
+            raise TypeError(f"save: obj{where}: expected arrays, plain values and containers, got {describe(value)}")
+        array = np.asarray(value)
+        name = NAMES.get(array.dtype)
+        if name is None:
+            raise TypeError(f"save: obj{where}: PyTorch has no dtype {array.dtype}")
+        key = self._key(value, array)
+        strides = _contiguous_strides(array.shape)
+        if name in STORAGE_OF:
+            storage = Persistent(("storage", Global(f"torch {STORAGE_OF[name]}"), key, "cpu", array.size))
+            return Call(
+                Global("torch._utils _rebuild_tensor_v2"), storage, 0, array.shape, strides, False, _no_hooks()
+            )
+        kind = Global("torch.storage UntypedStorage")
+        storage = Persistent(("storage", kind, key, "cpu", array.nbytes))
+        dtype = Global(f"torch {name}")
+        return Call(
+            Global("torch._utils _rebuild_tensor_v3"), storage, 0, array.shape, strides, False, _no_hooks(), dtype
+        )
+
+    def _key(self, value: Any, array: np.ndarray[Any, Any]) -> str:
+        """The name of the storage; new arrays get a new one."""
+        identity: tuple[Any, ...] = (id(value),)
+        if isinstance(value, np.ndarray) and value.size:
+            identity = (value.__array_interface__["data"][0], value.shape, value.strides, value.dtype)
+        if identity not in self._keys:
+            self._keys[identity] = str(len(self.storages))
+            self.storages.append(array)
+            self._alive.append(value)
+        return self._keys[identity]
+
+
+def _plain(value: Any) -> Any:
+    """Subclasses of containers (state_dict's own, namedtuples) as the plain container."""
+    for kind in (dict, list, tuple, set, frozenset, str):
+        if isinstance(value, kind):
+            return set(value) if kind is frozenset else kind(value)
+    return value
+
+
+def _no_hooks() -> Call:
+    return Call(Global("collections OrderedDict"))
+
+
+def _contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides, step = [], 1
+    for count in reversed(shape):
+        strides.append(step)
+        step *= max(count, 1)
+    return tuple(reversed(strides))
+
+
+def write(obj: Any, path: Path, stem: str) -> None:
+    """Put an object into a new file at `path`; `stem` names the folder inside, as torch.save names it.
+
+    Raises:
+        TypeError: something in it that is no array, no plain value and no container of them.
+    """
+    tensors = _Tensors()
+    pickle = Writer(tensors).dump(obj)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        _add(archive, f"{stem}/data.pkl", pickle)
+        _add(archive, f"{stem}/byteorder", b"little")
+        for key, array in enumerate(tensors.storages):
+            if not array.dtype.isnative:
+                array = array.astype(array.dtype.newbyteorder("="))
+            data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            _add(archive, f"{stem}/data/{key}", memoryview(data))
+        _add(archive, f"{stem}/version", b"3\n")
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: Any) -> None:
+    entry = zipfile.ZipInfo(name, _LATEST)
+    large = len(data) >= zipfile.ZIP64_LIMIT
+    assert archive.fp is not None
+    room = archive.fp.tell() + len(entry.FileHeader(zip64=large)) + 4
+    padding = -room % ALIGNMENT
+    entry.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
+    with archive.open(entry, "w", force_zip64=large) as record:
+        record.write(data)
