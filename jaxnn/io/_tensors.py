@@ -64,12 +64,6 @@ class StorageKind(NamedTuple):
     dtype: np.dtype[Any] | None
 
 
-class TorchDtype(NamedTuple):
-    """A ``torch.dtype`` inside a file."""
-
-    dtype: np.dtype[Any]
-
-
 class Storage(NamedTuple):
     """Bytes of a file, and what they hold (None: the tensors say it)."""
 
@@ -99,10 +93,9 @@ def strided(storage: Any, dtype: np.dtype[Any] | None, offset: Any, size: Any, s
         raise CheckpointError(f"a tensor of size {size} and stride {stride} at {offset} in a storage of {room} values")
     if empty:
         return np.empty(size, dtype)
-    flat = storage.data[offset * dtype.itemsize : (last + 1) * dtype.itemsize].view(dtype)
-    if storage.swapped:
-        flat = flat.byteswap()
-    return np.lib.stride_tricks.as_strided(flat, size, [step * dtype.itemsize for step in stride], writeable=True)
+    steps = [step * dtype.itemsize for step in stride]
+    array: np.ndarray[Any, Any] = np.ndarray(size, dtype, storage.data, offset * dtype.itemsize, steps)  # type: ignore
+    return array.byteswap() if storage.swapped else array
 
 
 def _marked(array: np.ndarray[Any, Any], metadata: Any) -> np.ndarray[Any, Any]:
@@ -128,9 +121,9 @@ def _rebuild_tensor_v2(
 def _rebuild_tensor_v3(
     storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, dtype: Any, metadata: Any = None
 ) -> np.ndarray[Any, Any]:
-    if not isinstance(dtype, TorchDtype):
+    if not isinstance(dtype, np.dtype):
         raise CheckpointError("a tensor without a dtype")
-    return _marked(strided(storage, dtype.dtype, offset, size, stride), metadata)
+    return _marked(strided(storage, dtype, offset, size, stride), metadata)
 
 
 def _array(value: Any) -> np.ndarray[Any, Any]:
@@ -193,6 +186,10 @@ def _bytearray(content: Any = b"", encoding: Any = "latin-1") -> bytearray:
     return bytearray(content)
 
 
+def _bytes(content: Any = b"") -> bytes:
+    return bytes(_bytearray(content))
+
+
 def _complex(real: Any, imaginary: Any = 0.0) -> complex:
     return complex(float(real), float(imaginary))
 
@@ -218,6 +215,7 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "builtins.frozenset": _items_of(frozenset),
     "builtins.list": lambda items=(): list(_tuple(items)),
     "builtins.bytearray": _bytearray,
+    "builtins.bytes": _bytes,
     "builtins.complex": _complex,
     "_codecs.encode": _encode,
     "torch.Size": _tuple,
@@ -236,18 +234,19 @@ def allowed_names() -> dict[str, Any]:
     """All that a file may name."""
     table: dict[str, Any] = {name: Constructor(name, build) for name, build in _BUILDERS.items()}
     table |= {name: name for name in _KINDS}
-    table |= {f"torch.{name}": TorchDtype(dtype) for name, dtype in DTYPES.items()}
+    table |= {f"torch.{name}": dtype for name, dtype in DTYPES.items()}
     for module in ("torch", "torch.cuda"):
         table |= {f"{module}.{name}": StorageKind(DTYPES[dtype]) for name, dtype in STORAGES.items()}
     table |= {f"torch.storage.{name}": StorageKind(None) for name in ("UntypedStorage", "_UntypedStorage")}
-    for module in ("__builtin__", "builtins"):  # Python 2 wrote the former
-        table |= {f"{module}.{name}": table[f"builtins.{name}"] for name in ("set", "frozenset", "list", "dict")}
-    return table
+    python2 = {name.replace("builtins.", "__builtin__."): value for name, value in table.items()}
+    return table | python2
 
 
 def without_tensors(names: dict[str, Any]) -> dict[str, Any]:
     """The same table, in which every tensor becomes None."""
     return {
-        name: Constructor(name, lambda *arguments: None) if name.startswith(("torch._utils.", "torch._tensor.")) else value
+        name: Constructor(name, lambda *arguments: None)
+        if name.startswith(("torch._utils.", "torch._tensor."))
+        else value
         for name, value in names.items()
     }

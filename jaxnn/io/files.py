@@ -126,7 +126,9 @@ def _is_safetensors(path: Path) -> bool:
     """Eight bytes of length, then a JSON object: no PyTorch file begins so."""
     with open(path, "rb") as file:
         head = file.read(9)
-    return path.suffix == ".safetensors" or (len(head) == 9 and head[8:] == b"{" and head[:2] not in (b"PK", b"\x80\x02"))
+    return path.suffix == ".safetensors" or (
+        len(head) == 9 and head[8:] == b"{" and head[:2] not in (b"PK", b"\x80\x02")
+    )
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -143,14 +145,17 @@ def _read_index(path: Path, verify: bool) -> dict[str, Any]:
     """The arrays of a checkpoint in several files, of which `path` lists where each name is."""
     try:
         places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        files = dict.fromkeys(places.values())
+        files = list(dict.fromkeys(places.values()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"not an index of a sharded checkpoint: {error!r}") from error
+    parts: dict[str, Any] = {}
     for file in files:
         if not isinstance(file, str) or Path(file).name != file or file.endswith(INDEX_ENDING):
             raise CheckpointError(f"the index names {file!r:.80}, which is not a file beside it")
-        files[file] = load(path.parent / file, verify)
-    missing = [name for name, file in places.items() if name not in files[file]]
-    if missing:
-        raise CheckpointError(f"{places[missing[0]]} lacks {missing[0]!r} ({len(missing)} names are missing)")
-    return {name: files[file][name] for name, file in places.items()}
+        parts[file] = load(path.parent / file, verify)
+    arrays = {}
+    for name, file in places.items():
+        if name not in parts[file]:
+            raise CheckpointError(f"{file} lacks {name!r}, which the index places there")
+        arrays[name] = parts[file][name]
+    return arrays

@@ -103,7 +103,9 @@ def _stored(content: Bytes, entry: zipfile.ZipInfo) -> Bytes:
     *_, name_length, extra_length = _LOCAL_HEADER.unpack(header)
     begin = entry.header_offset + _LOCAL_HEADER.size + name_length + extra_length
     if begin + entry.file_size > len(content):
-        raise CheckpointError(f"{where} reaches {begin + entry.file_size - len(content)} bytes past the end of the file")
+        raise CheckpointError(
+            f"{where} reaches {begin + entry.file_size - len(content)} bytes past the end of the file"
+        )
     return content[begin : begin + entry.file_size]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.core.dtypes import describe
@@ -26,7 +27,7 @@ class _Tensors:
         self._alive: list[Any] = []
 
     def __call__(self, value: Any, where: str) -> Any:
-        if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             raise TypeError(f"save: obj{where}: a random key: save jax.random.key_data(key)")
         if not isinstance(value, (jax.Array, np.ndarray, np.generic)):
             plain = _plain(value)
@@ -34,6 +35,7 @@ class _Tensors:
                 return plain
             raise TypeError(f"save: obj{where}: expected arrays, plain values and containers, got {describe(value)}")
         array = np.asarray(value)
+        array = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
         name = NAMES.get(array.dtype)
         if name is None:
             raise TypeError(f"save: obj{where}: PyTorch has no dtype {array.dtype}")
@@ -41,9 +43,7 @@ class _Tensors:
         strides = _contiguous_strides(array.shape)
         if name in STORAGE_OF:
             storage = Persistent(("storage", Global(f"torch {STORAGE_OF[name]}"), key, "cpu", array.size))
-            return Call(
-                Global("torch._utils _rebuild_tensor_v2"), storage, 0, array.shape, strides, False, _no_hooks()
-            )
+            return Call(Global("torch._utils _rebuild_tensor_v2"), storage, 0, array.shape, strides, False, _no_hooks())
         kind = Global("torch.storage UntypedStorage")
         storage = Persistent(("storage", kind, key, "cpu", array.nbytes))
         dtype = Global(f"torch {name}")
@@ -65,9 +65,10 @@ class _Tensors:
 
 def _plain(value: Any) -> Any:
     """Subclasses of containers (state_dict's own, namedtuples) as the plain container."""
-    for kind in (dict, list, tuple, set, frozenset, str):
+    kinds: dict[type, Any] = {dict: dict, list: list, tuple: tuple, set: set, frozenset: set, str: str, int: int}
+    for kind, plain in kinds.items():
         if isinstance(value, kind):
-            return set(value) if kind is frozenset else kind(value)
+            return plain(value)
     return value
 
 
@@ -95,15 +96,14 @@ def write(obj: Any, path: Path, stem: str) -> None:
         _add(archive, f"{stem}/data.pkl", pickle)
         _add(archive, f"{stem}/byteorder", b"little")
         for key, array in enumerate(tensors.storages):
-            if not array.dtype.isnative:
-                array = array.astype(array.dtype.newbyteorder("="))
             data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-            _add(archive, f"{stem}/data/{key}", memoryview(data))
+            _add(archive, f"{stem}/data/{key}", data.data)
         _add(archive, f"{stem}/version", b"3\n")
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: Any) -> None:
     entry = zipfile.ZipInfo(name, _LATEST)
+    entry.CRC = entry.compress_size = entry.file_size = 0  # not known to FileHeader yet; they take the same room
     large = len(data) >= zipfile.ZIP64_LIMIT
     assert archive.fp is not None
     room = archive.fp.tell() + len(entry.FileHeader(zip64=large)) + 4

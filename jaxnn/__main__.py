@@ -1,0 +1,28 @@
+"""``python -m jaxnn``: tools for checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m jaxnn", description="Tools for checkpoints.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    inspect = commands.add_parser(
+        "inspect", help="names, shapes, dtypes and totals of a checkpoint; runs none of its code"
+    )
+    inspect.add_argument("file", help=".pt, .pth, .ckpt, .bin, .safetensors, or the .index.json of a sharded one")
+    options = parser.parse_args(arguments)
+    from jaxnn.io.inspect import show
+
+    try:
+        show(options.file)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""What is in a checkpoint: ``python -m jaxnn inspect FILE``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxnn.io.files import load
+
+
+def tensors(obj: Any) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """The arrays in nested containers by path ("optimizer.state.0.exp_avg"), each container entered once."""
+    seen: set[int] = set()
+    pending: list[tuple[str, Any]] = [("", obj)]
+    while pending:
+        path, value = pending.pop()
+        if isinstance(value, np.ndarray):
+            yield path, value
+        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            pending += reversed([(f"{path}.{key}" if path else str(key), item) for key, item in items])
+
+
+def describe_file(path: str | os.PathLike[str]) -> tuple[list[tuple[str, str, str, str]], str]:
+    """Rows (name, shape, dtype, bytes) and a line of totals. A tensor tied to an earlier one counts no bytes.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `load`.
+    """
+    rows, first, count, total = [], {}, 0, 0
+    for name, array in tensors(load(path)):
+        place = (array.__array_interface__["data"][0], array.shape, array.strides) if array.size else name
+        if place in first:
+            rows.append((name, _shape(array), str(array.dtype), f"= {first[place]}"))
+            continue
+        first[place] = name
+        count, total = count + array.size, total + array.nbytes
+        rows.append((name, _shape(array), str(array.dtype), _bytes(array.nbytes)))
+    return rows, f"{len(rows):,} tensors, {count:,} values, {_bytes(total)}"
+
+
+def _shape(array: np.ndarray[Any, Any]) -> str:
+    return "×".join(map(str, array.shape)) or "scalar"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
+
+
+def show(path: str | os.PathLike[str]) -> None:
+    """Print the table: through rich where it is installed, else plain."""
+    rows, totals = describe_file(path)
+    heads = ("name", "shape", "dtype", "size")
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(4)]
+        for row in (heads, *rows):
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+        print(totals)
+        return
+    table = Table(box=None, caption=totals, caption_justify="left")
+    for head in heads:
+        table.add_column(head, justify="right" if head == "size" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table, markup=False)
