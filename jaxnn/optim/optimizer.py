@@ -256,14 +256,18 @@ class Optimizer(Stateful):
         """The state by parameter number and the groups' options, in the form of torch's optimizers.
 
         torch's own fields have torch's names (``exp_avg``, ``momentum_buffer`` ...); those of another optax
-        transformation are named by their place in its state.
+        transformation are named by their place in its state. A learning-rate schedule is code, and stays out; what
+        it has counted to is part of the state.
         """
         state: dict[int, dict[str, Any]] = {}
         for cohort in self._cohorts:
             for path, leaf in jax.tree.flatten_with_path(self._cohort_state(cohort))[0]:
                 for number, field in _owners_of(path, cohort.members):
                     state.setdefault(number, {})[field] = leaf
-        groups = [dict(group) | {"params": list(self._members[i])} for i, group in enumerate(self.param_groups)]
+        groups = [
+            {name: value for name, value in group.items() if not callable(value)} | {"params": list(self._members[i])}
+            for i, group in enumerate(self.param_groups)
+        ]
         return {"state": {number: state[number] for number in sorted(state)}, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -288,7 +292,14 @@ class Optimizer(Stateful):
             if state is not None:
                 self._set_cohort_state(cohort, state)
         for group, loaded in zip(self.param_groups, groups):
-            group.update({name: value for name, value in loaded.items() if name in group})
+            schedule = callable(group.get("lr"))  # a schedule stays; what it has counted to is in the state
+            group.update(
+                {
+                    name: _plain_option(value)
+                    for name, value in loaded.items()
+                    if name in group and not (name == "lr" and schedule)
+                }
+            )
 
     def _loaded(self, cohort: Cohort, saved: dict[int, Any]) -> Any:
         if not any(number in saved for number in cohort.members):
@@ -326,6 +337,13 @@ class _Boxes(list[Parameter]):
     """An optimizer's parameters, and the structure epoch at which their names were learnt."""
 
     epoch = -1
+
+
+def _plain_option(value: Any) -> Any:
+    """Checkpoint libraries give numbers back as arrays without dimensions."""
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_plain_option, value))
+    return value.item() if isinstance(value, (jax.Array, np.ndarray, np.generic)) and value.ndim == 0 else value
 
 
 class Group(MutableMapping[str, Any]):
