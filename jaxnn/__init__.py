@@ -80,6 +80,7 @@ from jaxnn.modules.batchnorm import BatchNorm1d as BatchNorm1d
 from jaxnn.modules.batchnorm import BatchNorm2d as BatchNorm2d
 from jaxnn.modules.batchnorm import BatchNorm3d as BatchNorm3d
 from jaxnn.modules.batchnorm import SyncBatchNorm as SyncBatchNorm
+from jaxnn.modules.channelshuffle import ChannelShuffle as ChannelShuffle
 from jaxnn.modules.container import ModuleDict as ModuleDict
 from jaxnn.modules.container import ModuleList as ModuleList
 from jaxnn.modules.container import ParameterDict as ParameterDict
@@ -165,6 +166,8 @@ from jaxnn.modules.padding import ReplicationPad3d as ReplicationPad3d
 from jaxnn.modules.padding import ZeroPad1d as ZeroPad1d
 from jaxnn.modules.padding import ZeroPad2d as ZeroPad2d
 from jaxnn.modules.padding import ZeroPad3d as ZeroPad3d
+from jaxnn.modules.pixelshuffle import PixelShuffle as PixelShuffle
+from jaxnn.modules.pixelshuffle import PixelUnshuffle as PixelUnshuffle
 from jaxnn.modules.pooling import AdaptiveAvgPool1d as AdaptiveAvgPool1d
 from jaxnn.modules.pooling import AdaptiveAvgPool2d as AdaptiveAvgPool2d
 from jaxnn.modules.pooling import AdaptiveAvgPool3d as AdaptiveAvgPool3d
@@ -200,6 +203,9 @@ from jaxnn.modules.transformer import TransformerDecoder as TransformerDecoder
 from jaxnn.modules.transformer import TransformerEncoder as TransformerEncoder
 from jaxnn.modules.transformer_layer import TransformerDecoderLayer as TransformerDecoderLayer
 from jaxnn.modules.transformer_layer import TransformerEncoderLayer as TransformerEncoderLayer
+from jaxnn.modules.upsampling import Upsample as Upsample
+from jaxnn.modules.upsampling import UpsamplingBilinear2d as UpsamplingBilinear2d
+from jaxnn.modules.upsampling import UpsamplingNearest2d as UpsamplingNearest2d
 from jaxnn.parallel.data_parallel import DataParallel as DataParallel
 
 # Loaded when first used: optax and checkpoint readers would triple the time of `import jaxnn`.
@@ -209,6 +215,7 @@ _LAZY = {
     "save": "jaxnn.io:save",
     "summary": "jaxnn.utils.summary:summary",
     "attention": "jaxnn.attention",
+    "testing": "jaxnn.testing",
 }
 
 

@@ -56,3 +56,22 @@ def is_within(trace: Any, outer: Any) -> bool:
 def named_axes() -> tuple[Any, ...]:
     """Names of the mapped axes around (shard_map's, pmap's, and vmap's that were given a name)."""
     return tuple(_core.get_axis_env().axis_names())
+
+
+def vary_alike(*arrays: Any) -> tuple[Any, ...]:
+    """The arrays, each marked as varying over all the mesh axes that any of them varies over (inside shard_map).
+
+    JAX's own operations do this to their operands; an operation of ours has to do it itself.
+    """
+    axes = [getattr(getattr(jax.typeof(array), "mat", None), "varying", frozenset()) for array in arrays]
+    union = frozenset().union(*axes)
+    return tuple(
+        jax.lax.pcast(array, tuple(sorted(union - own)), to="varying") if union - own else array
+        for array, own in zip(arrays, axes)
+    )
+
+
+def varying_like(aval: Any, operand: Any) -> Any:
+    """The type `aval`, varying over the mesh axes that the type `operand` varies over (inside shard_map)."""
+    axes = getattr(operand, "mat", None)
+    return aval.update(manual_axis_type=axes) if axes is not None and axes.varying else aval

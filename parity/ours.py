@@ -10,7 +10,6 @@ import warnings
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from parity.case import Case, Dtype, Make, Name, Packed, Slot, fill, numpy_dtype, slots
@@ -77,7 +76,7 @@ def is_wide(case: Case) -> bool:
 
 def arrays_of(case: Case) -> list[jax.Array]:
     """The case's arrays on the device; 64-bit ones become 32-bit unless ``jax_enable_x64`` is on."""
-    return [jnp.asarray(array) for array in case.arrays]
+    return [jax.device_put(array) for array in case.arrays]  # jnp.asarray would compile a program for each shape
 
 
 def module_of(case: Case, arrays: list[Any], precision: str | None) -> Any:
@@ -115,7 +114,7 @@ def run_jit(case: Case, precision: str) -> dict[str, np.ndarray]:
     arrays = arrays_of(case)
     keys = [key for key in case.expected if key.startswith("output")]
     weights = {
-        key: jnp.asarray(case.weight(key, case.expected[key].truth.shape, precision))
+        key: jax.device_put(case.weight(key, case.expected[key].truth.shape, precision))
         for key in keys
         if numpy_dtype(case.expected[key].dtype).kind in "fV"
     }
@@ -129,7 +128,7 @@ def run_jit(case: Case, precision: str) -> dict[str, np.ndarray]:
         points |= {name: state[name] for name in case.parameters}
     along = (
         {
-            name: jnp.asarray(case.weight(f"direction of {name}", point.shape, precision))
+            name: jax.device_put(case.weight(f"direction of {name}", point.shape, precision))
             for name, point in points.items()
         }
         if case.second
@@ -179,10 +178,14 @@ def run_jit(case: Case, precision: str) -> dict[str, np.ndarray]:
     return {key: np.asarray(value) for key, value in result.items()}
 
 
-# Compiling dominates the time of a run. "quick" leaves LLVM's optimisation and XLA's fusion emitters out of the
-# jitted pass (the eager pass is always compiled as a user's): four times faster to compile, the same graph, other
-# roundings. "full" is what jax.jit does by itself, and what published figures are made with.
-_QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+# Compiling dominates the time of a run. "quick" leaves LLVM's optimisation, XLA's fusion emitters and the splitting
+# of a program over threads out: a quarter of the time to compile, the same graph, other roundings. "full" is what
+# XLA does by itself, and what published figures are made with.
+_QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 
 
 @functools.cache
@@ -198,6 +201,20 @@ def quick_options() -> dict[str, Any]:
                 continue
             known[name] = value
     return known
+
+
+def compile_quickly() -> None:
+    """Every later compilation of this process is "quick", eager calls too, which take no options of their own."""
+    from jax._src import compiler  # XLA_FLAGS would end the process at the first flag that this XLA does not know
+
+    original, known = compiler.get_compile_options, quick_options()
+
+    @functools.wraps(original)
+    def quick(*args: Any, env_options_overrides: Any = None, **kwargs: Any) -> Any:
+        return original(*args, env_options_overrides=known | dict(env_options_overrides or {}), **kwargs)
+
+    if getattr(original, "__wrapped__", None) is None:
+        compiler.get_compile_options = quick
 
 
 compiler_options: dict[str, Any] = {}

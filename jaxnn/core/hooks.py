@@ -91,7 +91,7 @@ class _GlobalHooks(_Table):
 
     def __init__(self) -> None:
         self._table: dict[str, dict[int, Hook]] = {}
-        self._version = jax.make_user_context(0)
+        self._numbers = jax.make_user_context(())
         self.any = False
 
     def _hook_table(self, create: bool = True) -> Any:
@@ -100,7 +100,8 @@ class _GlobalHooks(_Table):
     def _hooks_changed(self) -> None:
         self.any = any(kind in self._table for kind in _CALL_KINDS)
         structure_epoch[0] += 1
-        self._version.set_global(self._version.get_global() + 1)
+        # The numbers of the hooks, not a count of changes: with all hooks out again, what was compiled before counts.
+        self._numbers.set_global(tuple((kind, *hooks) for kind, hooks in self._table.items()))
 
 
 _CALL_KINDS = ("forward_pre", "forward", "full_backward_pre", "full_backward")

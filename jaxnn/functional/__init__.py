@@ -72,6 +72,12 @@ from jaxnn.functional.embedding_bag import embedding_bag as embedding_bag
 # fold
 from jaxnn.functional.fold import fold as fold
 from jaxnn.functional.fold import unfold as unfold
+from jaxnn.functional.grid import affine_grid as affine_grid
+from jaxnn.functional.grid import grid_sample as grid_sample
+from jaxnn.functional.interpolation import interpolate as interpolate
+from jaxnn.functional.interpolation import upsample as upsample
+from jaxnn.functional.interpolation import upsample_bilinear as upsample_bilinear
+from jaxnn.functional.interpolation import upsample_nearest as upsample_nearest
 
 # linear
 from jaxnn.functional.linear import bilinear as bilinear
@@ -112,6 +118,10 @@ from jaxnn.functional.normalization_local import normalize as normalize
 
 # padding
 from jaxnn.functional.padding import pad as pad
+from jaxnn.functional.pixel import channel_shuffle as channel_shuffle
+from jaxnn.functional.pixel import native_channel_shuffle as native_channel_shuffle
+from jaxnn.functional.pixel import pixel_shuffle as pixel_shuffle
+from jaxnn.functional.pixel import pixel_unshuffle as pixel_unshuffle
 from jaxnn.functional.pooling import avg_pool1d as avg_pool1d
 from jaxnn.functional.pooling import avg_pool2d as avg_pool2d
 from jaxnn.functional.pooling import avg_pool3d as avg_pool3d

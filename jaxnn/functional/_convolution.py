@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,9 @@ from jax import lax
 
 from jaxnn.core import modes
 from jaxnn.core.dtypes import is_floating
+from jaxnn.functional import _convolution_primitive
 from jaxnn.functional._checks import check_array, check_ndim, check_same_dtype, fail
+from jaxnn.functional._convolution_forms import Geometry
 
 Sizes = int | Sequence[int]
 
@@ -110,16 +112,52 @@ def convolve(
     Returns:
         (N, O, *spatial) or (O, *spatial).
     """
-    spatial = weight.ndim - 2
-    batched = input.ndim == spatial + 2
-    operand = input if batched else lax.expand_dims(input, (0,))
     if layout is None:
         layout = lax.ConvDimensionNumbers(*[tuple(range(weight.ndim))] * 3)
-    output = _convolve(operand, weight, stride, padding, dilation, groups, input_dilation, layout)
+
+    def run(operand: jax.Array) -> jax.Array:
+        return _convolve(operand, weight, stride, padding, dilation, groups, input_dilation, layout)
+
+    return with_batch_and_bias(run, input, bias, weight.ndim, layout.out_spec[1])
+
+
+def convolve_transposed(
+    input: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None,
+    stride: tuple[int, ...],
+    padding: Sequence[tuple[int, int]],
+    dilation: tuple[int, ...],
+    groups: int,
+    size: tuple[int, ...],
+) -> jax.Array:
+    """What a grouped convolution of these options passes back to an image of `size`, plus `bias`.
+
+    Args:
+        input: (N, C, *spatial) or (C, *spatial).
+        weight: (C, O / groups, *kernel).
+        size: the spatial dimensions of the result.
+    """
+    pads = tuple((before, after) for before, after in padding)
+    geometry = Geometry(stride, pads, dilation, groups, modes.matmul_precision())
+
+    def run(operand: jax.Array) -> jax.Array:
+        shape = (operand.shape[0], groups * weight.shape[1], *size)
+        return _convolution_primitive.input_gradient(operand, weight, geometry, shape)
+
+    return with_batch_and_bias(run, input, bias, weight.ndim, 1)
+
+
+def with_batch_and_bias(
+    run: Callable[[jax.Array], jax.Array], input: jax.Array, bias: jax.Array | None, ndim: int, channel: int
+) -> jax.Array:
+    """``run(input)`` with a batch dimension put in and taken out where there is none, plus one number a channel."""
+    batched = input.ndim == ndim
+    output = run(input if batched else lax.expand_dims(input, (0,)))
     if bias is not None:
         # 16-bit numbers are added in float32, so that the backward pass sums the bias's gradient in float32.
         wide = jnp.float32 if is_floating(bias.dtype) and bias.dtype.itemsize < 4 else bias.dtype
-        offset = lax.broadcast_in_dim(bias.astype(wide), output.shape, (layout.out_spec[1],))
+        offset = lax.broadcast_in_dim(bias.astype(wide), output.shape, (channel,))
         output = (output.astype(wide) + offset).astype(input.dtype)
     return output if batched else lax.squeeze(output, (0,))
 
@@ -134,7 +172,12 @@ def _convolve(
     input_dilation: tuple[int, ...] | None,
     layout: lax.ConvDimensionNumbers,
 ) -> jax.Array:
-    """The place that picks a lowering by platform and shape. Today there is one."""
+    """Grouped convolutions go through our primitive, which has forms of its own for the CPU; all others are XLA's."""
+    plain = input_dilation is None and layout.lhs_spec == layout.out_spec == tuple(range(weight.ndim))
+    if groups > 1 and plain and is_floating(input.dtype) and 0 not in (*input.shape, *weight.shape):
+        pads = tuple((before, after) for before, after in padding)
+        geometry = Geometry(stride, pads, dilation, groups, modes.matmul_precision())
+        return _convolution_primitive.convolve(input, weight, geometry)
     # bfloat16 and float16 stay what they are: XLA's convolutions sum them in float32 and round once on every
     # platform. Asking for a float32 result instead would make the backward convolutions float32, off tensor cores.
     return lax.conv_general_dilated(

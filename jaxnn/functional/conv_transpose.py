@@ -9,9 +9,16 @@ import jax
 from jax import lax
 from jaxtyping import Array, Inexact
 
-from jaxnn.core.dtypes import is_integer
+from jaxnn.core.dtypes import is_floating, is_integer
 from jaxnn.functional._checks import fail
-from jaxnn.functional._convolution import Sizes, check_not_empty, check_operands, convolve, spatial_sizes
+from jaxnn.functional._convolution import (
+    Sizes,
+    check_not_empty,
+    check_operands,
+    convolve,
+    convolve_transposed,
+    spatial_sizes,
+)
 from jaxnn.functional._op import op
 
 
@@ -40,13 +47,23 @@ def _check_conv_transpose(
     check_not_empty(function, spatial, input, weight)
     if weight.shape[1] == 0:
         fail(RuntimeError, function, "weight", "at least one output channel", weight)
-    size, kernel_size = input.shape[-spatial:], weight.shape[2:]
-    lengths = [
-        (length - 1) * step - 2 * pad + spread * (taps - 1) + more + 1
-        for length, step, pad, spread, taps, more in zip(size, stride, padding, dilation, kernel_size, extra)
-    ]
-    if min(lengths) < 0:
+    size = input.shape[-spatial:]
+    if min(_output_size(size, weight.shape[2:], stride, padding, dilation, extra)) < 0:
         fail(RuntimeError, function, "padding", f"an output that is left for an input of {size}", f"{padding}")
+
+
+def _output_size(
+    size: tuple[int, ...],
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    output_padding: tuple[int, ...],
+) -> tuple[int, ...]:
+    return tuple(
+        (length - 1) * step - 2 * pad + spread * (taps - 1) + more + 1
+        for length, step, pad, spread, taps, more in zip(size, stride, padding, dilation, kernel_size, output_padding)
+    )
 
 
 def _conv_transpose(
@@ -66,6 +83,10 @@ def _conv_transpose(
     crop = spatial_sizes(function, "padding", padding, spatial)
     extra = spatial_sizes(function, "output_padding", output_padding, spatial)
     spread = spatial_sizes(function, "dilation", dilation, spatial)
+    if groups > 1 and is_floating(input.dtype) and 0 not in (*input.shape, *weight.shape):
+        pads = [(less, less - more) for less, more in zip(crop, extra)]
+        size = _output_size(input.shape[-spatial:], weight.shape[2:], steps, crop, spread, extra)
+        return convolve_transposed(input, weight, bias, steps, pads, spread, groups, size)
     reach = [step * (taps - 1) for taps, step in zip(weight.shape[2:], spread)]
     pads = [(full - less, full - less + more) for full, less, more in zip(reach, crop, extra)]
     kernel = lax.rev(weight, range(2, weight.ndim))

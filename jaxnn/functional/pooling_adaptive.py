@@ -80,9 +80,9 @@ def _avg(spatial: int, input: jax.Array, output_size: Target) -> jax.Array:
     for i, (length, wanted) in enumerate(zip(size, target)):
         axis = input.ndim - spatial + i
         places = _ranges(length, wanted)
-        inside = (places >= 0).reshape(*places.shape, *(1,) * (input.ndim - axis - 1))
-        taken = jnp.take(result, jnp.asarray(np.maximum(places, 0)), axis=axis)
-        count = jnp.asarray(inside.sum(1), result.dtype)
+        inside = (places >= 0).reshape(*(1,) * axis, *places.shape, *(1,) * (input.ndim - axis - 1))
+        taken = jnp.take(result, np.maximum(places, 0).astype(np.int32), axis=axis, mode="clip")
+        count = jnp.asarray(inside.sum(axis + 1), result.dtype)
         result = jnp.where(inside, taken, jnp.zeros((), result.dtype)).sum(axis + 1) / count
     return result.astype(input.dtype)
 

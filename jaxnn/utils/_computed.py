@@ -89,7 +89,8 @@ def _make(cls: type, root: type, layers: tuple[tuple[Kind, frozenset[str]], ...]
 
     def __getattr__(self: Any, name: str) -> Any:
         # Python comes here when the property raised an AttributeError, and would drop it: raise it again.
-        return kind.read(self, name) if name in names else cls.__getattr__(self, name)  # type: ignore[attr-defined]
+        below: Any = cls
+        return kind.read(self, name) if name in names else below.__getattr__(self, name)
 
     namespace = {
         "__module__": cls.__module__,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import types
 import warnings
-from collections.abc import Callable, Iterator, MappingView, Set
+from collections.abc import Callable, Iterator, Set, ValuesView
 from typing import Any
 
 import jax
@@ -28,7 +28,7 @@ __all__ = ["clip_grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_
 
 def _listed(grads: Any) -> Any:
     """A generator, an iterator or a dict's values as a list; all else, which jax takes for a pytree, as it is."""
-    return list(grads) if isinstance(grads, (Iterator, MappingView, Set)) else grads
+    return list(grads) if isinstance(grads, (Iterator, ValuesView, Set)) else grads
 
 
 def _arrays(function: str, argument: str, grads: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:

@@ -42,5 +42,8 @@ def skip_init(module_cls: Any, *args: Any, **kwargs: Any) -> Any:
             f"skip_init: module_cls: expected a class that takes a 'device' argument, got {module_cls.__name__}"
         )
     device = kwargs.pop("device", None)
-    module = jax.eval_shape(lambda: module_cls(*args, **kwargs))
-    return module.to_empty(device=device)
+    module = jax.eval_shape(lambda: module_cls(*args, **kwargs)).to_empty(device=device)
+    for box in (*module.parameters(), *module.buffers()):
+        if box.home is not None:  # inside a trace this is a new module, not a copy whose changes must come back out
+            box.home.on_drop = None
+    return module

@@ -42,7 +42,8 @@ def generate(unit: str) -> Iterator[Case]:
     info = _database()[unit]
     source = "own" if info.name in ALSO else SOURCE
     with _seeded(unit):
-        dtype = torch.float32 if torch.float32 in info.dtypes else torch.int64  # one_hot takes indices only
+        takes = info.dtypes | info.dtypesIfCUDA  # a variant of one kernel may name the dtypes of CUDA only
+        dtype = next(d for d in (torch.float32, torch.complex64, torch.int64) if d in takes)
         for index, sample in enumerate(info.sample_inputs("cpu", dtype, requires_grad=False)):
             case = case_of(source, unit, f"{index:04d}", info.op, (sample.input, *sample.args), sample.kwargs)
             case.second = info.supports_gradgrad

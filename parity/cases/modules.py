@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from parity.case import Case, Make
 from parity.convert import Taker, noting_construction, to_numpy
@@ -81,13 +82,18 @@ def _case(unit: str, label: str, sample: Any, training: bool) -> Case:
     make = Make(unit, take(constructor.args), take(constructor.kwargs))
     module = getattr(torch.nn, unit)(*constructor.args, **constructor.kwargs)
     args, kwargs = (take(call.args), take(call.kwargs)) if call is not None else ((), {})
-    if isinstance(module, torch.nn.modules.lazy.LazyModuleMixin) and call is not None:
+    if is_lazy(module) and call is not None:
         with torch.no_grad():
             copy.deepcopy(module)
             module(*call.args, **call.kwargs)
     case = Case(SOURCE, unit, label, make, args, kwargs, take.arrays, training=training)
     case.state = varied_state(module, case)
     return case
+
+
+def is_lazy(module: torch.nn.Module) -> bool:
+    """Whether the module takes its shapes from its first call."""
+    return isinstance(module, LazyModuleMixin)
 
 
 def varied_state(module: torch.nn.Module, case: Case) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import torch
 
 from parity.case import Case
 from parity.cases import functions
-from parity.cases.modules import _seeded, varied_state
+from parity.cases.modules import _seeded, is_lazy, varied_state
 from parity.convert import Taker, noting_construction
 
 SOURCE = "own"
@@ -187,7 +187,7 @@ def generate(unit: str) -> Iterator[Case]:
         take = Taker()
         case = Case(SOURCE, unit, f"{index:02d}", take.make(module), take(tuple(args)), {}, take.arrays)
         case.training = module.training
-        if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        if is_lazy(module):
             with torch.no_grad(), _seeded(unit):
                 module(*args)
         case.state = varied_state(module, case)

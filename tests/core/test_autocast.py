@@ -109,6 +109,7 @@ CALLS = {
     "pixel_shuffle": lambda F, a: F.pixel_shuffle(a(1, 4, 2, 2), 2),
     "pixel_unshuffle": lambda F, a: F.pixel_unshuffle(a(1, 1, 4, 4), 2),
     "channel_shuffle": lambda F, a: F.channel_shuffle(a(1, 4, 2, 2), 2),
+    "native_channel_shuffle": lambda F, a: F.native_channel_shuffle(a(1, 4, 2, 2), 2),
     "interpolate": lambda F, a: F.interpolate(a(1, 2, 3, 3), scale_factor=2, mode="bilinear"),
     "upsample": lambda F, a: F.upsample(a(1, 2, 3, 3), scale_factor=2),
     "upsample_nearest": lambda F, a: F.upsample_nearest(a(1, 2, 3, 3), scale_factor=2),

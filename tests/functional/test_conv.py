@@ -119,8 +119,10 @@ def test_autocast_makes_one_dtype():
 
 
 def test_one_convolution_and_no_transposes():
-    jaxpr = jax.make_jaxpr(lambda x, w: F.conv2d(x, w, padding="same", groups=2))(X, W[:, :2])
+    jaxpr = jax.make_jaxpr(lambda x, w: F.conv2d(x, w, padding="same"))(X, W)
     assert [equation.primitive.name for equation in jaxpr.eqns] == ["conv_general_dilated"]
+    jaxpr = jax.make_jaxpr(lambda x, w: F.conv2d(x, w, padding="same", groups=2))(X, W[:, :2])
+    assert [equation.primitive.name for equation in jaxpr.eqns] == ["jaxnn_convolution"]
 
 
 def test_precision_follows_the_mode():

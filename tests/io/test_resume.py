@@ -1,6 +1,5 @@
 """A training run that is stopped, saved, and goes on elsewhere takes the same steps, bit for bit."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax

@@ -1,6 +1,7 @@
 """nn.utils: parameters_to_vector, the fusions, skip_init, stateless.functional_call, memory formats, names."""
 
 import copy
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -318,14 +319,14 @@ def test_memory_formats_mean_nothing(convert):
 
 
 def test_names_are_torchs():
-    torch = pytest.importorskip("torch")
-    import torch.nn.utils.prune as theirs  # noqa: F401
-
-    assert set(torch.nn.utils.__all__) <= set(dir(nn.utils))
-    for module in ("parametrize", "parametrizations", "stateless"):
-        theirs = getattr(torch.nn.utils, module)
-        assert set(theirs.__all__) <= set(dir(getattr(nn.utils, module)))
-    public = {
-        name for name, value in vars(torch.nn.utils.prune).items() if getattr(value, "__module__", "").endswith("prune")
-    }
-    assert public <= set(dir(nn.utils.prune))
+    theirs = pytest.importorskip("torch").nn.utils
+    assert set(theirs.__all__) <= set(dir(nn.utils))
+    for name in ("parametrize", "parametrizations", "stateless", "rnn", "prune"):
+        module = importlib.import_module(f"torch.nn.utils.{name}")
+        made_there = {
+            key
+            for key, value in vars(module).items()
+            if getattr(value, "__module__", "") == module.__name__ and not key.startswith("_")
+        }
+        names = set(getattr(module, "__all__", made_there))
+        assert names and names <= set(dir(importlib.import_module(f"jaxnn.utils.{name}")))

@@ -1,0 +1,174 @@
+"""Forty convolutions of well-known networks beside PyTorch, and each form of a convolution by itself.
+
+    python -m benchmarks.convolution [--forms] [--only NAME] [--rounds 7] [--threads 2]
+
+With --forms: forward, input gradient and weight gradient of each grouped convolution in every form that jaxnn has,
+which is what `jaxnn.functional._convolution_forms.choose` rests on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxnn.functional as F
+from benchmarks.conv_shapes import SHAPES, Conv
+from jaxnn.functional import _convolution_forms as forms
+from jaxnn.functional import _convolution_primitive as primitive
+
+SLICE = 0.03  # seconds that one contender gets in one round
+
+
+def fastest(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Microseconds of one call, the best of `rounds` slices taken in turn: noise only ever adds."""
+    calls = {}
+    for name, call in contenders.items():
+        jax.block_until_ready(call())
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        calls[name] = max(1, int(SLICE / max(time.perf_counter() - start, 1e-6)))
+    best = dict.fromkeys(contenders, float("inf"))
+    for _ in range(rounds):
+        for name, call in contenders.items():
+            start = time.perf_counter()
+            for _ in range(calls[name]):
+                jax.block_until_ready(call())
+            best[name] = min(best[name], (time.perf_counter() - start) / calls[name] * 1e6)
+    return best
+
+
+def operands(conv: Conv) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    channels = (conv.channels, conv.out // conv.groups) if conv.transposed else (conv.out, conv.channels // conv.groups)
+    image = rng.standard_normal((conv.batch, conv.channels, *conv.size), np.float32)
+    return image, rng.standard_normal((*channels, *conv.kernel), np.float32) * 0.1
+
+
+def options(conv: Conv) -> dict[str, int]:
+    return dict(stride=conv.stride, padding=conv.padding, dilation=conv.dilation, groups=conv.groups)
+
+
+def function(home: Any, conv: Conv) -> Callable[..., Any]:
+    return getattr(home, f"conv{'_transpose' if conv.transposed else ''}{len(conv.kernel)}d")
+
+
+def beside_torch(conv: Conv, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Forward, and forward with both gradients, of torch eager and of jaxnn."""
+    import torch
+
+    image, weight = operands(conv)
+    theirs, ours = function(torch.nn.functional, conv), function(F, conv)
+    tensors = [torch.tensor(array, requires_grad=True) for array in (image, weight)]
+    arrays = [jnp.asarray(array) for array in (image, weight)]
+    forward = jax.jit(lambda x, w: ours(x, w, None, **options(conv)))
+    cotangent = np.random.default_rng(1).standard_normal(forward(*arrays).shape, np.float32)
+
+    @jax.jit
+    def both(x, w, ct):
+        y, pullback = jax.vjp(lambda x, w: ours(x, w, None, **options(conv)), x, w)
+        return y, pullback(ct)
+
+    def torch_forward():
+        with torch.no_grad():
+            theirs(*tensors, None, **options(conv))
+
+    ct = torch.tensor(cotangent)
+
+    def torch_both():
+        torch.autograd.grad(theirs(*tensors, None, **options(conv)), tensors, ct)
+
+    ct_array = jnp.asarray(cotangent)
+    return (
+        fastest({"torch": torch_forward, "jaxnn": lambda: forward(*arrays)}, rounds),
+        fastest({"torch": torch_both, "jaxnn": lambda: both(*arrays, ct_array)}, rounds),
+    )
+
+
+def by_form(conv: Conv, rounds: int) -> dict[str, dict[str, float]]:
+    """Microseconds by operation and form; torch's own beside them."""
+    import torch
+
+    image, weight = operands(conv)
+    spatial = len(conv.kernel)
+    geometry = forms.Geometry(
+        (conv.stride,) * spatial,
+        ((conv.padding,) * 2,) * spatial,
+        (conv.dilation,) * spatial,
+        conv.groups,
+        jax.lax.Precision.HIGHEST,
+    )
+    x, w = jnp.asarray(image), jnp.asarray(weight)
+    y = forms.direct(x, w, geometry)
+    theirs = function(torch.nn.functional, conv)
+    tx, tw, ty = (torch.tensor(np.asarray(array)) for array in (x, w, y))
+    extra = {key: value for key, value in options(conv).items()}
+
+    def gradient(which):
+        leaf = (tx if which == "input" else tw).detach().clone().requires_grad_()
+        out = theirs(leaf, tw, None, **extra) if which == "input" else theirs(tx, leaf, None, **extra)
+        return lambda: torch.autograd.grad(out, leaf, ty, retain_graph=True)
+
+    calls = {
+        "forward": (primitive._forward, (x, w), (), lambda: theirs(tx, tw, None, **extra)),
+        "input_gradient": (primitive._input_gradient, (y, w), x.shape, gradient("input")),
+        "weight_gradient": (primitive._weight_gradient, (x, y), w.shape, gradient("weight")),
+    }
+    results = {}
+    for operation, (run, arrays, shape, torch_call) in calls.items():
+        contenders = {"torch": torch_call}
+        for form in forms.FORMS:
+            if form == "taps" and conv.channels != conv.groups:
+                continue
+            compiled = jax.jit(lambda a, b, form=form: run(a, b, geometry=geometry, shape=shape, form=form))  # noqa: B023
+            start = time.perf_counter()
+            jax.block_until_ready(compiled(*arrays))
+            jax.block_until_ready(compiled(*arrays))
+            if time.perf_counter() - start < 30:
+                contenders[form] = lambda compiled=compiled, arrays=arrays: compiled(*arrays)
+        results[operation] = fastest(contenders, rounds)
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--forms", action="store_true")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    shapes = [conv for conv in SHAPES if arguments.only in conv.name]
+    if arguments.forms:
+        for conv in (conv for conv in shapes if not conv.transposed and (conv.groups > 1 or arguments.only)):
+            print(f"\n| {conv.name} | " + " | ".join(["torch", *forms.FORMS]) + " | fastest |")
+            print("|---" * (len(forms.FORMS) + 3) + "|")
+            for operation, row in by_form(conv, arguments.rounds).items():
+                known = [form for form in forms.FORMS if form in row]
+                cells = " | ".join(f"{row[form] / row['torch']:.2f}" if form in row else "-" for form in forms.FORMS)
+                print(
+                    f"| {operation} | {row['torch']:.0f} us | {cells} | {min(known, key=row.__getitem__)} |", flush=True
+                )
+        return
+    print("| convolution | torch forward, us | ratio | torch forward + backward, us | ratio |\n|---|---|---|---|---|")
+    ratios = []
+    for conv in shapes:
+        pair = beside_torch(conv, arguments.rounds)
+        ratios.append([times["jaxnn"] / times["torch"] for times in pair])
+        cells = " | ".join(f"{times['torch']:.0f} | {ratio:.2f}" for times, ratio in zip(pair, ratios[-1]))
+        print(f"| {conv.name} | {cells} |", flush=True)
+    for name, column in zip(("forward", "forward + backward"), zip(*ratios)):
+        over = sum(ratio > 1.5 for ratio in column)
+        print(f"\n{name}: median ratio {statistics.median(column):.2f}, worst {max(column):.2f}, {over} over 1.5")
+
+
+if __name__ == "__main__":
+    main()

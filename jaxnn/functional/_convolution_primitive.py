@@ -1,0 +1,167 @@
+"""Convolution, its input gradient and its weight gradient as three primitives that differentiate into each other.
+
+XLA gets one program on every platform but the CPU: its own convolution. On the CPU `choose` may take another form.
+A primitive, and not `lax.platform_dependent` or a custom rule, since it must stay out of the way of everything else:
+forward and reverse mode to any order, vmap, and residuals that are the operands alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from jaxnn import _compat
+from jaxnn.functional._convolution_forms import FORMS, Geometry, choose
+
+Shape = tuple[int, ...]
+
+
+def _forward(input: Any, weight: Any, *, geometry: Geometry, shape: Shape, form: str) -> Any:
+    return FORMS[form](input, weight, geometry)
+
+
+def _input_gradient(output: Any, weight: Any, *, geometry: Geometry, shape: Shape, form: str) -> Any:
+    return _transposed(lambda input: FORMS[form](input, weight, geometry), shape, output)
+
+
+def _weight_gradient(input: Any, output: Any, *, geometry: Geometry, shape: Shape, form: str) -> Any:
+    return _transposed(lambda weight: FORMS[form](input, weight, geometry), shape, output)
+
+
+def _transposed(linear: Callable[[Any], Any], shape: Shape, output: Any) -> Any:
+    """What a linear function of an array of `shape` passes back. (`jax.linear_transpose` knows no shard_map.)"""
+    somewhere, _ = _compat.vary_alike(jnp.zeros(shape, output.dtype), output)
+    return jax.vjp(linear, somewhere)[1](output)[0]
+
+
+def _make(name: str, function: Callable[..., Any], weight_shape: Callable[..., Shape]) -> Primitive:
+    """A primitive of two arrays; `shape` is its result's where the operands do not give it, else ()."""
+    primitive = Primitive(f"jaxnn_{name}")
+
+    def lower(default: bool) -> Callable[..., Any]:
+        def run(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
+            form = "direct" if default else choose(weight_shape(left, right, shape), geometry)
+            if form != "direct" and left.dtype.itemsize < 4:
+                wide = [array.astype(jnp.float32) for array in (left, right)]
+                return function(*wide, geometry=geometry, shape=shape, form=form).astype(left.dtype)
+            return function(left, right, geometry=geometry, shape=shape, form=form)
+
+        return run
+
+    def evaluate(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
+        # The type that JAX's own convolution has, whatever belongs to a type: sharding, varying axes, memory.
+        run = lower(True)
+        jaxpr = jax.make_jaxpr(lambda a, b: run(a, b, geometry=geometry, shape=shape))(left, right)
+        return _compat.varying_like(jaxpr.out_avals[0], left)
+
+    primitive.def_abstract_eval(evaluate)
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("geometry", "shape")))
+    mlir.register_lowering(primitive, mlir.lower_fun(lower(True), multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(lower(False), multiple_results=False), platform="cpu")
+    return primitive
+
+
+forward_p = _make("convolution", _forward, lambda input, weight, shape: weight.shape)
+input_gradient_p = _make("convolution_input_gradient", _input_gradient, lambda output, weight, shape: weight.shape)
+weight_gradient_p = _make("convolution_weight_gradient", _weight_gradient, lambda input, output, shape: shape)
+
+
+def convolve(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
+    """(N, C, *spatial) and (O, C / groups, *kernel) to (N, O, *spatial)."""
+    return _bind(forward_p, input, weight, geometry, ())
+
+
+def input_gradient(output: jax.Array, weight: jax.Array, geometry: Geometry, shape: Shape) -> jax.Array:
+    """What `convolve` passes back to an input of `shape`; a transposed convolution."""
+    return _bind(input_gradient_p, output, weight, geometry, shape)
+
+
+def weight_gradient(input: jax.Array, output: jax.Array, geometry: Geometry, shape: Shape) -> jax.Array:
+    """What `convolve` passes back to a weight of `shape`."""
+    return _bind(weight_gradient_p, input, output, geometry, shape)
+
+
+def _bind(primitive: Primitive, left: Any, right: Any, geometry: Geometry, shape: Shape) -> Any:
+    left, right = _compat.vary_alike(left, right)
+    return primitive.bind(left, right, geometry=geometry, shape=shape)
+
+
+def _shape(undefined: Any) -> Shape:
+    return undefined.aval.shape
+
+
+# All three are bilinear; what each passes back to its operands is one of the other two.
+ad.defbilinear(
+    forward_p,
+    lambda ct, input, weight, geometry, shape: input_gradient(ct, weight, geometry, _shape(input)),
+    lambda ct, input, weight, geometry, shape: weight_gradient(input, ct, geometry, _shape(weight)),
+)
+ad.defbilinear(
+    input_gradient_p,
+    lambda ct, output, weight, geometry, shape: convolve(ct, weight, geometry),
+    lambda ct, output, weight, geometry, shape: weight_gradient(ct, output, geometry, _shape(weight)),
+)
+ad.defbilinear(
+    weight_gradient_p,
+    lambda ct, input, output, geometry, shape: input_gradient(output, ct, geometry, _shape(input)),
+    lambda ct, input, output, geometry, shape: convolve(input, ct, geometry),
+)
+
+
+# vmap: a batched image joins the batch where the weight is shared, and everything else joins the groups.
+
+
+def _join(array: Any, at: int) -> Any:
+    """Dimension 0 becomes the outer part of dimension `at` of what is left."""
+    array = jnp.moveaxis(array, 0, at)
+    return array.reshape(*array.shape[:at], -1, *array.shape[at + 2 :])
+
+
+def _split(array: Any, at: int, count: int) -> Any:
+    array = array.reshape(*array.shape[:at], count, -1, *array.shape[at + 1 :])
+    return jnp.moveaxis(array, at, 0)
+
+
+def _put(array: Any, axis: Any, count: int) -> Any:
+    if axis is None:
+        return jnp.broadcast_to(array, (count, *array.shape))
+    return jnp.moveaxis(array, axis, 0)
+
+
+def _batched(primitive: Primitive, images: tuple[bool, bool, bool]) -> None:
+    """`images`: whether left, right and result are (N, C, ...); the other one is a weight (O, C, ...)."""
+    left_image, right_image, result_image = images
+
+    def rule(arrays: Any, axes: Any, *, geometry: Geometry, shape: Shape) -> Any:
+        count = next(array.shape[axis] for array, axis in zip(arrays, axes) if axis is not None)
+        shared_weight = axes[1] is None and not right_image
+        shared_input = axes[0] is None and geometry.groups == 1 and primitive is not input_gradient_p
+        arrays = [
+            array if axis is None and (shared_weight or shared_input) else _put(array, axis, count)
+            for array, axis in zip(arrays, axes)
+        ]
+        into_batch = int(not shared_weight)  # where an image's new dimension goes: the batch or the channels
+        joined: list[Any] = [
+            array if axis is None and (shared_weight or shared_input) else _join(array, into_batch * image)
+            for array, axis, image in zip(arrays, axes, (left_image, right_image))
+        ]
+        grouped = not (shared_weight or shared_input)
+        inner = geometry._replace(groups=geometry.groups * count) if grouped else geometry
+        at = into_batch * result_image
+        made = (*shape[:at], shape[at] * count, *shape[at + 1 :]) if shape else shape
+        return _split(_bind(primitive, joined[0], joined[1], inner, made), at, count), 0
+
+    batching.primitive_batchers[primitive] = rule
+
+
+for _primitive, _images in (
+    (forward_p, (True, False, True)),
+    (input_gradient_p, (True, False, True)),
+    (weight_gradient_p, (True, True, False)),
+):
+    _batched(_primitive, _images)

@@ -1,0 +1,6 @@
+"""Tools that show that a ported model is the model it was ported from."""
+
+from jaxnn.testing.compare import Comparison as Comparison
+from jaxnn.testing.compare import compare as compare
+from jaxnn.testing.trace import Trace as Trace
+from jaxnn.testing.trace import record as record
