@@ -79,17 +79,17 @@ def _stack(root: type, layers: dict[Kind, frozenset[str]]) -> type:
 @functools.cache
 def _make(cls: type, root: type, layers: tuple[tuple[Kind, frozenset[str]], ...]) -> type:
     kind, names = layers[-1]
+    below: Any = cls
 
     def __setattr__(self: Any, name: str, value: Any) -> None:
         # An array given for a computed attribute goes to its property, also one that belongs to another parameter.
         if name in names and isinstance(value, (jax.Array, np.ndarray)) and not isinstance(value, Slot):
             kind.write(self, name, value)
         else:
-            cls.__setattr__(self, name, value)
+            below.__setattr__(self, name, value)
 
     def __getattr__(self: Any, name: str) -> Any:
         # Python comes here when the property raised an AttributeError, and would drop it: raise it again.
-        below: Any = cls
         return kind.read(self, name) if name in names else below.__getattr__(self, name)
 
     namespace = {
