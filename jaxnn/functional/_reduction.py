@@ -52,20 +52,26 @@ def resolve(size_average: bool | None, reduce: bool | None, reduction: str) -> s
     return "mean" if reduction == "elementwise_mean" else reduction
 
 
+@jax.custom_jvp
 def total(values: jax.Array) -> jax.Array:
     """The sum of all elements, with an error that grows slowly with their number.
 
     XLA on the CPU sums a dimension of 32 or more in parts, but many short ones in one run, however they are
-    reshaped: it looks through that. It does not look through padding, so these are laid out as a table with at
-    least one element to fill, and its columns are summed first.
+    reshaped: it looks through that. It does not look through padding. So these, and all small arrays, are laid out
+    as a table of 16 columns, of which the sums are added in pairs.
     """
     count = values.size
-    if count <= 8 or max(values.shape) >= 32:
+    if count <= 8 or (count > 4096 and max(values.shape) >= 32):
         return jnp.sum(values)
-    columns = 1 << (count.bit_length() // 2)
-    rows = count // columns + 1
-    table = jnp.pad(values.reshape(-1), (0, rows * columns - count)).reshape(rows, columns)
-    return jnp.sum(jnp.sum(table, axis=0))
+    rows = count // 16 + 1  # at least one element is padding
+    sums = jnp.sum(jnp.pad(values.reshape(-1), (0, rows * 16 - count)).reshape(rows, 16), axis=0)
+    while sums.size > 1:
+        half = sums.size // 2
+        sums = sums[:half] + sums[half:]
+    return sums[0]
+
+
+total.defjvps(lambda tangent, sum, values: jnp.sum(tangent))
 
 
 _REDUCERS: dict[str, Callable[[jax.Array], jax.Array]] = {
