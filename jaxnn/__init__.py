@@ -216,6 +216,9 @@ _LAZY = {
     "summary": "jaxnn.utils.summary:summary",
     "attention": "jaxnn.attention",
     "testing": "jaxnn.testing",
+    "from_torch": "jaxnn.porting:from_torch",
+    "from_torch_state_dict": "jaxnn.porting:from_torch_state_dict",
+    "to_torch_state_dict": "jaxnn.porting:to_torch_state_dict",
 }
 
 
