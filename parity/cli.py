@@ -1,4 +1,4 @@
-"""The command line: ``python -m parity run | record | replay | report | api``."""
+"""The command line: ``python -m parity run | record | replay | report | compare | api``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from parity import models
 from parity.run import SOURCES, Options
 
 RESULTS = pathlib.Path("out/parity/results.json")
@@ -42,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="Markdown and one HTML page from the results")
     report.add_argument("--results", type=pathlib.Path, action="append", help=f"default: {RESULTS}")
     report.add_argument("--out", type=pathlib.Path, default=RESULTS.parent, help="folder for report.md and report.html")
+    compare = commands.add_parser("compare", help="two models on the same input: the first submodule that differs")
+    models.add_arguments(compare)
     api = commands.add_parser("api", help="every public name and signature against PyTorch's")
     api.add_argument("--all", action="store_true", help="print the explained differences too")
     return parser
@@ -96,6 +99,10 @@ def _report(arguments: argparse.Namespace) -> int:
     from parity import report
 
     return report.write(arguments.results or [RESULTS], arguments.out)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    return models.main(arguments)
 
 
 def _api(arguments: argparse.Namespace) -> int:

@@ -307,6 +307,26 @@ def test_tables_and_pages(tmp_path, capsys):
     assert page.count("<tr") == 1 + len(found.rows) and "<svg" in page and "src=" not in page
 
 
+def test_the_command(tmp_path, monkeypatch, capsys):
+    from parity.cli import main
+
+    (tmp_path / "two_models.py").write_text(
+        "import numpy as np, torch, jaxnn\n"
+        "def theirs(): return torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU())\n"
+        "def ours(): return jaxnn.Sequential(jaxnn.Linear(8, 8), jaxnn.GELU())\n"
+        "def wrong(): return jaxnn.Sequential(jaxnn.Linear(8, 8), jaxnn.GELU('tanh'))\n"
+        "def inputs(): return np.ones((2, 8), np.float32) * np.arange(8, dtype=np.float32)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ["--inputs", "two_models:inputs", "--copy-weights", "--html", str(tmp_path / "page.html")]
+    assert main(["compare", "two_models:theirs", "two_models:ours", *options]) == 0
+    assert main(["compare", "two_models:theirs", "two_models:wrong", *options, "--no-gradients"]) == 1
+    assert "part at 1" in capsys.readouterr().out and (tmp_path / "page.html").exists()
+    for bad in ("two_models", "two_models:nothing", "no_such_module:f"):
+        with pytest.raises(SystemExit, match="parity"):
+            main(["compare", "two_models:theirs", bad, *options])
+
+
 def test_what_is_no_model():
     with pytest.raises(TypeError, match="expected a torch.nn.Module or a jaxnn Module, got int"):
         compare(nn.Linear(1, 1), 3, X)
