@@ -36,6 +36,7 @@ from jaxnn.core.random import fork_rng as fork_rng
 from jaxnn.core.random import get_rng_state as get_rng_state
 from jaxnn.core.random import initial_seed as initial_seed
 from jaxnn.core.random import manual_seed as manual_seed
+from jaxnn.core.random import next_key as next_key
 from jaxnn.core.random import rng as rng
 from jaxnn.core.random import set_rng_state as set_rng_state
 from jaxnn.core.transforms import checkpoint as checkpoint

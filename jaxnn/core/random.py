@@ -261,5 +261,5 @@ def set_rng_state(new_state: Any) -> None:
 
 
 def next_key() -> jax.Array:
-    """One fresh jax key from the current generator."""
+    """One fresh jax key from the current generator: for layers of one's own that draw random numbers."""
     return current().next_key()

@@ -17,6 +17,7 @@ from jaxnn.core import modes
 from jaxnn.functional._checks import fail
 from jaxnn.functional._op import op
 from jaxnn.functional._reduction import compute_dtype
+from jaxnn.functional._special import tanh
 from jaxnn.functional.dropout import dropout as drop
 
 States = tuple[jax.Array, ...]
@@ -39,7 +40,7 @@ class Cell(NamedTuple):
 
 
 def _advance_tanh(from_input: jax.Array, from_hidden: jax.Array, states: States) -> States:
-    return (jnp.tanh(from_input + from_hidden),)
+    return (tanh(from_input + from_hidden),)
 
 
 def _advance_relu(from_input: jax.Array, from_hidden: jax.Array, states: States) -> States:
@@ -48,15 +49,15 @@ def _advance_relu(from_input: jax.Array, from_hidden: jax.Array, states: States)
 
 def _advance_lstm(from_input: jax.Array, from_hidden: jax.Array, states: States) -> States:
     i, f, g, o = jnp.split(from_input + from_hidden, 4, axis=-1)
-    c = lax.logistic(f) * states[1] + lax.logistic(i) * jnp.tanh(g)
-    return lax.logistic(o) * jnp.tanh(c), c
+    c = lax.logistic(f) * states[1] + lax.logistic(i) * tanh(g)
+    return lax.logistic(o) * tanh(c), c
 
 
 def _advance_gru(from_input: jax.Array, from_hidden: jax.Array, states: States) -> States:
     input_r, input_z, input_n = jnp.split(from_input, 3, axis=-1)
     hidden_r, hidden_z, hidden_n = jnp.split(from_hidden, 3, axis=-1)
     r, z = lax.logistic(input_r + hidden_r), lax.logistic(input_z + hidden_z)
-    n = jnp.tanh(input_n + r * hidden_n)
+    n = tanh(input_n + r * hidden_n)
     return (n + z * (states[0] - n),)
 
 

@@ -10,20 +10,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Num, Shaped
 
+from jaxnn.functional import _special
 from jaxnn.functional._checks import check_choice, concrete, fail
 from jaxnn.functional._elementwise import check_dim, elementwise, scalar
 
 _SELU_ALPHA = 1.6732632423543772848170429916717
 _SELU_SCALE = 1.0507009873554804934193349852946
-
-
-@jax.custom_jvp
-def _expm1(x: jax.Array) -> jax.Array:
-    """expm1 whose derivative is exp(x): JAX's own, expm1(x) + 1, is wrong to many digits far below zero."""
-    return jnp.expm1(x)
-
-
-_expm1.defjvps(lambda dx, y, x: dx * jnp.exp(x))
 
 
 # Derivatives written out where autodiff's formula cancels. Each slope has a derivative of its own, so that second
@@ -48,7 +40,7 @@ _sigmoid_slope.defjvps(lambda dx, slope, x: dx * (slope * (1 - 2 * _sigmoid(x)))
 
 @jax.custom_jvp
 def _tanhshrink(x: jax.Array) -> jax.Array:
-    return x - jnp.tanh(x)
+    return x - _special.tanh(x)
 
 
 @_tanhshrink.defjvp
@@ -78,6 +70,14 @@ _mish_slope.defjvps(lambda dx, slope, x: dx * (slope * (1 - _sigmoid(x) * (1 + 2
 
 
 @jax.custom_jvp
+def _normal_cdf(x: jax.Array) -> jax.Array:
+    return 0.5 * (1 + _special.erf(x * math.sqrt(0.5)))
+
+
+_normal_cdf.defjvps(lambda dx, y, x: dx * (jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)))
+
+
+@jax.custom_jvp
 def _softsign(x: jax.Array) -> jax.Array:
     return x / (1 + jnp.abs(x)).astype(x.dtype)
 
@@ -100,7 +100,7 @@ _log1p_exp.defjvps(lambda dx, y, x: dx * _sigmoid(x))
 def _exponential_linear(x: jax.Array, negative: Any, positive: Any = 1.0, inner: Any = 1.0) -> jax.Array:
     """``positive * x`` above zero, ``negative * expm1(inner * x)`` at and below it."""
     below = jnp.where(x <= 0, x, 0)  # keeps exp from overflowing, and its gradient from 0 * inf
-    return jnp.where(x <= 0, _expm1(below * inner) * negative, x * positive)
+    return jnp.where(x <= 0, _special.expm1(below * inner) * negative, x * positive)
 
 
 @elementwise
@@ -196,7 +196,7 @@ def gelu(input: Float[Array, "*shape"], approximate: str = "none") -> Float[Arra
     if approximate == "tanh":
         # 1 + tanh(u) is 2 * sigmoid(2 * u), which does not cancel for negative u.
         return x * _sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x * x * x))
-    return x * 0.5 * (1 + lax.erf(x * math.sqrt(0.5)))
+    return x * _normal_cdf(x)
 
 
 @elementwise(takes="inexact")
@@ -345,7 +345,7 @@ def tanh(input: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
 
     Follows ``torch.nn.functional.tanh``.
     """
-    return jnp.tanh(input)
+    return _special.tanh(input)
 
 
 @elementwise(takes="any")

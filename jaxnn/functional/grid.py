@@ -71,28 +71,28 @@ def _cubic_weights(above: jax.Array) -> jax.Array:
     def far(x: jax.Array) -> jax.Array:
         return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
 
-    return jnp.stack([far(above + 1), near(above), near(1 - above), far(2 - above)])
+    return jnp.stack([far(above + 1), near(above), near(1 - above), far(2 - above)], 1)
 
 
 def _axis(
     place: jax.Array, size: int, mode: str, padding_mode: str, align_corners: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """For one axis the (taps, N, P) elements, which of them exist, and their weights (None stands for 1)."""
+    """For one axis the (N, taps, P) elements, which of them exist, and their weights (None stands for 1)."""
     place = _unnormalize(place, size, align_corners)
     if mode == "bicubic":
         first = lax.stop_gradient(jnp.floor(place))
         weights = _cubic_weights(place - first)
-        taps = jnp.stack([first + jnp.asarray(i - 1, place.dtype) for i in range(4)])
+        taps = jnp.stack([first + jnp.asarray(i - 1, place.dtype) for i in range(4)], 1)
         taps = _pad_place(taps, size, padding_mode, align_corners)
     else:
         place = _pad_place(place, size, padding_mode, align_corners)
         if mode == "nearest":
-            taps, weights = jnp.round(place)[None], None
+            taps, weights = jnp.round(place)[:, None], None
         else:
             first = lax.stop_gradient(jnp.floor(place))
             above = place - first
-            weights = jnp.stack([jnp.ones((), place.dtype) - above, above])
-            taps = jnp.stack([first, first + jnp.ones((), place.dtype)])
+            weights = jnp.stack([jnp.ones((), place.dtype) - above, above], 1)
+            taps = jnp.stack([first, first + jnp.ones((), place.dtype)], 1)
     last = jnp.asarray(size - 1, place.dtype)
     inside = (taps >= 0) & (taps <= last)
     return jnp.where(inside, taps, jnp.zeros((), place.dtype)).astype(jnp.int32), inside, weights
@@ -112,17 +112,15 @@ def _sample(input: jax.Array, grid: jax.Array, mode: str, padding_mode: str, ali
     def weigh(i: int, flat: jax.Array, inside: jax.Array) -> jax.Array:
         """The weighted sum over the taps of axes i and after, at the taps chosen of those before."""
         elements, exist, weights = axes[i]
-        if i == spatial - 1:  # all taps of the last axis at once
-            flat, inside = flat * sizes[i] + elements, inside & exist
-            values = take(pixels, jnp.moveaxis(flat, 0, 1))  # (N, taps, P, C)
-            values = jnp.where(jnp.moveaxis(inside, 0, 1)[..., None], values, jnp.zeros((), pixels.dtype))
-            if weights is None:
-                return values.squeeze(1)
-            return (values * jnp.moveaxis(weights, 0, 1)[..., None]).sum(1)
+        if i == spatial - 1:  # all taps of the last axis at once: (N, taps, P, C)
+            inside = inside[:, None] & exist
+            values = take(pixels, flat[:, None] * sizes[i] + elements)
+            values = jnp.where(inside[..., None], values, jnp.zeros((), pixels.dtype))
+            return values.squeeze(1) if weights is None else (values * weights[..., None]).sum(1)
         total = None
-        for tap in range(len(elements)):
-            value = weigh(i + 1, flat * sizes[i] + elements[tap], inside & exist[tap])
-            value = value if weights is None else value * weights[tap][..., None]
+        for tap in range(elements.shape[1]):
+            value = weigh(i + 1, flat * sizes[i] + elements[:, tap], inside & exist[:, tap])
+            value = value if weights is None else value * weights[:, tap, :, None]
             total = value if total is None else total + value
         assert total is not None
         return total

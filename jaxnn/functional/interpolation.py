@@ -137,7 +137,7 @@ def _repeat(array: jax.Array, axis: int, places: np.ndarray[Any, Any], times: in
         return array
     wide = (*array.shape[: axis + 1], times, *array.shape[axis + 1 :])
     array = lax.broadcast_in_dim(array, wide, [i for i in range(len(wide)) if i != axis + 1])
-    return array.reshape(*wide[:axis], -1, *wide[axis + 2 :])
+    return array.reshape(*wide[:axis], len(places) * times, *wide[axis + 2 :])
 
 
 def _take(array: jax.Array, axis: int, places: np.ndarray[Any, Any]) -> jax.Array:

@@ -138,19 +138,23 @@ class ParametrizationList(ModuleList):
                 f"right_inverse: expected an array or a sequence of arrays as its result, got {type(new).__name__}"
             )
         self.is_tensor = _is_array(new)
-        self.ntensors = 1 if self.is_tensor else len(new)
+        arrays = [new] if self.is_tensor else list(new)
+        self.ntensors = len(arrays)
+        for number, array in enumerate(arrays):
+            if not _is_array(array):
+                raise ValueError(
+                    f"right_inverse: expected an array or a sequence of arrays as its result, got "
+                    f"{type(array).__name__} at position {number}"
+                )
         if self.is_tensor:
             _check_like("right_inverse", new, before, ("dtype",))
+        if not unsafe:  # before anything is changed
+            _check_like("a parametrization", self._chain([Slot(array).value for array in arrays]), before)
+        if self.is_tensor:
             box.value = new
             _register(self, "original", box)
         else:
-            self._register_several(new, box)
-        if not unsafe:
-            try:
-                _check_like("a parametrization", self(), before)
-            except BaseException:
-                box.value = before
-                raise
+            self._register_several(arrays, box)
 
     # Only what is numbered is a parametrization: a parametrized original brings a child of another name.
     def __len__(self) -> int:
@@ -161,11 +165,6 @@ class ParametrizationList(ModuleList):
 
     def _register_several(self, arrays: Sequence[Any], box: Slot) -> None:
         for number, array in enumerate(arrays):
-            if not _is_array(array):
-                raise ValueError(
-                    f"right_inverse: expected an array or a sequence of arrays as its result, got "
-                    f"{type(array).__name__} at position {number}"
-                )
             if array is box.value and isinstance(array, jax.Array):
                 array = array.copy()  # one buffer in two boxes could not be donated
             part = Parameter(array, box.requires_grad) if isinstance(box, Parameter) else Buffer(array)
@@ -217,11 +216,12 @@ class ParametrizationList(ModuleList):
 
     def forward(self) -> Any:
         """The attribute's value: the first parametrization called on the originals, each other one on what came."""
+        names = ["original"] if self.is_tensor else [f"original{i}" for i in range(self.ntensors)]
+        return self._chain([getattr(self, name) for name in names])
+
+    def _chain(self, arrays: Sequence[Any]) -> Any:
         first, *others = self
-        if self.is_tensor:
-            value = first(self.original)
-        else:
-            value = first(*(getattr(self, f"original{i}") for i in range(self.ntensors)))
+        value = first(*arrays)
         for module in others:
             value = module(value)
         return value
