@@ -46,6 +46,7 @@ from jaxnn.modules.batchnorm import BatchNorm2d as BatchNorm2d
 from jaxnn.modules.batchnorm import BatchNorm3d as BatchNorm3d
 from jaxnn.modules.batchnorm import SyncBatchNorm as SyncBatchNorm
 from jaxnn.modules.channelshuffle import ChannelShuffle as ChannelShuffle
+from jaxnn.modules.container import Container as Container
 from jaxnn.modules.container import ModuleDict as ModuleDict
 from jaxnn.modules.container import ModuleList as ModuleList
 from jaxnn.modules.container import ParameterDict as ParameterDict

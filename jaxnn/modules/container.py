@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, KeysView, Mapping
 from itertools import chain
@@ -25,6 +26,16 @@ def _index(length: int, index: Any) -> int:
 def _check_iterable(function: str, values: Any) -> None:
     if not isinstance(values, Iterable) or isinstance(values, (jax.Array, np.ndarray)):
         raise TypeError(f"{function} should be called with an iterable, but got {type(values).__name__}")
+
+
+class Container(Module):
+    """Submodules by name. Deprecated in torch and here: subclass Module instead."""
+
+    def __init__(self, **kwargs: Module | None) -> None:
+        super().__init__()
+        warnings.warn("Container is deprecated: subclass nn.Module instead", FutureWarning, stacklevel=2)
+        for name, module in kwargs.items():
+            self.add_module(name, module)
 
 
 class _Numbered(Module):

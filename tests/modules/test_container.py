@@ -149,3 +149,9 @@ def test_parameter_containers_give_arrays_and_hold_boxes():
     assert shared._parameters["a"] is params._parameters["0"]
     grads = nn.grad(lambda p: sum((array**2).sum() for array in p))(params)
     np.testing.assert_array_equal(grads["1"], 2 * np.ones(3))
+
+
+def test_the_deprecated_container():
+    with pytest.warns(FutureWarning, match="deprecated"):
+        both = nn.Container(a=nn.Linear(2, 3), b=None)
+    assert list(both.state_dict()) == ["a.weight", "a.bias"] and both.b is None
