@@ -29,6 +29,20 @@ jax.tree_util.register_pytree_node(
 )
 
 
+class _Traced:
+    """jax's traced function, with the user's output alone in ``out_info``: ``jax.eval_shape`` reads it there."""
+
+    def __init__(self, traced: Any) -> None:
+        self._traced = traced
+
+    @property
+    def out_info(self) -> Any:
+        return self._traced.out_info[0]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._traced, name)
+
+
 def jit(
     fun: Callable[..., Any] | None = None,
     *,
@@ -153,7 +167,8 @@ def jit(
 
         return call
 
-    wrapper.lower, wrapper.trace = forwarded("lower"), forwarded("trace")  # type: ignore[attr-defined]
+    wrapper.lower = forwarded("lower")  # type: ignore[attr-defined]
+    wrapper.trace = lambda *args, **kwargs: _Traced(forwarded("trace")(*args, **kwargs))  # type: ignore[attr-defined]
     wrapper.eval_shape = lambda *args, **kwargs: forwarded("eval_shape")(*args, **kwargs)[0]  # type: ignore[attr-defined]
     wrapper.clear_cache, wrapper.compiled = compiled.clear_cache, compiled  # type: ignore[attr-defined]
     return wrapper

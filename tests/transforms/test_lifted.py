@@ -69,6 +69,15 @@ def test_jit_as_a_method_decorator_and_with_options():
     assert nn.jit(lambda m, n: n, static_argnums=1)(net, 3) == 3
 
 
+def test_jit_is_evaluated_abstractly_and_lowered_as_jaxs_own():
+    model, x = nn.BatchNorm1d(3), jnp.ones((4, 3))
+    call = nn.jit(lambda model, x: {"y": model(x)})
+    for shapes in (jax.eval_shape(call, model, x), call.eval_shape(model, x), call.trace(model, x).out_info):
+        assert jax.tree.map(lambda leaf: leaf.shape, shapes) == {"y": (4, 3)}
+    assert "stablehlo" in call.lower(model, x).as_text() and "stablehlo" in call.trace(model, x).lower().as_text()
+    assert int(model.num_batches_tracked) == 0
+
+
 def test_jit_returns_only_what_changed():
     net = Net()
     compiled = nn.jit(lambda m, x: m(x))

@@ -32,6 +32,11 @@ def twins():
     return build
 
 
+def read(way, module, name="weight"):
+    """The attribute `name`, read inside a function that runs that way."""
+    return way(lambda module: getattr(module, name))(module)
+
+
 def close(mine, theirs, atol=1e-5):
     """Equal to rounding; tensors are taken for arrays."""
     if hasattr(theirs, "detach"):
