@@ -172,6 +172,14 @@ def _describe_output(output: Any) -> str:
     return ", ".join(describe(leaf) for leaf in jax.tree.leaves(output))
 
 
+# Grouped convolutions: where among (left, right, result) the output image and the kernel of the convolution stand.
+_GROUPED = {
+    "jaxnn_convolution": (2, 1),
+    "jaxnn_convolution_input_gradient": (0, 1),
+    "jaxnn_convolution_weight_gradient": (1, 2),
+}
+
+
 def _multiply_adds(jaxpr: Any, scope: str = "", repeats: int = 1) -> dict[str, int]:
     """Module path -> multiply-adds of the products and convolutions traced inside it, loops counted by their length."""
     counts: dict[str, int] = {}
@@ -188,6 +196,10 @@ def _multiply_adds(jaxpr: Any, scope: str = "", repeats: int = 1) -> dict[str, i
             numbers = params["dimension_numbers"]
             kernel = equation.invars[1].aval.shape
             count = prod(equation.outvars[0].aval.shape) * prod(kernel) // kernel[numbers.rhs_spec[0]]
+        elif name in _GROUPED:
+            shapes = [variable.aval.shape for variable in (*equation.invars, *equation.outvars)]
+            image, kernel = (shapes[place] for place in _GROUPED[name])
+            count = prod(image) * prod(kernel[1:])
         if count:
             counts[path] = counts.get(path, 0) + count * repeats
         inner_repeats = repeats * params["length"] if name == "scan" else repeats

@@ -65,3 +65,10 @@ def test_a_lazy_model_is_counted_with_what_its_first_call_would_make():
     table = nn.summary(lazy, jnp.ones((1, 3)))
     assert table.total.parameters == 3 * 4 + 4 + 4 * 2 + 2
     assert type(lazy[0]) is nn.LazyLinear
+
+
+def test_grouped_convolutions_count_their_groups():
+    net = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.ConvTranspose2d(8, 4, 2, stride=2, groups=4))
+    rows = nn.summary(net, jax.ShapeDtypeStruct((1, 8, 6, 6), jnp.float32)).rows
+    assert rows[1].multiply_adds == 8 * 4 * 4 * 9
+    assert rows[2].multiply_adds == 8 * 4 * 4 * 1 * 4
