@@ -1,4 +1,4 @@
-"""The command line: ``python -m parity run | record | replay | report | compare | api``."""
+"""The command line: ``python -m parity run | record | replay | report | compare | train | api``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from parity import models
+from parity import models, train
 from parity.run import SOURCES, Options
 
 RESULTS = pathlib.Path("out/parity/results.json")
@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=pathlib.Path, default=RESULTS.parent, help="folder for report.md and report.html")
     compare = commands.add_parser("compare", help="two models on the same input: the first submodule that differs")
     models.add_arguments(compare)
+    train.add_arguments(commands.add_parser("train", help="the same training run in both, step by step"))
     api = commands.add_parser("api", help="every public name and signature against PyTorch's")
     api.add_argument("--all", action="store_true", help="print the explained differences too")
     return parser
@@ -103,6 +104,10 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     return models.main(arguments)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    return train.main(arguments)
 
 
 def _api(arguments: argparse.Namespace) -> int:
