@@ -1,7 +1,7 @@
 """``parity api``: every public name and signature of torch.nn against jaxnn's.
 
 Compared: ``torch.nn`` (classes with their constructors, ``forward`` and other public methods),
-``torch.nn.functional``, ``torch.nn.init``, ``torch.nn.utils.rnn``, ``torch.nn.attention`` and
+``torch.nn.functional``, ``torch.nn.init``, ``torch.nn.utils`` and its modules, ``torch.nn.attention`` and
 ``torch.nn.attention.flex_attention``. Functions without a Python signature are read from the first line of
 their docstring, else from torch's own stub files. Differences on purpose stand in ``api_differences.toml``
 with their reasons; anything else is a failure.
@@ -23,7 +23,18 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-MODULES = ("", "functional", "init", "utils.rnn", "attention", "attention.flex_attention")
+MODULES = (
+    *("", "functional", "init", "attention", "attention.flex_attention"),
+    *("utils", "utils.parametrizations", "utils.parametrize", "utils.prune", "utils.rnn", "utils.stateless"),
+)
+# Modules without __all__ whose namespaces hold much that they only import.
+_OWN_ONLY = (
+    "attention.flex_attention",
+    "utils.parametrizations",
+    "utils.parametrize",
+    "utils.prune",
+    "utils.stateless",
+)
 # What stands in torch's namespaces and is not its interface: imports, typing, dispatch plumbing.
 _PLUMBING = {
     *("Any", "Callable", "DType", "Iterable", "Literal", "NamedTuple", "Optional", "ParamSpec", "Self", "Tensor"),
@@ -116,7 +127,7 @@ def _public(module: Any, path: str) -> Iterator[tuple[str, Any]]:
         value = getattr(module, name)
         if name.startswith("_") or name in _PLUMBING or isinstance(value, types.ModuleType):
             continue
-        if path == "attention.flex_attention" and getattr(value, "__module__", "") != module.__name__:
+        if path in _OWN_ONLY and getattr(value, "__module__", "") != module.__name__:
             continue
         if callable(value) and not isinstance(value, type(list[int])):
             yield name, value

@@ -54,6 +54,7 @@ def check(case: Case, precision: str = "float32", modes: tuple[str, ...] = ("eag
     kind = "case" if case.error is None else "error input"
     result = Result(case.id, case.source, case.family, case.name, kind, precision)
     started = time.perf_counter()
+    failed = ["crash"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -63,13 +64,13 @@ def check(case: Case, precision: str = "float32", modes: tuple[str, ...] = ("eag
                 _check_random(case, result)
             else:
                 with jax.enable_x64(True) if ours.is_wide(case) else warnings.catch_warnings():
-                    _check_numbers(case, precision, modes, result)
+                    failed = _check_numbers(case, precision, modes, result)
         except ours.Missing as problem:
             result.status, result.message = "missing", str(problem)
         except Exception as problem:  # a crash is a finding like any other
             result.status, result.message = "failed", _describe(problem)
     if not result.ok:
-        reason = known("fault", case)
+        reason = known("fault", case, failed)
         if reason is not None:
             result.status, result.message = "known", reason
     result.seconds = time.perf_counter() - started
@@ -88,7 +89,8 @@ def _describe(problem: BaseException) -> str:
     return f"{type(problem).__name__}: {text[0][:300] if text else ''}{where}"
 
 
-def _check_numbers(case: Case, precision: str, modes: tuple[str, ...], result: Result) -> None:
+def _check_numbers(case: Case, precision: str, modes: tuple[str, ...], result: Result) -> list[str]:
+    """Fills in `result`; gives the tensors that failed."""
     tensors: list[compare.Tensor] = []
     for mode in modes if known("eager", case) is None else ("eager",):
         try:
@@ -110,6 +112,7 @@ def _check_numbers(case: Case, precision: str, modes: tuple[str, ...], result: R
     if bad:
         result.status = "failed"
         result.message = "; ".join(map(_failure, bad[:4])) + (f"; and {len(bad) - 4} more" if len(bad) > 4 else "")
+    return [tensor.where for tensor in bad]
 
 
 def _failure(tensor: compare.Tensor) -> str:

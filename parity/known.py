@@ -6,6 +6,7 @@ import fnmatch
 import functools
 import pathlib
 import tomllib
+from collections.abc import Iterable
 
 from parity.case import Case
 
@@ -16,12 +17,19 @@ def _table() -> dict[str, list[dict[str, str]]]:
         return tomllib.load(file)
 
 
-def known(kind: str, case: Case) -> str | None:
-    """The reason under which known.toml lists the case as `kind`, or None."""
+def known(kind: str, case: Case, failed: Iterable[str] = ()) -> str | None:
+    """The reason under which known.toml lists the case as `kind`, or None.
+
+    Args:
+        kind: a table of known.toml.
+        case: the case.
+        failed: the tensors that failed, "jit: gradient of weight". An entry that names tensors excuses no others.
+    """
     for entry in _table().get(kind, []):
-        argument = entry.get("argument")
+        argument, tensor = entry.get("argument"), entry.get("tensor", "*")
         if fnmatch.fnmatchcase(case.id, entry["match"]) and (argument is None or _gives(case, argument)):
-            return entry["reason"]
+            if all(fnmatch.fnmatchcase(where, tensor) for where in failed):
+                return entry["reason"]
     return None
 
 

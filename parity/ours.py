@@ -109,6 +109,11 @@ def run_eager(case: Case, precision: str) -> dict[str, np.ndarray]:
     return found | {f"state {name}": np.asarray(value) for name, value in module.state_dict().items()}
 
 
+# Their second derivatives are taken forward over reverse, which compiles in half the time, the others' reverse over
+# reverse. The number is the same: the product of a symmetric matrix, the Hessian, with the direction.
+_LARGE_PROGRAMS = ("attention", "recurrent", "transformer")
+
+
 def run_jit(case: Case, precision: str) -> dict[str, np.ndarray]:
     """Outputs, gradients and second derivatives as one compiled program."""
     arrays = arrays_of(case)
@@ -169,8 +174,12 @@ def run_jit(case: Case, precision: str) -> dict[str, np.ndarray]:
         if not along:
             gradients, outputs = differentiated(points, arrays, state)
             return outputs | {f"gradient of {name}": g for name, g in gradients.items()}
-        gradients, pull, outputs = jax.vjp(lambda p: differentiated(p, arrays, state), points, has_aux=True)
-        seconds = pull(along)[0]
+        gradient = functools.partial(differentiated, arrays=arrays, state=state)
+        if case.family in _LARGE_PROGRAMS:
+            gradients, seconds, outputs = jax.jvp(gradient, (points,), (along,), has_aux=True)
+        else:
+            gradients, pull, outputs = jax.vjp(gradient, points, has_aux=True)
+            seconds = pull(along)[0]
         found = outputs | {f"gradient of {name}": g for name, g in gradients.items()}
         return found | {f"second derivative of {name}": h for name, h in seconds.items()}
 

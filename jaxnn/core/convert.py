@@ -16,13 +16,13 @@ from jaxnn.core.parameter import Slot, as_sharding
 class Conversions:
     """Module's ``to`` and its kin. Each changes the boxes in place, all of them or none, and returns the module."""
 
-    def _boxes(self) -> list[Slot]:
-        boxes = [box for _, box in self.named_parameters()]  # type: ignore[attr-defined]
-        return boxes + [box for _, box in self.named_buffers()]  # type: ignore[attr-defined]
+    def _boxes(self, recurse: bool = True) -> list[Slot]:
+        boxes = [box for _, box in self.named_parameters(recurse=recurse)]  # type: ignore[attr-defined]
+        return boxes + [box for _, box in self.named_buffers(recurse=recurse)]  # type: ignore[attr-defined]
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Any:
-        """Put ``fn(array)`` in every box; nothing is changed when one of them fails."""
-        boxes = self._boxes()
+        """Put ``fn(array)`` in every box, with `recurse` also below; nothing is changed when one of them fails."""
+        boxes = self._boxes(recurse)
         arrays = [fn(box.value) for box in boxes]
         for box, array in zip(boxes, arrays):
             box.value = array
@@ -86,9 +86,9 @@ class Conversions:
         return self.to(f"cuda:{device or 0}" if device is None or isinstance(device, int) else device)
 
     def to_empty(self, *, device: Any, recurse: bool = True) -> Any:
-        """Replace every array by zeros on `device` (torch leaves them unset)."""
+        """Replace every array, with `recurse` also below, by zeros on `device` (torch leaves them unset)."""
         sharding = as_sharding(device, "to_empty: device")
-        return self._apply(lambda array: jax.device_put(jnp.zeros(array.shape, array.dtype), sharding))
+        return self._apply(lambda array: jax.device_put(jnp.zeros(array.shape, array.dtype), sharding), recurse)
 
     def share_memory(self) -> Any:
         """Not available: JAX arrays are not shared between processes.

@@ -7,6 +7,7 @@ ours: a function compiled under one mode is never reused under another.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -49,14 +50,45 @@ class _Mode:
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         settings = self._settings
 
-        @functools.wraps(function)
-        def decorated(*args: Any, **kwargs: Any) -> Any:
+        def mode() -> _Mode:  # one for each call: threads may be in it at once
             mode = _Mode()
             mode._settings = settings
-            with mode:
+            return mode
+
+        if inspect.isgeneratorfunction(function):
+            return _generating(function, mode)
+
+        @functools.wraps(function)
+        def decorated(*args: Any, **kwargs: Any) -> Any:
+            with mode():
                 return stop_gradients(function(*args, **kwargs))
 
         return decorated
+
+
+def _generating(function: Callable[..., Any], mode: Callable[[], _Mode]) -> Callable[..., Any]:
+    """A generator function that is in the mode while it runs, and not while its caller does."""
+
+    @functools.wraps(function)
+    def decorated(*args: Any, **kwargs: Any) -> Any:
+        generator = function(*args, **kwargs)
+        resume = functools.partial(next, generator)
+        while True:
+            try:
+                with mode():
+                    item = stop_gradients(resume())
+            except StopIteration as stop:
+                return stop.value
+            try:
+                resume = functools.partial(generator.send, (yield item))
+            except GeneratorExit:
+                with mode():
+                    generator.close()
+                raise
+            except BaseException as error:
+                resume = functools.partial(generator.throw, error)
+
+    return decorated
 
 
 class no_grad(_Mode):

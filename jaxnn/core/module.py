@@ -20,6 +20,7 @@ from jaxnn.core.parameter import Buffer, Parameter, Slot, TraceLeakError, enclos
 from jaxnn.core.state_dict import StateDict
 from jaxnn.core.stateful import Stateful
 from jaxnn.core.tree import Registry
+from jaxnn.core.view import View
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
@@ -29,7 +30,7 @@ def _add_indent(text: str, spaces: int) -> str:
     return "\n".join([first, *(" " * spaces + line for line in rest)])
 
 
-class Module(StateDict, Conversions, Hooks, Stateful):
+class Module(StateDict, Conversions, Hooks, View, Stateful):
     """Base of all layers and models: torch.nn's Module, and one node of a JAX pytree.
 
     Assigning a Parameter, a Buffer or a Module to an attribute registers it. Reading a parameter gives the plain

@@ -228,6 +228,11 @@ class Slot:
     def __repr__(self) -> str:
         return f"{type(self).__name__} containing:\n{self._value!r}"
 
+    def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
+        from jaxnn.core.view import show_box
+
+        return show_box(self, path, subtree_renderer)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Slot:
         value = jnp.copy(self._value) if isinstance(self._value, jax.Array) else copy.deepcopy(self._value, memo)
         return Slot.from_meta(self.meta(), value, current_home(), self.label)

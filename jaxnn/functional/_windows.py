@@ -74,8 +74,8 @@ def grid(
         coordinates = coordinates.reshape(shape)
         places = places * length + np.clip(coordinates, 0, max(length - 1, 0))
         inside = inside & (coordinates >= 0) & (coordinates < length)
-    windows = math.prod(places.shape[:ndim])
-    return places.reshape(windows, -1), np.broadcast_to(inside, places.shape).reshape(windows, -1)
+    shape = math.prod(places.shape[:ndim]), math.prod(places.shape[ndim:])
+    return places.reshape(shape), np.broadcast_to(inside, places.shape).reshape(shape)
 
 
 def make_windows(
@@ -177,7 +177,7 @@ def window_argmax(input: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Ar
     spatial = len(windows.kernel)
     places, inside = windows.positions()
     if math.prod(windows.kernel) > _UNROLLED:
-        values, indices = pick_max(input.reshape(*input.shape[:-spatial], -1), places, inside)
+        values, indices = pick_max(input.reshape(*input.shape[:-spatial], math.prod(windows.size)), places, inside)
         shape = (*input.shape[:-spatial], *windows.counts)
         return values.reshape(shape), indices.reshape(shape)
     index = dtypes.canonicalize_dtype(np.int64)
@@ -207,8 +207,10 @@ def pick_max(planes: jax.Array, places: Any, inside: Any) -> tuple[jax.Array, ja
     if np.ndim(places) == 2:
         values = lax.stop_gradient(planes)[..., places.reshape(-1)].reshape(*planes.shape[:-1], *places.shape)
     else:
-        flat = places.reshape(*places.shape[:-2], -1)
+        flat = places.reshape(*places.shape[:-2], places.shape[-2] * places.shape[-1])
         values = jnp.take_along_axis(lax.stop_gradient(planes), flat, -1).reshape(places.shape)
+    within = np.broadcast_to(inside, np.shape(places)[-2:])
+    inside = within.reshape(*(1,) * (values.ndim - 2), *within.shape)
     values = jnp.where(inside, values, jnp.asarray(lowest(values.dtype), values.dtype))
     # jnp.argmax takes the first of equal numbers and the first NaN; torch the last NaN.
     chosen = jnp.argmax(values, -1)
@@ -216,9 +218,9 @@ def pick_max(planes: jax.Array, places: Any, inside: Any) -> tuple[jax.Array, ja
         nan = jnp.isnan(values) & inside
         last = values.shape[-1] - 1 - jnp.argmax(jnp.flip(nan, -1), -1)
         chosen = jnp.where(nan.any(-1), last, chosen)
-    first = jnp.argmax(jnp.broadcast_to(jnp.asarray(inside), values.shape), -1)
+    first = within.argmax(-1)
     empty = values.max(-1) == jnp.asarray(lowest(values.dtype), values.dtype)
-    chosen = jnp.where(empty, first, chosen)
+    chosen = jnp.where(empty, jnp.broadcast_to(first.astype(chosen.dtype), chosen.shape), chosen)
     everywhere = jnp.broadcast_to(jnp.asarray(places, index), values.shape)
     indices = jnp.take_along_axis(everywhere, chosen[..., None].astype(index), -1)[..., 0]
     return jnp.take_along_axis(planes, indices, -1), indices

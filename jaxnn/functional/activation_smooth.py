@@ -69,12 +69,26 @@ _mish_gate.defjvps(lambda dx, gate, x: dx * _mish_slope(x))
 _mish_slope.defjvps(lambda dx, slope, x: dx * (slope * (1 - _sigmoid(x) * (1 + 2 * _mish_gate(x)))))
 
 
-@jax.custom_jvp
+def _normal_density(x: jax.Array) -> jax.Array:
+    return jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+
+
 def _normal_cdf(x: jax.Array) -> jax.Array:
     return 0.5 * (1 + _special.erf(x * math.sqrt(0.5)))
 
 
-_normal_cdf.defjvps(lambda dx, y, x: dx * (jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)))
+@jax.custom_jvp
+def _gelu(x: jax.Array) -> jax.Array:
+    return x * _normal_cdf(x)
+
+
+@jax.custom_jvp
+def _gelu_slope(x: jax.Array) -> jax.Array:
+    return _normal_cdf(x) + x * _normal_density(x)
+
+
+_gelu.defjvps(lambda dx, y, x: dx * _gelu_slope(x))
+_gelu_slope.defjvps(lambda dx, slope, x: dx * (_normal_density(x) * (2 - x * x)))
 
 
 @jax.custom_jvp
@@ -196,7 +210,7 @@ def gelu(input: Float[Array, "*shape"], approximate: str = "none") -> Float[Arra
     if approximate == "tanh":
         # 1 + tanh(u) is 2 * sigmoid(2 * u), which does not cancel for negative u.
         return x * _sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x * x * x))
-    return x * _normal_cdf(x)
+    return _gelu(x)
 
 
 @elementwise(takes="inexact")
@@ -214,7 +228,7 @@ def silu(input: Shaped[Array, "*shape"], inplace: bool = False) -> Shaped[Array,
 
     Follows ``torch.nn.functional.silu``.
     """
-    return input * lax.logistic(input)
+    return input * _special.logistic(input)
 
 
 @elementwise
@@ -267,7 +281,7 @@ def glu(input: Float[Array, "*shape"], dim: int = -1) -> Float[Array, "*halved"]
     """
     half = input.shape[dim] // 2
     value = lax.slice_in_dim(input, 0, half, axis=dim)
-    return value * lax.logistic(lax.slice_in_dim(input, half, 2 * half, axis=dim))
+    return value * _special.logistic(lax.slice_in_dim(input, half, 2 * half, axis=dim))
 
 
 @elementwise
@@ -359,4 +373,4 @@ def sigmoid(input: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
 
     Follows ``torch.nn.functional.sigmoid``.
     """
-    return lax.logistic(input)
+    return _special.logistic(input)

@@ -24,7 +24,7 @@ from jaxnn.functional._windows import Windows, make_windows, window_argmax, wind
 
 def _check_numbers(function: str, input: Any) -> None:
     if input.dtype == np.bool_ or np.issubdtype(input.dtype, np.complexfloating):
-        fail(RuntimeError, function, "input", "real numbers", input)
+        fail(NotImplementedError, function, "input", "real numbers", input)
 
 
 def _check_max(
@@ -204,6 +204,8 @@ def _check_avg(
     function = f"avg_pool{spatial}d"
     make_windows(function, spatial, input, kernel_size, stride, padding, 1, ceil_mode)
     _check_numbers(function, input)
+    if not isinstance(divisor_override, (int, np.integer, type(None))):
+        fail(TypeError, function, "divisor_override", "an int or None", divisor_override)
     if divisor_override == 0:
         fail(RuntimeError, function, "divisor_override", "a number that is not zero", "0")
 
@@ -334,8 +336,11 @@ def avg_pool3d(
 def _check_lp(
     spatial: int, input: Any, norm_type: Any, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
 ) -> None:
-    make_windows(f"lp_pool{spatial}d", spatial, input, kernel_size, stride, 0, 1, ceil_mode)
-    _check_numbers(f"lp_pool{spatial}d", input)
+    function = f"lp_pool{spatial}d"
+    make_windows(function, spatial, input, kernel_size, stride, 0, 1, ceil_mode)
+    _check_numbers(function, input)
+    if not isinstance(norm_type, (int, float, np.number, jax.Array)):
+        fail(TypeError, function, "norm_type", "a number", norm_type)
 
 
 def _lp_pool(
@@ -345,9 +350,9 @@ def _lp_pool(
     if isinstance(norm_type, (int, float)) and math.isinf(norm_type):
         sign = 1 if norm_type > 0 else -1
         return sign * window_max(sign * jnp.abs(input), windows)
-    # Through the average, as torch: a cut last window counts by its own size, and the root of a negative sum is 0.
+    # Through the average, as torch: a cut last window counts by its own size. A sum of 0 passes no gradient.
     average = _avg_pool(spatial, _power(input, norm_type), kernel_size, stride, 0, ceil_mode, True)
-    total = jnp.sign(average) * jax.nn.relu(jnp.abs(average)) * math.prod(windows.kernel)
+    total = jnp.where(average == 0, jnp.zeros((), average.dtype), average) * math.prod(windows.kernel)
     return _power(total, 1.0 / norm_type)
 
 

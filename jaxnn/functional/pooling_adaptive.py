@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from jaxnn.functional._checks import check_array, check_floating, check_ndim, fail
+from jaxnn.core.dtypes import is_floating
+from jaxnn.functional._checks import check_array, check_ndim, fail
 from jaxnn.functional._op import op
 from jaxnn.functional._reduction import compute_dtype
 from jaxnn.functional._windows import Windows, grid, pick_max, window_argmax, window_max, window_sum
@@ -23,8 +25,6 @@ Target = int | None | Sequence[int | None]
 def _target(function: str, spatial: int, input: Any, output_size: Any) -> tuple[int, ...]:
     """`output_size` in full: None keeps the input's size, one int stands for all dimensions."""
     given = tuple(output_size) if isinstance(output_size, (list, tuple)) else (output_size,) * spatial
-    if len(given) == 1:
-        given *= spatial
     if len(given) != spatial:
         fail(RuntimeError, function, "output_size", f"one int or {spatial} ints", f"{len(given)}: {given}")
     sizes = []
@@ -42,9 +42,10 @@ def _check(kind: str, spatial: int, input: Any, output_size: Any, return_indices
     function = f"adaptive_{kind}_pool{spatial}d"
     check_array(function, input=input)
     check_ndim(function, "input", input, (spatial + 1, spatial + 2))
-    check_floating(function, "input", input)
+    if not is_floating(input.dtype):
+        fail(NotImplementedError, function, "input", "a floating dtype", input)
     _target(function, spatial, input, output_size)
-    if 0 in input.shape[1 if input.ndim == spatial + 2 else 0 :]:
+    if 0 in input.shape[-spatial if kind == "avg" and spatial < 3 else 1 :]:  # where torch allows no channels
         fail(RuntimeError, function, "input", "no empty dimension but the batch", input)
 
 
@@ -94,7 +95,7 @@ def _max(spatial: int, input: jax.Array, output_size: Target, return_indices: bo
     if windows is not None:
         return window_argmax(input, windows) if return_indices else window_max(input, windows)
     places, inside = grid([_ranges(length, wanted) for length, wanted in zip(size, target)], size)
-    values, indices = pick_max(input.reshape(*input.shape[:-spatial], -1), places, inside)
+    values, indices = pick_max(input.reshape(*input.shape[:-spatial], math.prod(size)), places, inside)
     shape = (*input.shape[:-spatial], *target)
     return (values.reshape(shape), indices.reshape(shape)) if return_indices else values.reshape(shape)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ def _resolve(
     if output_size is None and output_ratio is None:
         fail(ValueError, function, "output_size", "a size, or an output_ratio in its place", "neither")
     check_ndim(function, "input", input, (spatial + 1, spatial + 2))
-    check_floating(function, "input", input)
+    check_floating(function, "input", input, NotImplementedError)
     first = 1 if input.ndim == spatial + 2 else 0
     if 0 in input.shape[first:]:
         fail(RuntimeError, function, "input", "no empty dimension but the batch", input)
@@ -66,7 +67,7 @@ def _starts(sample: jax.Array, length: int, wanted: int, taps: int) -> jax.Array
     # In the input's dtype, as torch: where (length - taps) / (wanted - 1) falls decides about whole places.
     alpha = jnp.asarray(length - taps, sample.dtype) / jnp.asarray(wanted - 1, sample.dtype)
     offset = (sample * alpha).astype(index)[..., None]
-    number = jnp.arange(wanted - 1, dtype=sample.dtype)
+    number = jnp.arange(wanted - 1, dtype=sample.dtype).reshape(*(1,) * sample.ndim, -1)
     places = ((number + sample[..., None]) * alpha).astype(index) - offset
     return jnp.concatenate([places, last], -1)
 
@@ -84,12 +85,12 @@ def _fractional_max_pool(
     places = jnp.zeros((*planes, *(1,) * (2 * spatial)), dtypes.canonicalize_dtype(np.int64))
     for i in range(spatial):
         starts = _starts(samples[..., order[i]], size[i], target[i], kernel[i])
-        coordinates = starts[..., None] + jnp.arange(kernel[i], dtype=starts.dtype)
+        coordinates = starts[..., None] + jnp.arange(kernel[i], dtype=starts.dtype).reshape(*(1,) * starts.ndim, -1)
         shape = [1] * (2 * spatial)
         shape[i], shape[spatial + i] = target[i], kernel[i]
         places = places * size[i] + coordinates.reshape(*planes, *shape)
-    places = places.reshape(*planes, int(np.prod(target)), -1)
-    values, indices = pick_max(input.reshape(*planes, -1), places, np.ones((), bool))
+    places = places.reshape(*planes, math.prod(target), math.prod(kernel))
+    values, indices = pick_max(input.reshape(*planes, math.prod(size)), places, np.ones((), bool))
     return values.reshape(*planes, *target), indices.reshape(*planes, *target)
 
 

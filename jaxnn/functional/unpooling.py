@@ -67,8 +67,7 @@ def _check(
     known = concrete(indices)
     if known is not None and known.size and not (known.min() >= 0 and known.max() < places):
         wrong = known[(known < 0) | (known >= places)].flat[0]
-        error = IndexError if spatial == 2 else RuntimeError
-        fail(error, function, "indices", f"places from 0 to {places - 1}", f"{wrong}")
+        fail(RuntimeError, function, "indices", f"places from 0 to {places - 1}", f"{wrong}")
 
 
 def _unpool(
@@ -82,7 +81,7 @@ def _unpool(
 ) -> jax.Array:
     size = _output_size(spatial, input, kernel_size, stride, padding, output_size)
     lead, places = input.shape[:-spatial], math.prod(size)
-    values = input.reshape(math.prod(lead), -1)
+    values = input.reshape(math.prod(lead), math.prod(input.shape[-spatial:]))
     where = indices.reshape(values.shape)
     rows = jnp.arange(values.shape[0], dtype=where.dtype)[:, None]
     zeros = jnp.zeros((values.shape[0], places), input.dtype)
@@ -141,9 +140,7 @@ def max_unpool2d(
 
     Raises:
         ValueError: an `output_size` that pooling would not bring to the input's size.
-        RuntimeError: shapes that do not fit.
-        IndexError: in eager mode, an index outside the output (RuntimeError in one and three dimensions, as torch).
-            Under jit the plane is NaN.
+        RuntimeError: shapes that do not fit; in eager mode, an index outside the output. Under jit the plane is NaN.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn.functional as F

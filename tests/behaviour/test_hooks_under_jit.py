@@ -107,6 +107,34 @@ def test_registration_hooks_see_every_box_and_module_and_may_put_another_in_its_
     assert type(model[1]) is (nn.Identity if replaces else nn.ReLU)
 
 
+# -- state dicts ----------------------------------------------------------------------------------------------------
+
+
+@every_runner
+def test_hooks_of_state_dicts_run_where_these_are_made_and_loaded(run):
+    model, seen = nn.Sequential(nn.Linear(2, 2)), []
+    layer, before = model[0], model[0].weight
+    layer.register_state_dict_pre_hook(lambda m, prefix, keep_vars: seen.append("saving"))
+    layer.register_state_dict_post_hook(
+        lambda m, state, prefix, metadata: state.update({prefix + "kernel": state.pop(prefix + "weight")})
+    )
+    layer.register_load_state_dict_pre_hook(
+        lambda m, state, prefix, *rest: state.update({prefix + "weight": 2 * state.pop(prefix + "kernel")})
+    )
+    layer.register_load_state_dict_post_hook(lambda m, keys: seen.append((m is layer, keys.unexpected_keys)))
+
+    def save_and_load(model):
+        state = model.state_dict()
+        assert list(state) == ["0.bias", "0.kernel"]
+        model.load_state_dict(state | {"0.extra": state["0.bias"]}, strict=False)
+        return model
+
+    result = run.wrap(save_and_load)(model)
+    np.testing.assert_array_equal(result[0].weight, 2 * before)
+    assert np.array_equal(model[0].weight, 2 * before) == run.keeps
+    assert seen == ["saving", (not run.compiled, ["0.extra"])]
+
+
 # -- compilation ----------------------------------------------------------------------------------------------------
 
 

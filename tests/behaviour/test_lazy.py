@@ -154,9 +154,9 @@ def test_a_lazy_class_that_leaves_something_open_says_so():
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_norms_infer_from_a_keyword_argument(rank):
-    x = jax.random.normal(jax.random.key(0), (2, 3, *(4,) * rank))
+    x = np.random.default_rng(0).normal(size=(2, 3, *(4,) * rank)).astype(np.float32)
     lazy, plain = getattr(nn, f"LazyBatchNorm{rank}d")(), getattr(nn, f"BatchNorm{rank}d")(3)
-    np.testing.assert_array_equal(lazy(input=x), plain(input=x))
+    np.testing.assert_array_equal(lazy(input=jnp.asarray(x)), plain(input=jnp.asarray(x)))
     assert type(lazy) is type(plain)
 
 
@@ -170,6 +170,36 @@ def test_a_lazy_layer_takes_the_weights_of_an_ordinary_one_and_computes_the_same
         lazy.load_state_dict(ordinary.state_dict())
         np.testing.assert_array_equal(lazy(x), ordinary(x))
         assert type(lazy) is type(ordinary) and repr(lazy) == repr(ordinary)
+
+
+@pytest.mark.parametrize("rank, wrap", [(1, nn.jit), *((rank, lambda f: f) for rank in (1, 2, 3))])
+def test_a_transposed_convolution_takes_an_output_size_at_its_first_call(rank, wrap):
+    lazy = getattr(nn, f"LazyConvTranspose{rank}d")(4, 3, stride=2)
+    sizes = (10, 9, 10)[:rank]
+    call = wrap(lambda m, x: m(x, output_size=sizes))
+    for _ in range(2):
+        assert call(lazy, jnp.ones((2, 3, *(4,) * rank))).shape == (2, 4, *sizes)
+    assert type(lazy) is getattr(nn, f"ConvTranspose{rank}d") and lazy.weight.shape == (3, 4, *(3,) * rank)
+
+
+@pytest.mark.parametrize("kind", ["BatchNorm", "InstanceNorm"])
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("track", [False, True])
+def test_norms_with_and_without_parameters_and_statistics(kind, affine, track):
+    x = jnp.arange(48.0).reshape(2, 3, 8)
+    options = {"affine": affine, "track_running_stats": track}
+    lazy, plain = getattr(nn, f"Lazy{kind}1d")(**options), getattr(nn, f"{kind}1d")(3, **options)
+    boxes = [*lazy.parameters(), *(box for name, box in lazy.named_buffers() if name != "num_batches_tracked")]
+    assert len(boxes) == 2 * affine + 2 * track and all(box.is_lazy for box in boxes)
+    loaded = pickle.loads(pickle.dumps(lazy))
+    loaded.load_state_dict(plain.state_dict())
+    assert not loaded.has_uninitialized_params() and loaded.num_features == 0  # until the first call, as in torch
+    np.testing.assert_array_equal(loaded(x), copy.deepcopy(plain)(x))
+    assert type(loaded) is type(plain) and loaded.num_features == 3
+    np.testing.assert_array_equal(lazy(x), plain(x))
+    assert type(lazy) is type(plain) and repr(lazy) == repr(plain)
+    for key, value in plain.state_dict().items():
+        np.testing.assert_array_equal(lazy.state_dict()[key], value)
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad"])

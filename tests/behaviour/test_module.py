@@ -421,6 +421,18 @@ def test_to_empty_gives_an_abstract_module_arrays():
     assert np.any(abstract[0].weight) and abstract.to("cpu")(jnp.ones((5, 10))).shape == (5, 1)
 
 
+def test_to_empty_of_one_module_leaves_those_below_abstract():
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(jnp.ones(2))
+            self.layer = nn.Linear(2, 2)
+
+    abstract = jax.eval_shape(Outer)
+    abstract.to_empty(device="cpu", recurse=False)
+    assert isinstance(abstract.weight, jax.Array) and isinstance(abstract.layer.weight, jax.ShapeDtypeStruct)
+
+
 # -- calls ----------------------------------------------------------------------------------------------------------
 
 

@@ -34,6 +34,8 @@ def test_values_and_gradients_at_special_points(torch, name):
         ours, theirs = (lambda x, home=home: getattr(home, name)(x, *args) for home in (F, torch.nn.functional))
     # torch gives hardswish a gradient of 1 at NaN.
     points = SPECIAL[:-1] if name == "hardswish" else SPECIAL
+    if name == "softsign":  # torch's gradient is NaN at the infinities, where the limit is 0
+        points = [point for point in SPECIAL if not np.isinf(point)]
     tensor = torch.tensor(points, requires_grad=True)
     expected = theirs(tensor)
     (expected_gradient,) = torch.autograd.grad(expected.sum(), tensor)

@@ -1,8 +1,10 @@
 """Every function of ``jaxnn.functional``: pure, differentiable, mappable over each array, lowered for each platform.
 
-The arguments are those of the recording (one case a function and number of arrays). Lowering goes through
-``jax.export`` on the CPU: what cannot be run here is at least compiled for.
+The arguments are those of the recording (one case a function: of those with the most arrays, the smallest). Lowering
+goes through ``jax.export`` on the CPU: what cannot be run here is at least compiled for.
 """
+
+import inspect
 
 import jax
 import jax.export
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxnn.functional as F
 from parity import ours, record
 from parity.case import slots
 from parity.cli import RECORDING
@@ -20,8 +23,13 @@ if not RECORDING.exists():
 pytestmark = pytest.mark.filterwarnings("ignore")  # options that torch warns of are among the cases
 PLATFORMS = ("cpu", "cuda", "tpu")
 
+# Functions of no case in PyTorch's databases or ours, for which another name stands.
+ALIASES: dict[str, str] = {}
+# Numbers that decide shapes or branches, as in torch: they cannot be traced.
+STATIC: set[str] = set()
 
-def _smallest(kind):
+
+def _chosen(kind):
     """Of each name, the recorded case of the fewest numbers among those with the most arrays."""
     chosen = {}
     for case in record.load(RECORDING)[1]:
@@ -29,15 +37,21 @@ def _smallest(kind):
             rank = (-len(case.arrays), sum(array.size for array in case.arrays), case.id)
             if all(array.size for array in case.arrays) and (case.name not in chosen or rank < chosen[case.name][0]):
                 chosen[case.name] = (rank, case)
-    return [pytest.param(case, id=name) for name, (_, case) in sorted(chosen.items())]
+    return {name: case for name, (_, case) in sorted(chosen.items())}
 
 
-def _function(case):
+FUNCTIONS, MODULES = _chosen("function"), _chosen("module")
+each_function = pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in FUNCTIONS.items()])
+each_module = pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in MODULES.items()])
+
+
+def _function(case, **changed):
     function = ours.lookup(f"functional.{case.name}")
 
     def call(arrays):
         with ours.lookup_rng()(jax.random.key(0)):
-            return ours.flatten(function(*ours.rebuild(case.args, arrays), **ours.rebuild(case.kwargs, arrays)))
+            kwargs = ours.rebuild(case.kwargs, arrays) | changed
+            return ours.flatten(function(*ours.rebuild(case.args, arrays), **kwargs))
 
     return call
 
@@ -48,23 +62,43 @@ def _total(outputs):
     )
 
 
-@pytest.mark.parametrize("case", _smallest("function"))
-def test_lowers_for_every_platform(case):
+def _with_gradients(case, call):
+    """A function of the floating arrays and all arrays: the outputs, and their sum's gradients where torch has some."""
+
+    def total(points, arrays):
+        outputs = call([points.get(i, array) for i, array in enumerate(arrays)])
+        return _total(outputs), outputs
+
+    def run(points, arrays):
+        if not points:
+            return call(arrays), {}
+        gradients, outputs = jax.grad(total, has_aux=True)(points, arrays)
+        return outputs, gradients
+
     arrays = ours.arrays_of(case)
-    exported = jax.export.export(jax.jit(_function(case)), platforms=PLATFORMS)(arrays)
-    assert exported.platforms == PLATFORMS
-    floating = [i for i in slots((case.args, case.kwargs)) if jnp.issubdtype(arrays[i].dtype, jnp.floating)]
-    if case.wrt and floating:
-        gradient = jax.grad(lambda arrays: _total(_function(case)(arrays)), allow_int=True)
-        jax.export.export(jax.jit(gradient), platforms=PLATFORMS)(arrays)
+    return run, {i: arrays[i] for i in case.wrt}, arrays
 
 
-@pytest.mark.parametrize("case", _smallest("module"))
+def test_every_public_function_has_a_case():
+    public = {name for name, value in vars(F).items() if inspect.isfunction(value) and not name.startswith("_")}
+    assert len(public) > 120
+    assert not public - set(FUNCTIONS) - set(ALIASES)
+
+
+@each_function
+def test_lowers_for_every_platform(case):
+    run, points, arrays = _with_gradients(case, _function(case))
+    assert jax.export.export(jax.jit(run), platforms=PLATFORMS)(points, arrays).platforms == PLATFORMS
+
+
+@each_module
 def test_modules_lower_for_every_platform(case):
     arrays = ours.arrays_of(case)
     module = ours.module_of(case, arrays, None)
+    fixed = ours.packed_slots(case)
 
     def call(module, arrays):
+        arrays = [case.arrays[i] if i in fixed else array for i, array in enumerate(arrays)]
         with ours.lookup_rng()(jax.random.key(0)):
             return ours.flatten(module(*ours.rebuild(case.args, arrays), **ours.rebuild(case.kwargs, arrays)))
 
@@ -73,27 +107,45 @@ def test_modules_lower_for_every_platform(case):
     assert jax.export.export(function, platforms=PLATFORMS)(leaves, arrays).platforms == PLATFORMS
 
 
-@pytest.mark.parametrize("case", _smallest("function"))
+@each_function
 def test_traces_under_jit_grad_and_vmap_over_each_array(case):
-    arrays = ours.arrays_of(case)
     call = _function(case)
-    shapes = [output.shape for output in jax.eval_shape(call, arrays)]
-    if case.wrt:
-        gradients = jax.eval_shape(
-            lambda points: jax.grad(
-                lambda points: _total(call([points.get(i, array) for i, array in enumerate(arrays)]))
-            )(points),
-            {i: arrays[i] for i in case.wrt},
-        )
-        assert all(gradients[i].shape == arrays[i].shape for i in case.wrt)
+    run, points, arrays = _with_gradients(case, call)
+    outputs, gradients = jax.eval_shape(run, points, arrays)
+    assert all(gradients[i].shape == arrays[i].shape for i in case.wrt)
+    shapes = [output.shape for output in outputs]
     for i in slots((case.args, case.kwargs)):
-        stacked = jnp.stack([arrays[i]] * 3)
         mapped = jax.vmap(lambda one, i=i: call([one if j == i else a for j, a in enumerate(arrays)]))
-        outputs = jax.eval_shape(mapped, stacked)
-        assert [output.shape for output in outputs] == [(3, *shape) for shape in shapes]
+        stacked = jax.ShapeDtypeStruct((3, *arrays[i].shape), arrays[i].dtype)
+        assert [output.shape for output in jax.eval_shape(mapped, stacked)] == [(3, *shape) for shape in shapes]
 
 
-@pytest.mark.parametrize("case", _smallest("function"))
+def _numbers(case):
+    """The floating arguments of the case's call that are given by name or stand at their default."""
+    parameters = list(inspect.signature(ours.lookup(f"functional.{case.name}")).parameters.values())
+    for parameter in parameters[len(case.args) :]:
+        value = case.kwargs.get(parameter.name, parameter.default)
+        if type(value) is float and np.isfinite(value):
+            yield parameter.name, value
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "value"),
+    [
+        pytest.param(case, name, value, id=f"{function}.{name}")
+        for function, case in FUNCTIONS.items()
+        for name, value in _numbers(case)
+        if f"{function}.{name}" not in STATIC
+    ],
+)
+def test_numbers_may_be_traced(case, name, value):
+    arrays = ours.arrays_of(case)
+    traced = jax.eval_shape(lambda number: _function(case, **{name: number})(arrays), jnp.float32(value))
+    plain = jax.eval_shape(lambda: _function(case)(arrays))
+    assert [(o.shape, o.dtype) for o in traced] == [(o.shape, o.dtype) for o in plain]
+
+
+@each_function
 def test_arguments_are_left_alone(case):
     arrays = ours.arrays_of(case)
     before = [np.asarray(array).copy() for array in arrays]

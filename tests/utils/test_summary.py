@@ -1,6 +1,7 @@
 """`nn.summary`: counts that can be done by hand, nothing computed, nothing changed."""
 
 import io
+from xml.etree import ElementTree
 
 import jax
 import jax.numpy as jnp
@@ -48,16 +49,44 @@ def test_groups_frozen_parameters_and_no_inputs():
     assert nn.summary(conv).total.output == ""
 
 
-def test_it_prints_in_a_terminal_and_in_a_notebook():
-    table = nn.summary(Net(), jnp.ones((1, 3, 4, 4)))
-    text, page = str(table), table._repr_html_()
-    for row in table.rows:
-        assert row.kind in text and row.kind in page
-    assert f"{table.total.parameters:,} parameters" in text and f"{table.total.parameters:,} parameters" in page
+class Odd(nn.Module):
+    """Has a child whose name is no HTML."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_module("<a & b>", Net())
+
+    def forward(self, x):
+        return self.get_submodule("<a & b>")(x)
+
+
+def test_it_prints_as_text():
+    table = nn.summary(Odd(), jnp.ones((1, 3, 4, 4)))
+    lines = str(table).splitlines()
+    assert len(lines) == len(table.rows) + 4  # the headings, two rules, the totals
+    for row, line in zip(table.rows, lines[2:]):
+        assert row.kind in line and row.output in line and f"{row.multiply_adds:,}" in line
+    assert lines[-1].startswith(f"{table.total.parameters:,} parameters")
+
+
+def test_a_notebook_shows_a_table():
+    table = nn.summary(Odd(), jnp.ones((1, 3, 4, 4)))
+    page = ElementTree.fromstring(f"<div>{table._repr_html_()}</div>")  # well formed, names escaped
+    assert [heading.text for heading in page.iter("th")][:3] == ["layer", "class", "output"]
+    cells = [[cell.text or "" for cell in row] for row in page.findall("table/tbody/tr")]
+    assert cells == table._cells() and cells[1][0].strip() == "<a & b>"
+    assert page.findtext("p") == str(table).splitlines()[-1]
+
+
+def test_a_terminal_shows_a_rich_table():
     rich = pytest.importorskip("rich.console")
+    table = nn.summary(Net(), jnp.ones((1, 3, 4, 4)))
     console = rich.Console(record=True, width=120, file=io.StringIO())
     console.print(table)
-    assert "features" in console.export_text()
+    text = console.export_text()
+    for cells in table._cells():
+        assert all(cell.strip() in text for cell in cells)
+    assert "Net" in text and f"{table.total.parameters:,} parameters" in text
 
 
 def test_a_lazy_model_is_counted_with_what_its_first_call_would_make():
