@@ -80,6 +80,7 @@ def _with_gradients(case, call):
 
 
 def test_every_public_function_has_a_case():
+    pytest.importorskip("torch", reason="the recording, which stands in for PyTorch, holds a selection of the cases")
     public = {name for name, value in vars(F).items() if inspect.isfunction(value) and not name.startswith("_")}
     assert len(public) > 120
     assert not public - set(FUNCTIONS) - set(ALIASES)
@@ -139,6 +140,7 @@ def _numbers(case):
     ],
 )
 def test_numbers_may_be_traced(case, name, value):
+    pytest.importorskip("torch", reason="the recording, which stands in for PyTorch, holds a selection of the cases")
     arrays = ours.arrays_of(case)
     traced = jax.eval_shape(lambda number: _function(case, **{name: number})(arrays), jnp.float32(value))
     plain = jax.eval_shape(lambda: _function(case)(arrays))
