@@ -23,6 +23,8 @@ _PATTERNS = (
     ("container", r"sequential|list$|dict$"),
 )
 
+FAMILIES = (*(family for family, _ in _PATTERNS), "activation")
+
 
 def family_of(name: str) -> str:
     """The family of a class or function name; what no pattern takes is an activation."""

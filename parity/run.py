@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import Any
 
-from parity.families import family_of
+from parity.families import FAMILIES, family_of
 
 SOURCES = ("ModuleInfo", "OpInfo", "common_nn", "own")
 # Units with many cases are run in so many parts; cases of one structure, which share a program, in the same part.
@@ -105,13 +105,21 @@ def tasks(options: Options) -> list[Task]:
     found = []
     for source in options.sources:
         for unit in source_module(source).units():
-            name = unit.split(".")[0]
-            exact = source in ("ModuleInfo", "OpInfo") and not any("/" in pattern for pattern in options.only)
-            if exact and not matches(options.only, name, unit, family_of(name)):
+            if not _may_match(source, unit, options.only):
                 continue
             parts = _PARTS.get(unit, 1) if options.jobs > 1 else 1
             found += [Task(source, unit, part, parts) for part in range(parts)]
     return sorted(found, key=lambda task: -task.parts)
+
+
+def _may_match(source: str, unit: str, only: Sequence[str]) -> bool:
+    """Whether the unit may hold a case that the patterns ask for; making its cases tells for certain."""
+    name = unit.split(".")[0]
+    if any("/" in pattern for pattern in only):
+        return True
+    if source == "common_nn":  # its units are named after classes, also where the cases are of functions
+        return not set(only) <= set(FAMILIES) or matches(only, family_of(name))
+    return matches(only, name, unit, family_of(name))
 
 
 def cases(task: Task, options: Options) -> Iterator[Any]:

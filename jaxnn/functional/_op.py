@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,8 +14,6 @@ from jaxnn import _compat
 from jaxnn.core import modes
 from jaxnn.core.autocast import cast_arguments
 from jaxnn.core.dtypes import as_array
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Static:
@@ -80,7 +78,7 @@ def _put_arrays(value: Any, arrays: Any) -> Any:
 
 
 def op(
-    function: F | None = None,
+    function: Callable[..., Any] | None = None,
     *,
     check: Callable[..., None] | None = None,
     autocast: str | None = None,

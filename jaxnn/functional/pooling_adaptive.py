@@ -41,8 +41,8 @@ def _target(function: str, spatial: int, input: Any, output_size: Any) -> tuple[
 def _check(kind: str, spatial: int, input: Any, output_size: Any, return_indices: bool = False) -> None:
     function = f"adaptive_{kind}_pool{spatial}d"
     check_array(function, input=input)
-    kind = ValueError if 1 < spatial >= input.ndim else RuntimeError  # torch finds too few dimensions in its Python
-    check_ndim(function, "input", input, (spatial + 1, spatial + 2), kind)
+    error = ValueError if 1 < spatial >= input.ndim else RuntimeError  # torch finds too few dimensions in its Python
+    check_ndim(function, "input", input, (spatial + 1, spatial + 2), error)
     if not is_floating(input.dtype):
         fail(NotImplementedError, function, "input", "a floating dtype", input)
     _target(function, spatial, input, output_size)

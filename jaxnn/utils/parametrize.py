@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnn import _compat
 from jaxnn.core import tree
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Buffer, Parameter, Slot, may_hold
@@ -106,6 +107,11 @@ def _check_like(what: str, given: Any, kept: Any, attributes: Sequence[str] = ("
             )
 
 
+def _devices(array: Any) -> set[Any] | None:
+    """Where an array lies; None for one that is traced or abstract."""
+    return array.devices() if isinstance(array, jax.Array) and not isinstance(array, _compat.Tracer) else None
+
+
 class ParametrizationList(ModuleList):
     """The parametrizations of one attribute and what they are computed from: ``module.parametrizations.weight``.
 
@@ -148,6 +154,10 @@ class ParametrizationList(ModuleList):
                 )
         if self.is_tensor:
             _check_like("right_inverse", new, before, ("dtype",))
+            if _devices(new) != _devices(before) and None not in (_devices(new), _devices(before)):
+                raise ValueError(
+                    f"right_inverse may not change the device: expected {_devices(before)}, got {_devices(new)}"
+                )
         if not unsafe:  # before anything is changed
             _check_like("a parametrization", self._chain([Slot(array).value for array in arrays]), before)
         if self.is_tensor:

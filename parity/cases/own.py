@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from parity.case import Case
-from parity.cases import functions
+from parity.cases import functions as databases
 from parity.cases.modules import _seeded, is_lazy, varied_state
 from parity.convert import Taker, noting_construction
 
@@ -139,6 +141,11 @@ def _functions() -> dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]:
         ],
         "conv_tbc": [((_x(6, 2, 3), _x(3, 3, 4), _x(4)), {}), ((_x(6, 2, 3), _x(3, 3, 4), _x(4), 2), {})],
         "fold": [((_x(2, 12, 12), (4, 5), (2, 2)), {}), ((_x(12, 9), (5, 5), (2, 2)), {"stride": 2, "padding": 1})],
+        "one_hot": [((_indices(5, 2, 3),), {"num_classes": 5})],
+        "ctc_loss": [
+            ((F.log_softmax(_x(6, 2, 4), 2), torch.tensor([[1, 2, 2], [3, 1, 1]]), (6, 5), (3, 1)), {}),
+            ((F.log_softmax(_x(6, 4), 1), torch.tensor([1, 3]), (5,), (2,)), {"blank": 2, "reduction": "sum"}),
+        ],
         "gumbel_softmax": [((_x(20, 5),), {"tau": 0.7}), ((_x(20, 5),), {"hard": True, "dim": 0})],
         "dropout1d": [((_x(3, 4, 5), 0.4), {}), ((_x(3, 4, 5), 0.4, False), {})],
         "upsample": [((_x(2, 3, 4, 4), 7), {"mode": "bilinear"}), ((_x(2, 3, 4),), {"scale_factor": 2})],
@@ -159,32 +166,37 @@ def _functions() -> dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]:
         ],
     }
     for n in (1, 2, 3):
-        space = (7, 8, 6)[:n]
+        space = ((9,), (7, 6), (5, 4, 4))[n - 1]
         rows[f"lp_pool{n}d"] = [((_x(2, 3, *space), 2.0, 3, 2), {}), ((_x(3, *space), 3.0, 2, None, True), {})]
         rows[f"max_pool{n}d_with_indices"] = [((_x(2, 3, *space), 3, 2, 1), {})]
         rows[f"adaptive_max_pool{n}d_with_indices"] = [((_x(2, 3, *space), 3), {})]
         if n > 1:
             samples = torch.rand(2, 3, n)
             rows[f"fractional_max_pool{n}d_with_indices"] = [
-                ((_x(2, 3, *space), 2), {"output_size": (3,) * n, "_random_samples": samples})
+                ((_x(2, 3, *space), 2), {"output_size": (2,) * n, "_random_samples": samples})
             ]
     return rows
 
 
+@functools.cache
+def _rows() -> tuple[dict[str, list[tuple[Any, ...]]], dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]]:
+    with _seeded(SOURCE), noting_construction():
+        return _modules(), _functions()
+
+
 def units() -> list[str]:
     """The names that have cases here."""
-    with _seeded(SOURCE):
-        return [*_modules(), *_functions(), *functions.own_units()]
+    return [*_rows()[0], *_rows()[1], *databases.own_units()]
 
 
 def generate(unit: str) -> Iterator[Case]:
     """The cases of one name."""
-    if unit.split(".")[0] in functions.ALSO:
-        yield from functions.generate(unit)
-    with _seeded(unit), noting_construction():
-        modules, calls = _modules(), _functions()
+    if unit.split(".")[0] in databases.ALSO:
+        yield from databases.generate(unit)
+    lazy = unit.startswith("Lazy")  # cannot be copied, and is changed by its first call: made anew
+    modules, calls = _rows.__wrapped__() if lazy else _rows()
     for index, (module, *args) in enumerate(modules.get(unit, [])):
-        take = Taker()
+        take, module = Taker(), module if lazy else copy.deepcopy(module)
         case = Case(SOURCE, unit, f"{index:02d}", take.make(module), take(tuple(args)), {}, take.arrays)
         case.training = module.training
         if is_lazy(module):

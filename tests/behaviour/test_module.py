@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 import warnings
 
 import jax
@@ -472,6 +474,12 @@ def test_a_module_in_a_cycle_is_listed_flattened_and_called():
     assert names(model.named_parameters()) == ["layer.weight", "layer.bias"] and len(jax.tree.leaves(model)) == 2
     x = jnp.ones((2, 1))
     np.testing.assert_allclose(jax.jit(lambda m, x: m(x))(model, x), model(x), rtol=1e-6)
+
+
+def test_modules_work_without_docstrings_and_assertions():
+    code = "import jax.numpy as jnp, jaxnn as nn; print(nn.jit(lambda m, x: m(x))(nn.Linear(2, 3), jnp.ones((1, 2))).shape)"
+    done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True)
+    assert done.stdout == "(1, 3)\n", done.stderr
 
 
 def test_parameter_containers_are_pickled_and_switched_without_warnings():

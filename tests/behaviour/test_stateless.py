@@ -77,7 +77,7 @@ def test_several_dicts_or_none_are_one(unchanged):
     params = {name: jnp.ones_like(box.value) for name, box in module.named_parameters()}
     buffers = {name: jnp.zeros_like(box.value) for name, box in module.named_buffers()}
     close(nn.functional_call(module, (params, buffers), X), X + 1)
-    for bad in (3, [3], ({}, None), "text"):
+    for bad in (3, [3], ({}, None), "text", (ALL, {"l1.weight": WEIGHT})):
         with pytest.raises(ValueError, match="dict"):
             nn.functional_call(module, bad, X)
 

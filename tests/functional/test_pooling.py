@@ -33,19 +33,18 @@ def _both(name, *arrays, **kwargs):
 # -- maximum ----------------------------------------------------------------------------------------------------------
 
 MAX_OPTIONS = [
-    ((2, 3, 9), dict(kernel_size=3, stride=2, padding=1, ceil_mode=True)),
-    ((3, 9), dict(kernel_size=2, dilation=3)),
-    ((2, 2, 7, 6), dict(kernel_size=3, stride=2, padding=1)),
-    ((2, 2, 7, 6), dict(kernel_size=(2, 3), stride=(3, 2), ceil_mode=True)),
-    ((2, 7, 6), dict(kernel_size=2, stride=1, dilation=(2, 1), padding=(1, 0))),
-    ((1, 1, 12, 11), dict(kernel_size=9, stride=1, padding=4)),  # too many taps to unroll
-    ((1, 2, 5, 4, 6), dict(kernel_size=2, stride=(1, 2, 2), padding=1, ceil_mode=True)),
+    ("max_pool1d", (2, 3, 9), dict(kernel_size=3, stride=2, padding=1, ceil_mode=True)),
+    ("max_pool1d", (3, 9), dict(kernel_size=2, dilation=3)),
+    ("max_pool2d", (2, 2, 7, 6), dict(kernel_size=3, stride=2, padding=1)),
+    ("max_pool2d", (2, 2, 7, 6), dict(kernel_size=(2, 3), stride=(3, 2), ceil_mode=True)),
+    ("max_pool2d", (2, 7, 6), dict(kernel_size=2, stride=1, dilation=(2, 1), padding=(1, 0))),
+    ("max_pool2d", (1, 1, 12, 11), dict(kernel_size=9, stride=1, padding=4)),  # too many taps to unroll
+    ("max_pool3d", (1, 2, 5, 4, 6), dict(kernel_size=2, stride=(1, 2, 2), padding=1, ceil_mode=True)),
 ]
 
 
-@pytest.mark.parametrize("shape, kwargs", MAX_OPTIONS, ids=str)
-def test_max_of_ties_and_infinities(shape, kwargs):
-    name = f"max_pool{len(shape) - (1 if shape in ((3, 9), (2, 7, 6)) else 2)}d"
+@pytest.mark.parametrize("name, shape, kwargs", MAX_OPTIONS, ids=str)
+def test_max_of_ties_and_infinities(name, shape, kwargs):
     for seed in range(3):
         x = _awkward(*shape, seed=seed)
         (values, indices), theirs = _both(name, x, return_indices=True, **kwargs)

@@ -52,6 +52,13 @@ def test_a_wrong_first_parametrization_changes_nothing(case, way):
     assert layer._parameters["weight"] is box and layer.weight is before
 
 
+def test_right_inverse_may_not_change_the_device():
+    layer, second = nn.Linear(3, 4), jax.devices()[1]
+    with pytest.raises(ValueError, match="may not change the device"):
+        _register(lambda self, x: x, lambda self, w: jax.device_put(w, second))(layer)
+    assert type(layer) is nn.Linear and layer.weight.devices() != {second}
+
+
 @pytest.mark.parametrize("name", ["foo", "bias"])
 def test_registering_on_nothing_raises(name):
     layer = nn.Linear(3, 4, bias=False)
