@@ -39,6 +39,7 @@ from jaxnn.core.random import manual_seed as manual_seed
 from jaxnn.core.random import next_key as next_key
 from jaxnn.core.random import rng as rng
 from jaxnn.core.random import set_rng_state as set_rng_state
+from jaxnn.core.scan_layers import scan_layers as scan_layers
 from jaxnn.core.transforms import checkpoint as checkpoint
 from jaxnn.core.transforms import grad as grad
 from jaxnn.core.transforms import scan as scan

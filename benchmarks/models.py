@@ -1,0 +1,94 @@
+"""One training step (forward, backward, SGD with momentum) of whole networks, beside PyTorch.
+
+    python -m benchmarks.models [--only NAME] [--rounds 15] [--compile] [--threads 2]
+
+Both start from the same weights (one seed) and take the same steps; their losses are compared after the timing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxnn as nn
+import jaxnn.functional as F
+from benchmarks.networks import NETWORKS, batch_of
+from benchmarks.timing import medians
+
+LR, MOMENTUM = 0.01, 0.9
+
+
+@nn.jit
+def step(model: nn.Module, optimizer: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+    """The step of jaxnn."""
+    loss, grads = nn.value_and_grad(lambda model: F.cross_entropy(model(x), y))(model)
+    optimizer.step(model, grads)
+    return loss
+
+
+def torch_step(model: Any, optimizer: Any, x: Any, y: Any) -> Any:
+    """The step of PyTorch."""
+    import torch
+
+    optimizer.zero_grad()
+    loss = torch.nn.functional.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def compare(name: str, rounds: int, compiled: bool) -> dict[str, float]:
+    """Microseconds of a step of each."""
+    import torch
+
+    network = NETWORKS[name]
+    nn.manual_seed(0)
+    torch.manual_seed(0)
+    ours, theirs = network.make(nn), network.make(torch.nn)
+    x, y = batch_of(network)
+    arrays, tensors = (jnp.asarray(x), jnp.asarray(y)), (torch.tensor(x), torch.tensor(y))
+    optimizer = nn.optim.SGD(ours, lr=LR, momentum=MOMENTUM)
+    torch_optimizer = torch.optim.SGD(theirs.parameters(), lr=LR, momentum=MOMENTUM)
+    first = float(step(ours, optimizer, *arrays)), float(torch_step(theirs, torch_optimizer, *tensors))
+    np.testing.assert_allclose(first[0], first[1], rtol=1e-4)
+    contenders = {
+        "torch": lambda: torch_step(theirs, torch_optimizer, *tensors),
+        "jaxnn": lambda: step(ours, optimizer, *arrays),
+    }
+    if compiled:
+        quick = torch.compile(theirs)
+        contenders["torch.compile"] = lambda: torch_step(quick, torch_optimizer, *tensors)
+    return medians(contenders, 1, rounds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--compile", action="store_true", help="torch.compile beside it")
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
+    arguments = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    others = ["jaxnn", *(["torch.compile"] if arguments.compile else [])]
+    print(f"| training step | torch eager, ms | {', ratio | '.join(others)}, ratio |")
+    print("|---" * (2 + len(others)) + "|")
+    ratios = []
+    for name in NETWORKS:
+        if arguments.only.lower() not in name.lower():
+            continue
+        times = compare(name, arguments.rounds, arguments.compile)
+        ratios.append(times["jaxnn"] / times["torch"])
+        cells = " | ".join(f"{times[other] / times['torch']:.2f}" for other in others)
+        print(f"| {name} | {times['torch'] / 1000:.1f} | {cells} |", flush=True)
+    print(f"\nmedian ratio {statistics.median(ratios):.2f}, worst {max(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()
