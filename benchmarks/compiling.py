@@ -113,11 +113,11 @@ def steps(depth: int) -> tuple[dict[str, Callable[[], Any]], tuple[Any, ...]]:
     return {"hand-written JAX": hand, "jaxnn": ours(loop), "jaxnn, nn.scan_layers": ours(scanned)}, (loop, scanned, x)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depth", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     contenders, (loop, scanned, x) = steps(arguments.depth)
     times = _seconds(contenders, arguments.rounds)
     base = times["hand-written JAX"]

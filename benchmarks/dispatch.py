@@ -192,13 +192,13 @@ def import_seconds(rounds: int = 7) -> dict[str, float]:
     return {name: float(np.median(values)) for name, values in samples.items()}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, nargs="+", default=[50, 200])
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--without-peers", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, {time.strftime('%Y-%m-%d')}\n")
     for depth in options.layers:
         x = jnp.ones((4, WIDTH))

@@ -55,10 +55,10 @@ def compare(name: str, rounds: int) -> dict[str, float]:
     return medians({"torch": torch_forward, "jaxnn": forward}, 10, rounds)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=25)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     print("| eager forward | torch, us | jaxnn, us | ratio |\n|---|---|---|---|")
     for name in NETWORKS:
         times = compare(name, arguments.rounds)

@@ -66,13 +66,13 @@ def compare(name: str, rounds: int, compiled: bool) -> dict[str, float]:
     return medians(contenders, 1, rounds)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--compile", action="store_true", help="torch.compile beside it")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     import torch
 
     torch.set_num_threads(arguments.threads)

@@ -17,20 +17,12 @@ from jaxnn.core.dtypes import as_array
 
 
 class _Static:
-    """The arguments that are not arrays, hashable, and equal only where their types are equal too."""
+    """The arguments that are not arrays. One object for each key, so that it is compared by identity."""
 
-    __slots__ = ("args", "kwargs", "_key", "_hash")
+    __slots__ = ("args", "kwargs")
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.args, self.kwargs = args, kwargs
-        self._key = (_typed(args), tuple((name, _typed(kwargs[name])) for name in sorted(kwargs)))
-        self._hash = hash(self._key)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Static) and self._key == other._key
 
 
 class _Hole:
@@ -43,23 +35,35 @@ class _Hole:
 _HOLE = _Hole()
 
 
-def _typed(value: Any) -> Any:
-    """A hashable key that keeps 1, 1.0 and True apart, and NaN equal to itself."""
-    if isinstance(value, (list, tuple)):
-        return type(value), tuple(map(_typed, value))
-    if isinstance(value, dict):
-        return dict, tuple((name, _typed(item)) for name, item in value.items())
-    if isinstance(value, float):
-        return float, value.hex()
-    return type(value), value
+_ATOMS = frozenset((int, bool, str, type(None)))
 
 
-def _take_arrays(value: Any, arrays: list[Any]) -> Any:
+def _key(value: Any, arrays: list[Any]) -> Any:
+    """A hashable key of an argument that keeps 1, 1.0 and True apart, and NaN equal to itself; arrays go to `arrays`."""
+    kind = type(value)
+    if kind in _ATOMS:
+        return kind, value
     if isinstance(value, (jax.Array, np.ndarray)):
         arrays.append(value)
         return _HOLE
+    if isinstance(value, float):
+        return kind, value.hex()
     if isinstance(value, (list, tuple)):
-        items = [_take_arrays(item, arrays) for item in value]
+        return kind, *[_key(item, arrays) for item in value]
+    if isinstance(value, dict):
+        inner: list[Any] = []
+        key = kind, *[(name, _key(item, inner)) for name, item in value.items()]
+        if inner:
+            raise TypeError("an array in a dict")
+        return key
+    return kind, value
+
+
+def _take_arrays(value: Any) -> Any:
+    if isinstance(value, (jax.Array, np.ndarray)):
+        return _HOLE
+    if isinstance(value, (list, tuple)):
+        items = [_take_arrays(item) for item in value]
         if isinstance(value, tuple):
             return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
         return items
@@ -107,7 +111,7 @@ def op(
     name = inner.__name__.lstrip("_")
     parameters = tuple(inspect.signature(inner).parameters)
 
-    def run(static: _Static, arrays: tuple[Any, ...]) -> Any:
+    def run(static: _Static, arrays: list[Any]) -> Any:
         feed = iter(arrays)
         args = tuple(_put_arrays(value, feed) for value in static.args)
         kwargs = {key: _put_arrays(value, feed) for key, value in static.kwargs.items()}
@@ -116,6 +120,8 @@ def op(
     run.__name__ = run.__qualname__ = name
     jitted = jax.jit(run, static_argnums=0)
 
+    statics: dict[Any, _Static] = {}
+
     def convert(value: Any, where: Any) -> Any:
         if isinstance(value, np.ndarray):
             return as_array(value, f"{name}: {where if isinstance(where, str) else parameters[where]}")
@@ -123,8 +129,10 @@ def op(
 
     @functools.wraps(inner)
     def operation(*args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(value, np.ndarray) for value in args):
-            args = tuple(convert(value, min(i, len(parameters) - 1)) for i, value in enumerate(args))
+        for value in args:
+            if isinstance(value, np.ndarray):
+                args = tuple(convert(value, min(i, len(parameters) - 1)) for i, value in enumerate(args))
+                break
         if kwargs:
             kwargs = {key: convert(value, key) for key, value in kwargs.items()}
         if autocast is not None and modes.autocast_state.value is not None:
@@ -134,13 +142,15 @@ def op(
         if not compiled or _compat.under_jit():
             return modes.stop_gradients(inner(*args, **kwargs))
         arrays: list[Any] = []
-        bare = tuple(_take_arrays(value, arrays) for value in args)
-        bare_kwargs = {key: _take_arrays(value, arrays) for key, value in kwargs.items()}
         try:
-            static = _Static(bare, bare_kwargs)
-        except TypeError:  # an argument that is not hashable: nothing to key a compiled call on
+            key = *[_key(value, arrays) for value in args], *[(name, _key(kwargs[name], arrays)) for name in kwargs]
+            static = statics.get(key)
+        except TypeError:  # an argument without a hash: nothing to key a compiled call on
             return modes.stop_gradients(inner(*args, **kwargs))
-        return modes.stop_gradients(jitted(static, tuple(arrays)))
+        if static is None:
+            bare = tuple(_take_arrays(value) for value in args)
+            static = statics[key] = _Static(bare, {name: _take_arrays(value) for name, value in kwargs.items()})
+        return modes.stop_gradients(jitted(static, arrays))
 
     operation.__jaxnn_op__ = {"autocast": autocast, "inner": inner, "check": check}  # type: ignore[attr-defined]
     return operation
