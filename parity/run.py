@@ -133,6 +133,8 @@ def cases(task: Task, options: Options) -> Iterator[Any]:
 
 def run_task(task: Task, options: Options) -> list[Any]:
     """The results of one task; runs in a worker process."""
+    import jax
+
     from parity import truth
     from parity.check import Result, check
     from parity.known import known
@@ -158,6 +160,7 @@ def run_task(task: Task, options: Options) -> list[Any]:
         result = check(case, options.judged_as, options.modes)
         result.seconds = time.perf_counter() - started
         results.append(result)
+    jax.clear_caches()  # thousands of compiled programs are gigabytes
     return results
 
 

@@ -103,6 +103,16 @@ def _sin_cos(x: Floats) -> tuple[Floats, Floats]:
     return sin, cos
 
 
+def scale(values: Floats, mean: float, std: float, out: Any) -> None:
+    """``values * std + mean``, rounded once, into `out`."""
+    if mean != 0.0:
+        values = multiply_add(values, _F(std), _F(mean))
+    elif std != 1.0:
+        values = np.multiply(values, _F(std), out=out if out.dtype == values.dtype else None)
+    if values is not out:
+        np.copyto(out, values, casting="same_kind")
+
+
 def fill(uniform: Floats, mean: float, std: float) -> None:
     """Turn contiguous `uniform` float32 numbers in [0, 1), a multiple of 16 of them, into normal ones, in place."""
     blocks = uniform.reshape(-1, 16)
@@ -119,11 +129,8 @@ def fill(uniform: Floats, mean: float, std: float) -> None:
     sin, cos = _sin_cos(second)
     cos *= radius
     sin *= radius
-    if mean != 0.0:
-        cos, sin = multiply_add(cos, _F(std), _F(mean)), multiply_add(sin, _F(std), _F(mean))
-    elif std != 1.0:
-        cos *= _F(std)
-        sin *= _F(std)
+    scale(cos, mean, std, cos)
+    scale(sin, mean, std, sin)
     if pairs is None:
         blocks[:, :8], blocks[:, 8:] = cos.reshape(-1, 8), sin.reshape(-1, 8)
     else:

@@ -1,9 +1,10 @@
-"""Very long fills, compiled by XLA for the host's CPU: twice as fast as NumPy, and the same bits.
+"""Long fills, compiled by XLA for the host's CPU: several times as fast as NumPy, and the same bits.
 
-The twister's recurrence is a scan over blocks of 624 words; torch's arithmetic is written out so that LLVM fuses
-the multiply-adds that torch's compiler fused. That is a habit of compilers, not a promise: the first fill of each
-kind is compared with NumPy's, and where one bit differs (a processor without fused multiply-add) NumPy is used for
-good. Compiling costs some tenths of a second, so short fills never come here.
+The twister's recurrence is a scan over windows of 624 words, which need not begin where the generator's own blocks do;
+torch's arithmetic is written out so that LLVM fuses the multiply-adds that torch's compiler fused. That is a habit of
+compilers, not a promise: the first fill of each kind is compared with NumPy's, and where one bit differs (a processor
+without fused multiply-add) NumPy is used for good. Compiling costs some tenths of a second, so a process that draws
+little never comes here.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from jax import lax
 
 from jaxnn.core import _boxmuller as bm
 
-_BLOCKS = 832
+_BLOCKS = 208
 WORDS = _BLOCKS * 624  # drawn by one call; a multiple of 16
 _PAYS_AFTER = 8_000_000  # numbers in long fills after which compiling pays
 
@@ -38,7 +39,7 @@ _wanted = [0]
 
 def worthwhile(size: int) -> bool:
     """Whether a fill of `size` numbers is long enough; the first few million numbers never are."""
-    if size < WORDS + 16:
+    if size < WORDS:
         return False
     _wanted[0] += size
     return _wanted[0] > _PAYS_AFTER
@@ -50,39 +51,30 @@ def usable(kind: str) -> bool:
     return compiles and same_bits.get(kind, True) and device() is not None
 
 
-def _twist(upper: Any, lower: Any) -> Any:
+def _twist(xp: Any, upper: Any, lower: Any) -> Any:
     mixed = (upper & np.uint32(0x80000000)) | (lower & np.uint32(0x7FFFFFFF))
-    return (mixed >> np.uint32(1)) ^ jnp.where((lower & np.uint32(1)) != 0, np.uint32(0x9908B0DF), np.uint32(0))
+    return (mixed >> np.uint32(1)) ^ xp.where((lower & np.uint32(1)) != 0, np.uint32(0x9908B0DF), np.uint32(0))
 
 
-def _next_block(s: Any, _: Any) -> tuple[Any, Any]:
+def next_block(s: Any, xp: Any = jnp) -> Any:
+    """The 624 raw words after those in `s`."""
     # Each part needs words of the part before: 227 = 624 - 397 at a time.
-    a = s[397:624] ^ _twist(s[0:227], s[1:228])
-    b = a ^ _twist(s[227:454], s[228:455])
-    c = b[0:169] ^ _twist(s[454:623], s[455:624])
-    last = b[169:170] ^ _twist(s[623:624], a[0:1])
-    s = jnp.concatenate([a, b, c, last])
-    return s, s
+    a = s[397:624] ^ _twist(xp, s[0:227], s[1:228])
+    b = a ^ _twist(xp, s[227:454], s[228:455])
+    c = b[0:169] ^ _twist(xp, s[454:623], s[455:624])
+    last = b[169:170] ^ _twist(xp, s[623:624], a[0:1])
+    return xp.concatenate([a, b, c, last])
 
 
-@jax.jit
-def draw(key: Any) -> tuple[Any, Any]:
-    """The twister's key after ``WORDS`` more words, and those words."""
-    key, blocks = lax.scan(_next_block, key, None, length=_BLOCKS)
+def _draw(window: Any) -> tuple[Any, Any, Any]:
+    """The raw words `window` and those after it, ``WORDS`` in all, as numbers; the window after them; the last one."""
+    after, blocks = lax.scan(lambda s, _: (next_block(s), s), window, None, length=_BLOCKS)
+    blocks = lax.optimization_barrier(blocks)
     y = blocks.reshape(-1)
     y ^= y >> np.uint32(11)
     y ^= (y << np.uint32(7)) & np.uint32(0x9D2C5680)
     y ^= (y << np.uint32(15)) & np.uint32(0xEFC60000)
-    return key, y ^ (y >> np.uint32(18))
-
-
-@jax.jit
-def aligned(tail: Any, words: Any, start: Any) -> tuple[Any, Any]:
-    """``WORDS`` words of the 16 before and these, beginning at `start`; and the last 16.
-
-    A call of its own: fused into the arithmetic of the others, it would keep them from being vectorised.
-    """
-    return lax.dynamic_slice(jnp.concatenate([tail, words]), (start,), (WORDS,)), words[-16:]
+    return y ^ (y >> np.uint32(18)), after, blocks[-1]
 
 
 def _units(words: Any) -> Any:
@@ -92,9 +84,10 @@ def _units(words: Any) -> Any:
 
 
 @jax.jit
-def uniform(words: Any, low: Any, high: Any) -> Any:
-    """Uniform numbers from low to high."""
-    return _units(words) * (high - low) + low
+def uniform(window: Any, low: Any, high: Any) -> tuple[Any, Any, Any]:
+    """Uniform numbers from low to high, and ``_draw``'s windows."""
+    words, after, last = _draw(window)
+    return _units(words) * (high - low) + low, after, last
 
 
 def _horner(x: Any, coefficients: list[np.float32]) -> Any:
@@ -134,24 +127,15 @@ def _sin_cos(x: Any) -> tuple[Any, Any]:
 
 
 @jax.jit
-def standard_normal(words: Any) -> Any:
-    """Normal numbers with mean 0 and standard deviation 1, by groups of 16 as in ``_boxmuller.fill``."""
+def normal(window: Any) -> tuple[Any, Any, Any]:
+    """Normal numbers of mean 0 and standard deviation 1, by groups of 16 as in ``_boxmuller.fill``, and the windows.
+
+    Scaled by the caller: two scalars more, and XLA's long loop is not vectorised, which makes it ten times slower.
+    """
+    words, after, last = _draw(window)
     groups = words.reshape(-1, 2, 8)
     first, second = lax.optimization_barrier((groups[:, 0].reshape(-1), groups[:, 1].reshape(-1)))
     radius = jnp.sqrt(bm._MINUS_TWO * _log(bm._ONE - _units(first)))
     sin, cos = _sin_cos(bm._TWO_PI * _units(second))
     pair = lax.optimization_barrier((radius * cos, radius * sin))
-    return jnp.stack([half.reshape(-1, 8) for half in pair], axis=1).reshape(-1)
-
-
-@jax.jit
-def _scaled(values: Any, mean: Any, std: Any) -> Any:
-    return values * std + mean
-
-
-def normal(words: Any, mean: Any, std: Any) -> Any:
-    """Normal numbers. Two calls, as one was ten times slower: the scalars keep XLA's long loop from being vectorised."""
-    return _scaled(standard_normal(words), mean, std)
-
-
-FILLS = {"uniform": uniform, "normal": normal}
+    return jnp.stack([half.reshape(-1, 8) for half in pair], axis=1).reshape(-1), after, last

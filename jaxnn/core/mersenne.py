@@ -7,8 +7,8 @@ Same seed, same weights: uniform and normal numbers equal torch's bit for bit. W
 - 16 normal numbers or more are made 16 at a time (Box-Muller: eight cosines, then eight sines), a last incomplete
   group by drawing the last 16 again; fewer are made in pairs in float64, the second of a pair kept for the next call.
 
-A long fill is cut into pieces: this thread draws them, spare threads turn them into numbers. A very long one is
-compiled (`_bulk`).
+A fill is cut into pieces: this thread draws them, spare threads turn them into numbers. A long one is compiled
+(`_bulk`).
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ _FLOATING = _REDUCED | {np.dtype(np.float32), np.dtype(np.float64)}
 
 # Turns draws into numbers, and uses the draws up.
 Turn = Callable[[Array, Array], None]
+# Compiled code that makes a long fill's numbers from a window of raw words, and what is still to be done to them.
+Bulk = tuple[str, Callable[[Any], Any], Turn]
 
 _pool: list[ThreadPoolExecutor] = []
 
@@ -139,19 +141,16 @@ class Twister:
         """`count` numbers in [0, 1), float64 or float32."""
         return _as_units(self.long_words(count) if dtype == np.float64 else self.words(count))
 
-    def _pieces(self, out: Array, turn: Turn, kind: str = "", first: float = 0.0, second: float = 1.0) -> None:
-        """Fill flat `out` with ``turn(draws, piece)``; `kind` and its numbers name what `_bulk` can do instead."""
-        drawn: Array | None = None
-        if kind and out.dtype != np.float64 and _bulk.worthwhile(out.size) and _bulk.usable(kind):
-            done, drawn = self._in_bulk(out, turn, kind, first, second)
-            out = out[done:]
+    def _pieces(self, out: Array, turn: Turn, bulk: Bulk | None = None) -> None:
+        """Fill flat `out` with ``turn(draws, piece)``, or the most of it by what `bulk` says."""
+        if bulk and out.dtype != np.float64 and _bulk.worthwhile(out.size) and _bulk.usable(bulk[0]):
+            out = out[self._in_bulk(out, turn, *bulk) :]
         draw = self.long_words if out.dtype == np.float64 else self.words
         workers = _workers() if out.size > 4 * _PIECE else None
         waiting: deque[Future[None]] = deque()
         for start in range(0, out.size, _PIECE):
             piece = out[start : start + _PIECE]
-            draws = draw(piece.size) if drawn is None else np.concatenate([drawn, draw(piece.size - drawn.size)])
-            drawn = None
+            draws = draw(piece.size)
             while waiting and waiting[0].done():
                 waiting.popleft().result()
             if workers is None or len(waiting) > 8:
@@ -161,33 +160,38 @@ class Twister:
         for future in waiting:
             future.result()
 
-    def _in_bulk(self, out: Array, turn: Turn, kind: str, first: float, second: float) -> tuple[int, Array]:
-        """Fill the front of `out` by compiled code. Returns how much, and the words drawn for what comes next."""
-        cpu, scalars = _bulk.device(), (np.float32(first), np.float32(second))
-        head = self.words(624 - int(self._bits.state["state"]["pos"]))  # compiled code begins with a new block
-        done, left = head.size // 16 * 16, head.size % 16
-        turn(head[:done].copy(), out[:done])
-        start = np.int32(16 - left)
-        tail = jax.device_put(np.concatenate([np.zeros(16 - left, np.uint32), head[done:]]), cpu)
-        key = jax.device_put(self._bits.state["state"]["key"].astype(np.uint32), cpu)
-        while out.size - done >= _bulk.WORDS + 16 and _bulk.usable(kind):
-            key, words = _bulk.draw(key)
-            words, tail = _bulk.aligned(tail, words, start)
-            values = np.asarray(_bulk.FILLS[kind](words, *scalars))
-            if kind not in _bulk.same_bits:
-                expected = np.empty(1 << 14, np.float32)
-                turn(np.array(words[: expected.size]), expected)
-                _bulk.same_bits[kind] = bool(np.array_equal(values[: expected.size], expected))
-            piece = out[done : done + _bulk.WORDS]
-            if _bulk.same_bits[kind]:
-                np.copyto(piece, values, casting="same_kind")
-                if kind == "uniform":
-                    _keep_below(piece, first, second)
-            else:
-                turn(np.array(words), piece)
+    def _in_bulk(self, out: Array, turn: Turn, kind: str, compiled: Callable[[Any], Any], finish: Turn) -> int:
+        """Fill the front of `out` by compiled code, and say how much of it; 0 where that has other bits than NumPy."""
+        state: Any = self._bits.state
+        key, position = state["state"]["key"].astype(np.uint32), int(state["state"]["pos"])
+        # The next 624 raw words: the rest of this block, and the beginning of the one after it.
+        window = np.concatenate([key[position:], _bulk.next_block(key, np)[:position]])
+        made = compiled(jax.device_put(window, _bulk.device()))
+        if kind not in _bulk.same_bits:
+            piece, expected = np.empty((2, 1 << 14), out.dtype)
+            turn(self.words(expected.size), expected)
+            self._bits.state = state
+            finish(np.asarray(made[0])[: piece.size], piece)
+            _bulk.same_bits[kind] = bool(np.array_equal(piece, expected))
+            if not _bulk.same_bits[kind]:
+                return 0
+        done = 0
+        while True:
+            values, window, last = made
+            more = out.size - done >= 2 * _bulk.WORDS
+            if more:
+                made = compiled(window)  # is computed while these are copied
+            finish(np.asarray(values), out[done : done + _bulk.WORDS])
             done += _bulk.WORDS
-        self._bits.state = {"bit_generator": "MT19937", "state": {"key": np.asarray(key), "pos": 624}}
-        return done, np.asarray(tail)[start:]
+            if not more:
+                break
+        # Back to the generator's own blocks: the one that the position after these words lies in.
+        position = (position + done) % 624
+        key = np.concatenate([np.asarray(last)[624 - position :], np.asarray(window)[: 624 - position]])
+        if position == 0:
+            key, position = np.asarray(last), 624
+        self._bits.state = {"bit_generator": "MT19937", "state": {"key": key, "pos": position}}
+        return done
 
     def uniform(self, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0, dtype: Any = np.float32) -> Array:
         """Uniform numbers in [low, high), as ``Tensor.uniform_``."""
@@ -195,12 +199,15 @@ class Twister:
         check_uniform(low, high, dtype)
         out = _empty(shape, dtype)
 
-        def turn(draws: Array, piece: Array) -> None:
-            values = _affine(_as_units(draws), low, high)
+        def finish(values: Array, piece: Array) -> None:
             np.copyto(piece, values, casting="same_kind")
             _keep_below(piece, low, high)
 
-        self._pieces(out.reshape(-1), turn, "uniform", low, high)
+        def turn(draws: Array, piece: Array) -> None:
+            finish(_affine(draws, low, high, piece.dtype), piece)
+
+        scalars = np.float32(low), np.float32(high)
+        self._pieces(out.reshape(-1), turn, ("uniform", lambda window: _bulk.uniform(window, *scalars), finish))
         return out
 
     def normal(self, shape: tuple[int, ...], mean: float = 0.0, std: float = 1.0, dtype: Any = np.float32) -> Array:
@@ -222,7 +229,10 @@ class Twister:
                 _boxmuller.fill(values, mean, std)
             np.copyto(piece, values, casting="same_kind")
 
-        self._pieces(flat[:whole], turn, "normal", mean, std)
+        def finish(values: Array, piece: Array) -> None:
+            _boxmuller.scale(values, mean, std, piece)
+
+        self._pieces(flat[:whole], turn, ("normal", _bulk.normal, finish))
         extra = flat.size - whole
         if extra and dtype not in _REDUCED:
             # Uniform numbers for every place are drawn first, also for those of the tail, which it then overwrites.
@@ -368,26 +378,24 @@ def _as_units(draws: Array) -> Array:
     return units
 
 
-def _affine(units: Array, low: float, high: float) -> Array:
-    """`units` spread over [low, high), each rounded once."""
-    if low == 0.0 and high == 1.0:
-        return units
-    if units.dtype == np.float64:
-        return _fused(units, high - low, low)
+def _affine(draws: Array, low: float, high: float, dtype: np.dtype[Any]) -> Array:
+    """`draws` as numbers spread over [low, high), each rounded once; not yet to float32. Uses up `draws`."""
+    if draws.dtype == np.uint64:
+        units = _as_units(draws)
+        return units if low == 0.0 and high == 1.0 else _fused(units, high - low, low)
     low_scalar, high_scalar = np.float32(low), np.float32(high)
-    scale = high_scalar - low_scalar
     # 24 bits times 24 bits is exact in float64, and so is the sum unless the range is far from zero; there the
     # second rounding, to float32, still almost never differs.
-    wide = np.multiply(units, np.float64(scale), dtype=np.float64)
+    draws &= np.uint32(0xFFFFFF)
+    wide = np.multiply(draws.view(np.int32), np.float64(high_scalar - low_scalar) * 2.0**-24, dtype=np.float64)
     wide += np.float64(low_scalar)
-    return wide.astype(np.float32)
+    return wide if dtype == np.float32 else wide.astype(np.float32)
 
 
 def _keep_below(values: Array, low: float, high: float) -> None:
     """Numbers that were rounded up to `high` become `low`."""
-    top = values == values.dtype.type(high)
-    if top.any():
-        values[top] = low
+    if values.size and values.max() == values.dtype.type(high):
+        values[values == values.dtype.type(high)] = low
 
 
 def _normal_float64(units: Array, mean: float, std: float) -> Array:

@@ -251,12 +251,16 @@ def fork_rng(devices: Any = None, enabled: bool = True) -> Iterator[None]:
 
 
 def get_rng_state() -> np.ndarray[Any, Any]:
-    """The state of the global generator. Follows ``torch.get_rng_state``."""
+    """The state of the global generator. Follows ``torch.get_rng_state``.
+
+    The first 5056 bytes are torch's: ``torch.set_rng_state(torch.from_numpy(nn.get_rng_state()[:5056]))``. The jax key
+    comes after them.
+    """
     return default_generator.get_state()
 
 
 def set_rng_state(new_state: Any) -> None:
-    """Put the global generator in a state from ``get_rng_state``. Follows ``torch.set_rng_state``."""
+    """Put the global generator in a state from ``get_rng_state``, this one or torch's. Follows ``torch.set_rng_state``."""
     default_generator.set_state(new_state)
 
 

@@ -112,6 +112,13 @@ def _devices(array: Any) -> set[Any] | None:
     return array.devices() if isinstance(array, jax.Array) and not isinstance(array, _compat.Tracer) else None
 
 
+def _placed(new: Any, before: Any) -> Any:
+    """`new` where `before` lies, if it was made from nothing (``jnp.eye``) and so has no place of its own."""
+    if None in (_devices(new), _devices(before)) or new.committed or new.shape != before.shape:
+        return new
+    return jax.device_put(new, before.sharding) if before.committed else new
+
+
 class ParametrizationList(ModuleList):
     """The parametrizations of one attribute and what they are computed from: ``module.parametrizations.weight``.
 
@@ -154,6 +161,7 @@ class ParametrizationList(ModuleList):
                 )
         if self.is_tensor:
             _check_like("right_inverse", new, before, ("dtype",))
+            new = _placed(new, before)
             if _devices(new) != _devices(before) and None not in (_devices(new), _devices(before)):
                 raise ValueError(
                     f"right_inverse may not change the device: expected {_devices(before)}, got {_devices(new)}"
@@ -222,7 +230,7 @@ class ParametrizationList(ModuleList):
             if box is None:  # parametrized itself
                 setattr(self, name, array)
             else:
-                box.value = array
+                box.value = _placed(array, box.value)
 
     def forward(self) -> Any:
         """The attribute's value: the first parametrization called on the originals, each other one on what came."""

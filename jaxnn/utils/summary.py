@@ -78,16 +78,15 @@ class Summary:
         return table
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{heading}</th>" for heading in _HEADINGS)
-        body = "".join(
-            "<tr>"
-            + "".join(
-                f'<td style="text-align:{"right" if i > 2 else "left"};white-space:pre">{html.escape(cell)}</td>'
-                for i, cell in enumerate(row)
+        def row(tag: str, cells: list[str]) -> str:
+            sides = ["right" if i > 2 else "left" for i in range(len(cells))]
+            style = "white-space:pre;padding:2px 10px;text-align:"
+            return "".join(
+                f'<{tag} style="{style}{side}">{html.escape(cell)}</{tag}>' for side, cell in zip(sides, cells)
             )
-            + "</tr>"
-            for row in self._cells()
-        )
+
+        body = "".join(f"<tr>{row('td', cells)}</tr>" for cells in self._cells())
+        head = row("th", list(_HEADINGS))
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{html.escape(self._totals())}</p>"
 
 

@@ -1,4 +1,5 @@
-"""What PyTorch's test_init.py checks, where tests/test_init.py, which compares numbers with torch's, does not."""
+"""What PyTorch's test_init.py checks, where tests/test_init.py, which compares numbers with torch's, does not;
+and modules that are built abstractly, in shards and inside compiled functions."""
 
 import random as python_random
 import string
@@ -7,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jaxnn as nn
 import jaxnn.functional as F
@@ -135,3 +138,71 @@ def test_a_truncated_normal_from_a_generator_is_that_of_its_seed():
     drawn = init.trunc_normal_(box(5), generator=nn.Generator().manual_seed(42))
     nn.manual_seed(42)
     np.testing.assert_array_equal(drawn, init.trunc_normal_(box(5)))
+
+
+# -- abstract and sharded -------------------------------------------------------------------------------------------
+
+MESH = Mesh(np.array(jax.devices()[:2]), ("rows",))
+
+
+class Net(nn.Module):
+    """Layers that draw in every way a layer draws."""
+
+    def __init__(self, device=None):
+        super().__init__()
+        self.embedding = nn.Embedding(6, 8, device=device)
+        self.attention = nn.MultiheadAttention(8, 2, add_bias_kv=True)
+        self.head = nn.utils.parametrizations.orthogonal(nn.Linear(8, 4, device=device))
+        init.trunc_normal_(self.head.bias, std=0.1)
+
+
+def build(key):
+    with nn.rng(key):
+        return Net()
+
+
+def test_a_module_is_built_without_a_draw():
+    before = nn.get_rng_state()
+    abstract = jax.eval_shape(Net)
+    np.testing.assert_array_equal(nn.get_rng_state(), before)
+    real = Net()
+    assert list(abstract.state_dict()) == list(real.state_dict())
+    for key, value in real.state_dict().items():
+        held = abstract.state_dict()[key]
+        assert isinstance(held, jax.ShapeDtypeStruct) and (held.shape, held.dtype) == (value.shape, value.dtype)
+
+
+def test_a_module_is_built_in_its_shards():
+    key = jax.random.key(3)
+    shardings = jax.tree.map(
+        lambda leaf: NamedSharding(MESH, P("rows") if leaf.ndim == 2 and leaf.shape[0] % 2 == 0 else P()),
+        jax.eval_shape(build, key),
+    )
+    sharded = jax.jit(build, out_shardings=shardings)(key)
+    assert sharded.embedding.weight.sharding == NamedSharding(MESH, P("rows"))
+    assert [shard.data.shape for shard in sharded.embedding.weight.addressable_shards] == [(3, 8)] * 2
+    for whole in (build(key), jax.jit(build)(key)):
+        for name, value in whole.state_dict().items():
+            np.testing.assert_allclose(sharded.state_dict()[name], value, atol=1e-6, err_msg=name)
+
+
+def test_drawn_on_the_host_and_put_in_shards_the_weights_are_those_of_the_seed():
+    nn.manual_seed(7)
+    sharded = Net(NamedSharding(MESH, P("rows")))
+    nn.manual_seed(7)
+    whole = Net()
+    assert sharded.embedding.weight.sharding == NamedSharding(MESH, P("rows"))
+    for name, value in whole.state_dict().items():
+        np.testing.assert_allclose(sharded.state_dict()[name], value, atol=1e-6, err_msg=name)
+
+
+def test_under_nn_jit_every_call_builds_another_module_and_a_seed_repeats_them():
+    made = nn.jit(lambda: nn.Linear(3, 4))
+    nn.manual_seed(0)
+    first, second = made(), made()
+    nn.manual_seed(0)
+    again = made()
+    assert not np.array_equal(first.weight, second.weight)
+    np.testing.assert_array_equal(first.weight, again.weight)
+    with pytest.raises(RuntimeError, match="nn.jit"):
+        jax.jit(lambda: nn.Linear(3, 4))()

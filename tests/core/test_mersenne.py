@@ -3,10 +3,13 @@
 import copy
 import pickle
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 
+import jaxnn as nn
+from jaxnn import init
 from jaxnn.core import _bulk, random
 from jaxnn.core.mersenne import Twister
 
@@ -98,7 +101,8 @@ def test_a_compiler_with_other_bits_is_not_used(monkeypatch):
     monkeypatch.setattr(_bulk, "same_bits", {})
     expected = Twister(1).uniform((_bulk.WORDS * 2,))
     monkeypatch.setattr(_bulk, "same_bits", {})
-    monkeypatch.setitem(_bulk.FILLS, "uniform", lambda words, low, high: _bulk.uniform(words, low, high) + 0.5)
+    sound = _bulk.uniform
+    monkeypatch.setattr(_bulk, "uniform", lambda *args: (sound(*args)[0] + 0.5, *sound(*args)[1:]))
     np.testing.assert_array_equal(Twister(1).uniform((_bulk.WORDS * 2,)), expected)
     assert _bulk.same_bits == {"uniform": False}
 
@@ -193,3 +197,47 @@ def test_fork_rng_puts_the_global_generator_back():
     with random.fork_rng(enabled=False):
         random.manual_seed(5)
     assert random.initial_seed() == 5
+
+
+def test_the_global_state_goes_to_torch_and_comes_from_it(torch):
+    torch.manual_seed(6), random.manual_seed(1)
+    torch.empty(3).normal_(), torch.empty(701).uniform_()
+    random.set_rng_state(torch.get_rng_state().numpy())
+    layer, theirs = nn.Linear(3, 4), torch.nn.Linear(3, 4)
+    np.testing.assert_array_equal(layer.weight, theirs.weight.detach().numpy())
+    assert random.initial_seed() == 6
+
+    random.next_key(), random.manual_seed(8), init.normal_(nn.Parameter(jnp.zeros(5)))
+    torch.set_rng_state(torch.from_numpy(random.get_rng_state()[:5056]))
+    assert_close(np.asarray(init.normal_(nn.Parameter(jnp.zeros(7)))), torch.empty(7).normal_())
+    assert torch.initial_seed() == 8
+
+
+def test_a_forked_block_in_torch_and_here_leaves_the_same_draws(torch):
+    torch.manual_seed(2), random.manual_seed(2)
+    for fork in (torch.random.fork_rng(devices=[]), nn.fork_rng()):
+        with fork:
+            nn.Linear(5, 5), torch.nn.Linear(5, 5)
+    np.testing.assert_array_equal(nn.Linear(3, 4).weight, torch.nn.Linear(3, 4).weight.detach().numpy())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_generator_is_torchs_at_every_step_of_its_life(torch, seed):
+    ours, theirs = nn.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
+    assert ours.initial_seed() == theirs.initial_seed()
+
+    def draw():
+        box = nn.Parameter(jnp.zeros((3, 5)))
+        assert_close(np.asarray(init.normal_(box, generator=ours)), torch.empty(3, 5).normal_(generator=theirs))
+        assert_equal(np.asarray(init.uniform_(box, generator=ours)), torch.empty(3, 5).uniform_(generator=theirs))
+        np.testing.assert_array_equal(ours.get_state()[:5056], theirs.get_state().numpy())
+
+    draw()
+    kept, their_kept = ours.get_state(), theirs.get_state()
+    draw()
+    ours.set_state(kept), theirs.set_state(their_kept)
+    draw()
+    ours, theirs = ours.clone_state(), theirs.clone_state()
+    draw()
+    ours.set_state(theirs.get_state().numpy())
+    draw()

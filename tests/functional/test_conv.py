@@ -39,6 +39,23 @@ def test_values_and_two_derivatives(spatial, options):
     assert_parity(getattr(F, name), getattr(torch.nn.functional, name), *arrays, second=True, **options)
 
 
+@pytest.mark.parametrize(
+    ("size", "kernel", "options"),
+    [
+        ((9, 1), (3, 1), {"stride": (2, 3), "dilation": (2, 5)}),
+        ((1, 9), (1, 4), {"padding": (0, 2)}),
+        ((1, 7, 1), (1, 3, 1), {"stride": 2}),
+        ((1, 1), (1, 1), {}),
+        ((1, 9), (1, 3), {"padding": 1}),  # the first dimension is padded, and so not left out
+    ],
+    ids=str,
+)
+def test_dimensions_of_one_are_left_out(size, kernel, options):
+    torch = pytest.importorskip("torch")
+    arrays, name = (_random(2, 4, *size), _random(6, 4, *kernel), _random(6)), f"conv{len(size)}d"
+    assert_parity(getattr(F, name), getattr(torch.nn.functional, name), *arrays, second=True, **options)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_sixteen_bits_sum_in_float32(dtype):
     torch = pytest.importorskip("torch")
