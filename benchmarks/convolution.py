@@ -1,14 +1,15 @@
 """Forty convolutions of well-known networks beside PyTorch, and each form of a convolution by itself.
 
-    python -m benchmarks.convolution [--forms] [--only NAME] [--rounds 7] [--threads 2]
+    python -m benchmarks.convolution [--forms] [--defaults] [--only NAME] [--rounds 7] [--threads 2]
 
-With --forms: forward, input gradient and weight gradient of each grouped convolution in every form that jaxnn has,
+With --forms: forward, input gradient and weight gradient of each convolution in every form that jaxnn has,
 which is what `jaxnn.functional._convolution_forms.choose` rests on.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxnn as nn
 import jaxnn.functional as F
 from benchmarks.conv_shapes import SHAPES, Conv
 from jaxnn.functional import _convolution_forms as forms
@@ -59,7 +61,7 @@ def function(home: Any, conv: Conv) -> Callable[..., Any]:
     return getattr(home, f"conv{'_transpose' if conv.transposed else ''}{len(conv.kernel)}d")
 
 
-def beside_torch(conv: Conv, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+def beside_torch(conv: Conv, rounds: int, xla: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
     """Forward, and forward with both gradients, of torch eager and of jaxnn."""
     import torch
 
@@ -67,10 +69,11 @@ def beside_torch(conv: Conv, rounds: int) -> tuple[dict[str, float], dict[str, f
     theirs, ours = function(torch.nn.functional, conv), function(F, conv)
     tensors = [torch.tensor(array, requires_grad=True) for array in (image, weight)]
     arrays = [jnp.asarray(array) for array in (image, weight)]
-    forward = jax.jit(lambda x, w: ours(x, w, None, **options(conv)))
+    jit = functools.partial(jax.jit, compiler_options=xla)
+    forward = jit(lambda x, w: ours(x, w, None, **options(conv)))
     cotangent = np.random.default_rng(1).standard_normal(forward(*arrays).shape, np.float32)
 
-    @jax.jit
+    @jit
     def both(x, w, ct):
         y, pullback = jax.vjp(lambda x, w: ours(x, w, None, **options(conv)), x, w)
         return y, pullback(ct)
@@ -91,19 +94,24 @@ def beside_torch(conv: Conv, rounds: int) -> tuple[dict[str, float], dict[str, f
     )
 
 
-def by_form(conv: Conv, rounds: int) -> dict[str, dict[str, float]]:
+def geometry_of(conv: Conv) -> forms.Geometry:
+    spatial = len(conv.kernel)
+    each = (conv.stride,) * spatial, ((conv.padding,) * 2,) * spatial, (conv.dilation,) * spatial
+    return forms.Geometry(*each, conv.groups, jax.lax.Precision.HIGHEST)
+
+
+def chosen(conv: Conv, operation: str) -> str:
+    """The form that jaxnn takes on the CPU."""
+    image, weight = operands(conv)
+    return forms.choose(operation, image.shape, weight.shape, geometry_of(conv))
+
+
+def by_form(conv: Conv, rounds: int, xla: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Microseconds by operation and form; torch's own beside them."""
     import torch
 
     image, weight = operands(conv)
-    spatial = len(conv.kernel)
-    geometry = forms.Geometry(
-        (conv.stride,) * spatial,
-        ((conv.padding,) * 2,) * spatial,
-        (conv.dilation,) * spatial,
-        conv.groups,
-        jax.lax.Precision.HIGHEST,
-    )
+    geometry = geometry_of(conv)
     x, w = jnp.asarray(image), jnp.asarray(weight)
     y = forms.direct(x, w, geometry)
     theirs = function(torch.nn.functional, conv)
@@ -124,9 +132,10 @@ def by_form(conv: Conv, rounds: int) -> dict[str, dict[str, float]]:
     for operation, (run, arrays, shape, torch_call) in calls.items():
         contenders = {"torch": torch_call}
         for form in forms.FORMS:
-            if form == "taps" and conv.channels != conv.groups:
+            if not forms.fits(form, w.shape, geometry):
                 continue
-            compiled = jax.jit(lambda a, b, form=form: run(a, b, geometry=geometry, shape=shape, form=form))  # noqa: B023
+            call = functools.partial(run, geometry=geometry, shape=shape, form=form)
+            compiled = jax.jit(call, compiler_options=xla)
             start = time.perf_counter()
             jax.block_until_ready(compiled(*arrays))
             jax.block_until_ready(compiled(*arrays))
@@ -141,27 +150,28 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--forms", action="store_true")
     parser.add_argument("--only", default="")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--defaults", action="store_true", help="without nn.compiler_options()")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args(argv)
     import torch
 
     torch.set_num_threads(arguments.threads)
+    xla = {} if arguments.defaults else nn.compiler_options()
     shapes = [conv for conv in SHAPES if arguments.only in conv.name]
     if arguments.forms:
-        for conv in (conv for conv in shapes if not conv.transposed and (conv.groups > 1 or arguments.only)):
-            print(f"\n| {conv.name} | " + " | ".join(["torch", *forms.FORMS]) + " | fastest |")
-            print("|---" * (len(forms.FORMS) + 3) + "|")
-            for operation, row in by_form(conv, arguments.rounds).items():
+        for conv in (conv for conv in shapes if not conv.transposed):
+            print(f"\n| {conv.name} | " + " | ".join(["torch", *forms.FORMS]) + " | fastest | chosen |")
+            print("|---" * (len(forms.FORMS) + 4) + "|")
+            for operation, row in by_form(conv, arguments.rounds, xla).items():
                 known = [form for form in forms.FORMS if form in row]
-                cells = " | ".join(f"{row[form] / row['torch']:.2f}" if form in row else "-" for form in forms.FORMS)
-                print(
-                    f"| {operation} | {row['torch']:.0f} us | {cells} | {min(known, key=row.__getitem__)} |", flush=True
-                )
+                cells = [f"{row[form] / row['torch']:.2f}" if form in row else "-" for form in forms.FORMS]
+                cells += [min(known, key=row.__getitem__), chosen(conv, operation)]
+                print(f"| {operation} | {row['torch']:.0f} us | {' | '.join(cells)} |", flush=True)
         return
     print("| convolution | torch forward, us | ratio | torch forward + backward, us | ratio |\n|---|---|---|---|---|")
     ratios = []
     for conv in shapes:
-        pair = beside_torch(conv, arguments.rounds)
+        pair = beside_torch(conv, arguments.rounds, xla)
         ratios.append([times["jaxnn"] / times["torch"] for times in pair])
         cells = " | ".join(f"{times['torch']:.0f} | {ratio:.2f}" for times, ratio in zip(pair, ratios[-1]))
         print(f"| {conv.name} | {cells} |", flush=True)

@@ -15,6 +15,7 @@ from jaxnn import utils as utils
 from jaxnn._version import __version__ as __version__
 from jaxnn.core.autocast import autocast as autocast
 from jaxnn.core.autocast import is_autocast_enabled as is_autocast_enabled
+from jaxnn.core.compiling import compiler_options as compiler_options
 from jaxnn.core.ensemble import stack_module_state as stack_module_state
 from jaxnn.core.functional_call import functional_call as functional_call
 from jaxnn.core.jit import jit as jit

@@ -250,6 +250,14 @@ def compiled(case: Case, program: Any, *args: Any) -> Any:
     return executable(*args)
 
 
+def forget_programs(over: int) -> None:
+    """Drops the compiled programs when there are more than `over`: thousands of them are gigabytes."""
+    if len(_programs) > over:
+        _programs.clear()
+        _by_structure.clear()
+        jax.clear_caches()
+
+
 def _structure(case: Case, args: Any) -> Any:
     """What the program of a case depends on; None where numbers are part of it."""
     if next(slots(case.make), None) is not None or packed_slots(case):

@@ -133,9 +133,7 @@ def cases(task: Task, options: Options) -> Iterator[Any]:
 
 def run_task(task: Task, options: Options) -> list[Any]:
     """The results of one task; runs in a worker process."""
-    import jax
-
-    from parity import truth
+    from parity import ours, truth
     from parity.check import Result, check
     from parity.known import known
 
@@ -160,7 +158,7 @@ def run_task(task: Task, options: Options) -> list[Any]:
         result = check(case, options.judged_as, options.modes)
         result.seconds = time.perf_counter() - started
         results.append(result)
-    jax.clear_caches()  # thousands of compiled programs are gigabytes
+    ours.forget_programs(over=1000)
     return results
 
 
@@ -215,6 +213,9 @@ def pooled(work: Sequence[Any], function: Any, options: Options, progress: bool)
         for item, found in _each(work, function, options):
             results += found
             unfinished -= 1
+            for result in found:  # at once: a long run need not end before its failures are looked at
+                if not getattr(result, "ok", True):
+                    bar.write(f"{result.id}: {result.message}")
             failed = sum(not getattr(result, "ok", True) for result in results)
             bar.set_postfix_str(f"{_name(item)}, {failed} failed", refresh=False)
             bar.update()
@@ -262,6 +263,8 @@ class _Silent:
     def close(self) -> None: ...
 
     def set_postfix_str(self, text: str, refresh: bool) -> None: ...
+
+    def write(self, text: str) -> None: ...
 
 
 def _name(item: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jaxnn.core import lift, random
+from jaxnn.core.compiling import Jitted
 from jaxnn.core.lift import Plan, Watch
 from jaxnn.core.wrapping import as_tuple, shift, unbound, wraps
 
@@ -65,7 +66,8 @@ def jit(
         fun: a function, a module, or a module's method; or None, to use ``jit(...)`` as a decorator with options.
         static_argnums, static_argnames, donate_argnums, donate_argnames, in_shardings, out_shardings: as in
             ``jax.jit``, numbered by `fun`'s own arguments. A donated module's old arrays are gone after the call.
-        options: every other option of ``jax.jit``.
+        options: every other option of ``jax.jit``. ``compiler_options`` come on top of `nn.compiler_options`, which
+            every program that is not part of a larger one is compiled with.
 
     Returns:
         The compiled function, with jax's ``lower``, ``trace``, ``eval_shape`` and ``clear_cache``.
@@ -127,7 +129,7 @@ def jit(
         jax_options["in_shardings"] = (None, *(None,) * len(bound), *user)
     if out_shardings is not None:
         jax_options["out_shardings"] = (out_shardings, None)
-    compiled = jax.jit(
+    compiled = Jitted(
         pure,
         static_argnums=shift(static_argnums, before),
         static_argnames=static_argnames,
@@ -153,7 +155,7 @@ def jit(
     @wraps(fun)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         slot, hidden, args, kwargs, objects, roots = prepare(args, kwargs)
-        out, results = compiled(hidden, *args, **kwargs)
+        out, results = compiled.current()(hidden, *args, **kwargs)
         for root, plan, values in zip(roots, results.plans, results.values):
             lift.write_back(root, plan, values)
         if results.key is not None:

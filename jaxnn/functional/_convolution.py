@@ -121,6 +121,12 @@ def convolve(
     return with_batch_and_bias(run, input, bias, weight.ndim, layout.out_spec[1])
 
 
+def has_forms(input: jax.Array, weight: jax.Array, groups: int) -> bool:
+    """Whether a convolution goes through our primitive: where it can be of use, since lax's own is known to JAX's tools."""
+    useful = groups > 1 or jax.default_backend() == "cpu"
+    return useful and is_floating(input.dtype) and 0 not in (*input.shape, *weight.shape)
+
+
 def convolve_transposed(
     input: jax.Array,
     weight: jax.Array,
@@ -172,12 +178,8 @@ def _convolve(
     input_dilation: tuple[int, ...] | None,
     layout: lax.ConvDimensionNumbers,
 ) -> jax.Array:
-    """Grouped convolutions go through our primitive, which has forms of its own for the CPU; all others are XLA's."""
+    """Through our primitive, which has forms of its own for the CPU, where those are of use; all others are XLA's."""
     plain = input_dilation is None and layout.lhs_spec == layout.out_spec == tuple(range(weight.ndim))
-    if groups > 1 and plain and is_floating(input.dtype) and 0 not in (*input.shape, *weight.shape):
-        pads = tuple((before, after) for before, after in padding)
-        geometry = Geometry(stride, pads, dilation, groups, modes.matmul_precision())
-        return _convolution_primitive.convolve(input, weight, geometry)
     idle = [at for at, ends in enumerate(padding) if (input.shape[at + 2], weight.shape[at + 2], *ends) == (1, 1, 0, 0)]
     if plain and 0 < len(idle) < len(padding):
         # XLA's program for the CPU takes ten times as long for a kernel of (64, 1) as for one of 64.
@@ -187,6 +189,10 @@ def _convolve(
         padding = [ends for at, ends in enumerate(padding) if at not in idle]
         layout = lax.ConvDimensionNumbers(*[tuple(range(right.ndim))] * 3)
         return lax.expand_dims(_convolve(left, right, stride, padding, dilation, groups, None, layout), places)
+    if plain and has_forms(input, weight, groups):
+        pads = tuple((before, after) for before, after in padding)
+        geometry = Geometry(stride, pads, dilation, groups, modes.matmul_precision())
+        return _convolution_primitive.convolve(input, weight, geometry)
     # bfloat16 and float16 stay what they are: XLA's convolutions sum them in float32 and round once on every
     # platform. Asking for a float32 result instead would make the backward convolutions float32, off tensor cores.
     return lax.conv_general_dilated(

@@ -1,4 +1,4 @@
-"""Programs for a convolution other than XLA's own, which on the CPU takes up to a thousand times longer.
+"""Programs for a convolution other than XLA's own, which on the CPU takes up to a thousand times longer (grouped ones).
 
 Each computes ``form(input, weight, geometry)`` for input (N, C, *spatial), weight (O, C / groups, *kernel). Their
 gradients are their transposes. Which form is used where, `choose` says; ``python -m benchmarks conv`` shows why.
@@ -63,12 +63,21 @@ def _shifted(
     input: jax.Array, geometry: Geometry, kernel: tuple[int, ...], output: tuple[int, ...]
 ) -> Iterator[tuple[tuple[int, ...], jax.Array]]:
     """For each tap of the kernel what it meets, over the whole output: a strided slice of the padded input."""
-    lead = input.ndim - len(kernel)
-    for tap in itertools.product(*map(range, kernel)):
-        start = [at * spread for at, spread in zip(tap, geometry.dilation)]
-        limit = [at + (count - 1) * step + 1 for at, count, step in zip(start, output, geometry.stride)]
-        begin, end = (0,) * lead + tuple(start), input.shape[:lead] + tuple(limit)
-        yield tap, lax.slice(input, begin, end, (1,) * lead + geometry.stride)
+    lead, steps = input.ndim - len(kernel), geometry.stride
+    taps = {
+        tap: tuple(at * spread for at, spread in zip(tap, geometry.dilation))
+        for tap in itertools.product(*map(range, kernel))
+    }
+    # Every so manyth number, once for each remainder: slices of those are of neighbours, which the CPU reads at once.
+    starts = {tuple(at % step for at, step in zip(offset, steps)) for offset in taps.values()}
+    sparse = {start: input[(..., *map(slice, start, (None,) * len(steps), steps))] for start in sorted(starts)}
+    if max(steps) > 1:
+        sparse = lax.optimization_barrier(sparse)
+    for tap, offset in taps.items():
+        begin = [at // step for at, step in zip(offset, steps)]
+        end = [at + count for at, count in zip(begin, output)]
+        met = sparse[tuple(at % step for at, step in zip(offset, steps))]
+        yield tap, lax.slice(met, (0,) * lead + tuple(begin), input.shape[:lead] + tuple(end))
 
 
 def taps(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
@@ -83,25 +92,83 @@ def taps(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
     return total.reshape(input.shape[0], weight.shape[1] * weight.shape[2], *size)
 
 
-def columns(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
-    """All that the kernel meets side by side, and one batched matrix product."""
-    batch, groups, kernel = input.shape[0], geometry.groups, weight.shape[2:]
-    outputs, inputs = weight.shape[0] // groups, weight.shape[1]
+def _met(input: jax.Array, geometry: Geometry, kernel: tuple[int, ...], axis: int) -> jax.Array:
+    """The shifted inputs side by side in a new dimension `axis`; one slice where the kernel is a single number."""
     size = geometry.output_size(input.shape[2:], kernel)
-    padded = _padded(input, geometry)
-    padded = padded.reshape(batch, groups, inputs, *padded.shape[2:])
-    met = jnp.stack([part for _, part in _shifted(padded, geometry, kernel, size)], 3)
-    met = met.reshape(batch, groups, inputs * prod(kernel), prod(size))
-    weight = weight.reshape(1, groups, outputs, inputs * prod(kernel))
-    weight = jnp.broadcast_to(weight, (batch, *weight.shape[1:]))
+    parts = [part for _, part in _shifted(_padded(input, geometry), geometry, kernel, size)]
+    return jnp.stack(parts, axis) if len(parts) > 1 else lax.expand_dims(parts[0], (axis,))
+
+
+def columns(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
+    """All that the kernel meets side by side, and for each image and group a matrix product."""
+    batch, groups = input.shape[0], geometry.groups
+    outputs, inputs = weight.shape[0] // groups, prod(weight.shape[1:])
+    met = _met(input, geometry, weight.shape[2:], 2)
+    size = met.shape[3:]
+    met = met.reshape(batch, groups, inputs, prod(size))
+    weight = jnp.broadcast_to(weight.reshape(1, groups, outputs, inputs), (batch, groups, outputs, inputs))
     product = lax.dot_general(weight, met, (((3,), (2,)), ((0, 1), (0, 1))), precision=geometry.precision)
     return product.reshape(batch, groups * outputs, *size)
+
+
+def joined(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
+    """The same with all images in one matrix product for each group."""
+    batch, groups = input.shape[0], geometry.groups
+    outputs, inputs = weight.shape[0] // groups, prod(weight.shape[1:])
+    met = _met(input.swapaxes(0, 1), geometry, weight.shape[2:], 1)  # (C, kernel, N, *spatial)
+    size = met.shape[3:]
+    met = met.reshape(groups, inputs, batch * prod(size))
+    weight = weight.reshape(groups, outputs, inputs)
+    product = lax.dot_general(weight, met, (((2,), (1,)), ((0,), (0,))), precision=geometry.precision)
+    return product.reshape(groups * outputs, batch, *size).swapaxes(0, 1)
+
+
+def patches(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
+    """Kernels that do not overlap, of one group: the image cut into patches, and one matrix product."""
+    batch, channels, kernel = *input.shape[:2], weight.shape[2:]
+    size, ndim = geometry.output_size(input.shape[2:], kernel), len(kernel)
+    padded = _padded(input, geometry)
+    if max(kernel) == 1:
+        padded = next(_shifted(padded, geometry, kernel, size))[1]
+    else:
+        padded = lax.slice(padded, (0,) * (ndim + 2), (batch, channels, *(n * k for n, k in zip(size, kernel))))
+    cut = padded.reshape(batch, channels, *itertools.chain(*zip(size, kernel)))
+    places, within = range(2, 2 + 2 * ndim, 2), range(3, 3 + 2 * ndim, 2)
+    cut = cut.transpose(0, *places, 1, *within).reshape(batch * prod(size), prod(weight.shape[1:]))
+    product = lax.dot(cut, weight.reshape(weight.shape[0], -1).T, precision=geometry.precision)
+    return jnp.moveaxis(product.reshape(batch, *size, weight.shape[0]), -1, 1)
+
+
+def turned(
+    output: jax.Array, weight: jax.Array, geometry: Geometry, shape: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array, Geometry]:
+    """The convolution that is another one's input gradient: its image, its weight and its options.
+
+    Args:
+        output: the cotangent, (N, O, *spatial).
+        weight: (O, C / groups, *kernel).
+        geometry: the options of the other one.
+        shape: its input's.
+    """
+    kernel, spatial = weight.shape[2:], range(2, weight.ndim)
+    spread = [(0, 0, step - 1) for step in geometry.stride]
+    image = lax.pad(output, jnp.zeros((), output.dtype), [(0, 0, 0), (0, 0, 0), *spread])
+    reach = [gap * (taps - 1) for gap, taps in zip(geometry.dilation, kernel)]
+    padding = [
+        (full - before, length - made + before)
+        for full, (before, _), length, made in zip(reach, geometry.padding, shape[2:], image.shape[2:])
+    ]
+    by_group = lax.rev(weight, spatial).reshape(geometry.groups, -1, *weight.shape[1:]).swapaxes(1, 2)
+    options = geometry._replace(stride=(1,) * len(kernel), padding=tuple(padding))
+    return image, by_group.reshape(shape[1], -1, *kernel), options
 
 
 FORMS: dict[str, Callable[[jax.Array, jax.Array, Geometry], jax.Array]] = {
     "direct": direct,
     "taps": taps,
     "columns": columns,
+    "joined": joined,
+    "patches": patches,
 }
 
 
@@ -122,13 +189,48 @@ def force(form: str) -> Iterator[None]:
         jax.clear_caches()
 
 
-def choose(weight: tuple[int, ...], geometry: Geometry) -> str:
-    """The form of a convolution and of its gradients on the CPU, by the shape of its weight.
+def fits(form: str, weight: tuple[int, ...], geometry: Geometry) -> bool:
+    """Whether the form can be used for the shape of weight and the options."""
+    kernel = weight[2:]
+    if form == "taps":
+        return weight[1] == 1 and prod(kernel) <= MAX_TAPS
+    if form == "patches":
+        return geometry.groups == 1 and (max(kernel) == 1 or kernel == geometry.stride and max(geometry.dilation) == 1)
+    return form == "direct" or prod(kernel) <= MAX_TAPS
 
-    XLA's own is slow there only where there are groups: its gradients are then loops over single numbers.
+
+def choose(operation: str, image: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry) -> str:
+    """The form of a convolution or of one of its gradients on the CPU.
+
+    XLA's own is slow there where there are groups (its gradients are then loops over single numbers), and takes up
+    to three times as long as matrix products where those find enough to do.
+
+    Args:
+        operation: "forward", "input_gradient" or "weight_gradient".
+        image: the input's shape.
+        weight: the weight's shape.
+        geometry: the options.
     """
-    if geometry.groups == 1:
-        return "direct"
-    fits = weight[1] == 1 and prod(weight[2:]) <= MAX_TAPS
-    form = _forced.get() or "taps"
-    return "columns" if form == "taps" and not fits else form
+    forced = _forced.get()
+    if forced is not None:
+        return forced if fits(forced, weight, geometry) else "direct"
+    preferred = (_for_groups if geometry.groups > 1 else _for_one_group)(operation, image, weight, geometry)
+    return preferred if fits(preferred, weight, geometry) else "direct"
+
+
+def _for_groups(operation: str, image: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry) -> str:
+    if fits("taps", weight, geometry):
+        return "taps"
+    return "columns" if max(weight[2:]) == 1 else "joined"
+
+
+def _for_one_group(operation: str, image: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry) -> str:
+    places = prod(geometry.output_size(image[2:], weight[2:]))
+    if fits("patches", weight, geometry):
+        return "columns" if max(weight[2:]) == 1 and places >= 128 else "patches"
+    if weight[1] <= 4:
+        return "columns"
+    room = 4 * prod(weight[1:]) * image[0] * places  # what the columns take, in bytes
+    if operation == "weight_gradient":
+        return "joined" if room <= 16e6 else "direct"
+    return "joined" if weight[0] >= 128 and room <= 10e6 else "direct"

@@ -16,7 +16,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxnn import _compat
-from jaxnn.functional._convolution_forms import FORMS, Geometry, choose
+from jaxnn.functional._convolution_forms import FORMS, Geometry, choose, turned
 
 Shape = tuple[int, ...]
 
@@ -26,6 +26,10 @@ def _forward(input: Any, weight: Any, *, geometry: Geometry, shape: Shape, form:
 
 
 def _input_gradient(output: Any, weight: Any, *, geometry: Geometry, shape: Shape, form: str) -> Any:
+    if (
+        form == "taps" and weight.shape[0] == geometry.groups
+    ):  # as a sum of taps in its turn, not a sum of as many padded images
+        return FORMS[form](*turned(output, weight, geometry, shape))
     return _transposed(lambda input: FORMS[form](input, weight, geometry), shape, output)
 
 
@@ -39,13 +43,16 @@ def _transposed(linear: Callable[[Any], Any], shape: Shape, output: Any) -> Any:
     return jax.vjp(linear, somewhere)[1](output)[0]
 
 
-def _make(name: str, function: Callable[..., Any], weight_shape: Callable[..., Shape]) -> Primitive:
-    """A primitive of two arrays; `shape` is its result's where the operands do not give it, else ()."""
-    primitive = Primitive(f"jaxnn_{name}")
+def _make(name: str, function: Callable[..., Any], shapes: Callable[..., tuple[Shape, Shape]]) -> Primitive:
+    """A primitive of two arrays; `shape` is its result's where the operands do not give it, else ().
+
+    `shapes` gives the image's and the weight's.
+    """
+    primitive = Primitive(f"jaxnn_convolution_{name}")
 
     def lower(default: bool) -> Callable[..., Any]:
         def run(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
-            form = "direct" if default else choose(weight_shape(left, right, shape), geometry)
+            form = "direct" if default else choose(name, *shapes(left, right, shape), geometry)
             if form != "direct" and left.dtype.itemsize < 4:
                 wide = [array.astype(jnp.float32) for array in (left, right)]
                 return function(*wide, geometry=geometry, shape=shape, form=form).astype(left.dtype)
@@ -66,9 +73,9 @@ def _make(name: str, function: Callable[..., Any], weight_shape: Callable[..., S
     return primitive
 
 
-forward_p = _make("convolution", _forward, lambda input, weight, shape: weight.shape)
-input_gradient_p = _make("convolution_input_gradient", _input_gradient, lambda output, weight, shape: weight.shape)
-weight_gradient_p = _make("convolution_weight_gradient", _weight_gradient, lambda input, output, shape: shape)
+forward_p = _make("forward", _forward, lambda input, weight, shape: (input.shape, weight.shape))
+input_gradient_p = _make("input_gradient", _input_gradient, lambda output, weight, shape: (shape, weight.shape))
+weight_gradient_p = _make("weight_gradient", _weight_gradient, lambda input, output, shape: (input.shape, shape))
 
 
 def convolve(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:

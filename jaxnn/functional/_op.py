@@ -13,6 +13,7 @@ import numpy as np
 from jaxnn import _compat
 from jaxnn.core import modes
 from jaxnn.core.autocast import cast_arguments
+from jaxnn.core.compiling import Jitted
 from jaxnn.core.dtypes import as_array
 
 
@@ -118,7 +119,7 @@ def op(
         return inner(*args, **kwargs)
 
     run.__name__ = run.__qualname__ = name
-    jitted = jax.jit(run, static_argnums=0)
+    jitted = Jitted(run, static_argnums=0)
 
     statics: dict[Any, _Static] = {}
 
@@ -150,7 +151,7 @@ def op(
         if static is None:
             bare = tuple(_take_arrays(value) for value in args)
             static = statics[key] = _Static(bare, {name: _take_arrays(value) for name, value in kwargs.items()})
-        return modes.stop_gradients(jitted(static, arrays))
+        return modes.stop_gradients(jitted.current()(static, arrays))
 
     operation.__jaxnn_op__ = {"autocast": autocast, "inner": inner, "check": check}  # type: ignore[attr-defined]
     return operation

@@ -9,7 +9,7 @@ import jax
 from jax import lax
 from jaxtyping import Array, Inexact
 
-from jaxnn.core.dtypes import is_floating, is_integer
+from jaxnn.core.dtypes import is_integer
 from jaxnn.functional._checks import fail
 from jaxnn.functional._convolution import (
     Sizes,
@@ -17,6 +17,7 @@ from jaxnn.functional._convolution import (
     check_operands,
     convolve,
     convolve_transposed,
+    has_forms,
     spatial_sizes,
 )
 from jaxnn.functional._op import op
@@ -83,7 +84,7 @@ def _conv_transpose(
     crop = spatial_sizes(function, "padding", padding, spatial)
     extra = spatial_sizes(function, "output_padding", output_padding, spatial)
     spread = spatial_sizes(function, "dilation", dilation, spatial)
-    if groups > 1 and is_floating(input.dtype) and 0 not in (*input.shape, *weight.shape):
+    if has_forms(input, weight, groups):
         pads = [(less, less - more) for less, more in zip(crop, extra)]
         size = _output_size(input.shape[-spatial:], weight.shape[2:], steps, crop, spread, extra)
         return convolve_transposed(input, weight, bias, steps, pads, spread, groups, size)

@@ -1,5 +1,7 @@
 """conv1d, conv2d, conv3d, conv_tbc: what PyTorch's databases do not hold."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,11 +137,13 @@ def test_autocast_makes_one_dtype():
         assert F.conv2d(X.astype(jnp.bfloat16), W, B).dtype == jnp.bfloat16
 
 
-def test_one_convolution_and_no_transposes():
-    jaxpr = jax.make_jaxpr(lambda x, w: F.conv2d(x, w, padding="same"))(X, W)
-    assert [equation.primitive.name for equation in jaxpr.eqns] == ["conv_general_dilated"]
-    jaxpr = jax.make_jaxpr(lambda x, w: F.conv2d(x, w, padding="same", groups=2))(X, W[:, :2])
-    assert [equation.primitive.name for equation in jaxpr.eqns] == ["jaxnn_convolution"]
+@pytest.mark.parametrize("groups", [1, 2])
+def test_one_convolution_and_no_transposes(groups):
+    call = functools.partial(F.conv2d, padding="same", groups=groups)
+    jaxpr = jax.make_jaxpr(call)(X, W[:, : 4 // groups])
+    assert [equation.primitive.name for equation in jaxpr.eqns] == ["jaxnn_convolution_forward"]
+    text = jax.export.export(jax.jit(call), platforms=["cuda"])(X, W[:, : 4 // groups]).mlir_module()
+    assert text.count("stablehlo.") == text.count("stablehlo.convolution") == 1
 
 
 def test_precision_follows_the_mode():

@@ -1,4 +1,4 @@
-"""Grouped convolutions: our primitives, and every form that they may take on the CPU, against XLA's convolution."""
+"""Our primitives, and every form that convolutions may take on the CPU, against XLA's convolution."""
 
 import re
 
@@ -26,6 +26,8 @@ OPTIONS = {
     "one group": ((1, 1), ((1, 1), (1, 1)), (1, 1), 1, 2, 3, (3, 3)),
     "groups, stride": ((2, 2), ((1, 0), (1, 0)), (1, 1), 2, 2, 3, (3, 3)),
     "depthwise, dilated": ((1, 1), ((2, 1), (2, 1)), (2, 2), 4, 1, 2, (3, 2)),
+    "patches": ((3, 2), ((0, 1), (0, 1)), (1, 1), 1, 2, 3, (3, 2)),
+    "one by one, stride": ((2, 3), ((0, 0), (0, 0)), (1, 1), 1, 3, 4, (1, 1)),
     "cropped": ((2, 1), ((-1, 3), (-1, 3)), (1, 1), 4, 1, 1, (3, 2)),
     "stride above the kernel": ((3, 3), ((0, 0), (0, 0)), (1, 1), 3, 2, 1, (2, 1)),
 }
@@ -41,8 +43,8 @@ def case(request):
 @pytest.fixture(params=forms.FORMS)
 def form(request, case, monkeypatch):
     """Every convolution in this form, those without groups too."""
-    if request.param == "taps" and case[1].shape[1] != case[0].groups:
-        pytest.skip("a form for groups of one channel")
+    if not forms.fits(request.param, case[2].shape, case[0]):
+        pytest.skip("not for these options")
     monkeypatch.setattr(primitive, "choose", lambda *_: request.param)
     return request.param
 
@@ -167,12 +169,19 @@ def test_16_bit_numbers_are_summed_in_float32(inputs):
 
 
 def test_forcing_a_form():
-    x, w = _array(2, 4, 9, 9), _array(4, 1, 3, 3)
-    texts = {}
-    for form in forms.FORMS:
+    x, w, dense = _array(2, 4, 9, 9), _array(4, 1, 3, 3), _array(5, 4, 3, 3)
+
+    def text(form, w, **options):
         with forms.force(form):
-            texts[form] = jax.jit(lambda x, w: F.conv2d(x, w, groups=4)).lower(x, w).as_text()
-    assert "stablehlo.convolution" in texts["direct"] and "stablehlo.dot_general" in texts["columns"]
-    assert "dot_general" not in texts["taps"] and "convolution" not in texts["taps"]
+            return jax.jit(lambda x, w: F.conv2d(x, w, **options)).lower(x, w).as_text()
+
+    for form in ("columns", "joined"):
+        assert "dot_general" in text(form, w, groups=4) and "dot_general" in text(form, dense)
+    assert "dot_general" in text("patches", dense, stride=3)
+    assert "stablehlo.convolution" in text("direct", w, groups=4)
+    assert "stablehlo.convolution" in text("direct", dense)
+    assert "stablehlo.convolution" in text("patches", dense), "overlapping kernels: XLA's own"
+    depthwise = text("taps", w, groups=4)
+    assert "dot_general" not in depthwise and "convolution" not in depthwise
     with pytest.raises(ValueError, match="one of direct, taps, columns"), forms.force("fast"):
         pass
