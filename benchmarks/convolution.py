@@ -96,8 +96,8 @@ def beside_torch(conv: Conv, rounds: int, xla: dict[str, Any]) -> tuple[dict[str
 
 def geometry_of(conv: Conv) -> forms.Geometry:
     spatial = len(conv.kernel)
-    each = (conv.stride,) * spatial, ((conv.padding,) * 2,) * spatial, (conv.dilation,) * spatial
-    return forms.Geometry(*each, conv.groups, jax.lax.Precision.HIGHEST)
+    stride, dilation, padding = (conv.stride,) * spatial, (conv.dilation,) * spatial, (conv.padding, conv.padding)
+    return forms.Geometry(stride, (padding,) * spatial, dilation, conv.groups, jax.lax.Precision.HIGHEST)
 
 
 def chosen(conv: Conv, operation: str) -> str:

@@ -7,6 +7,7 @@ forward and reverse mode to any order, vmap, and residuals that are the operands
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxnn import _compat
-from jaxnn.functional._convolution_forms import FORMS, Geometry, choose, turned
+from jaxnn.functional._convolution_forms import FORMS, Geometry, choose, once, turned
 
 Shape = tuple[int, ...]
 
@@ -53,10 +54,12 @@ def _make(name: str, function: Callable[..., Any], shapes: Callable[..., tuple[S
     def lower(default: bool) -> Callable[..., Any]:
         def run(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
             form = "direct" if default else choose(name, *shapes(left, right, shape), geometry)
-            if form != "direct" and left.dtype.itemsize < 4:
-                wide = [array.astype(jnp.float32) for array in (left, right)]
-                return function(*wide, geometry=geometry, shape=shape, form=form).astype(left.dtype)
-            return function(left, right, geometry=geometry, shape=shape, form=form)
+            if form == "direct":
+                return function(left, right, geometry=geometry, shape=shape, form=form)
+            wide = [array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in (left, right)]
+            compute = functools.partial(function, *wide, geometry=geometry, shape=shape, form=form)
+            sums = name == "input_gradient" or name == "forward" and form == "taps"  # and not a matrix product
+            return (once(compute, wide[1]) if sums else compute()).astype(left.dtype)
 
         return run
 
