@@ -42,11 +42,9 @@ class Geometry(NamedTuple):
 def once(compute: Callable[[], Any], array: jax.Array) -> Any:
     """``compute()``, computed once and stored; XLA repeats sums in every operation that reads them.
 
-    Three times before a BatchNorm, and there in an order that the CPU is slow in. Before JAX 0.12 XLA removes
-    barriers on the CPU too early, but it keeps a branch, taken by a condition on `array` that always holds.
+    Three times before a BatchNorm, and there in an order that the CPU is slow in. A branch is a program of its own
+    (barriers are gone before XLA fuses, until JAX 0.12); the condition on `array`, on an odd number, always holds.
     """
-    if jax.__version_info__ >= (0, 12):
-        return lax.optimization_barrier(compute())
     first = lax.reshape(lax.slice(array, (0,) * array.ndim, (1,) * array.ndim), ())
     bits = lax.bitcast_convert_type(first, f"uint{8 * array.dtype.itemsize}")
     result = jax.eval_shape(compute)

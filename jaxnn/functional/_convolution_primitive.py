@@ -58,7 +58,7 @@ def _make(name: str, function: Callable[..., Any], shapes: Callable[..., tuple[S
                 return function(left, right, geometry=geometry, shape=shape, form=form)
             wide = [array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in (left, right)]
             compute = functools.partial(function, *wide, geometry=geometry, shape=shape, form=form)
-            sums = name == "input_gradient" or name == "forward" and form == "taps"  # and not a matrix product
+            sums = name == "input_gradient" or form == "taps"  # and not a matrix product
             return (once(compute, wide[1]) if sums else compute()).astype(left.dtype)
 
         return run

@@ -13,6 +13,7 @@ from jaxnn.core import random, tree
 from jaxnn.core.dtypes import describe
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter
+from jaxnn.functional import _convolution_primitive
 
 
 @dataclass
@@ -171,11 +172,11 @@ def _describe_output(output: Any) -> str:
     return ", ".join(describe(leaf) for leaf in jax.tree.leaves(output))
 
 
-# Grouped convolutions: where among (left, right, result) the output image and the kernel of the convolution stand.
-_GROUPED = {
-    "jaxnn_convolution": (2, 1),
-    "jaxnn_convolution_input_gradient": (0, 1),
-    "jaxnn_convolution_weight_gradient": (1, 2),
+# Our convolutions: where among (left, right, result) the output image and the kernel stand.
+_OUTPUT_AND_KERNEL = {
+    _convolution_primitive.forward_p: (2, 1),
+    _convolution_primitive.input_gradient_p: (0, 1),
+    _convolution_primitive.weight_gradient_p: (1, 2),
 }
 
 
@@ -195,9 +196,9 @@ def _multiply_adds(jaxpr: Any, scope: str = "", repeats: int = 1) -> dict[str, i
             numbers = params["dimension_numbers"]
             kernel = equation.invars[1].aval.shape
             count = prod(equation.outvars[0].aval.shape) * prod(kernel) // kernel[numbers.rhs_spec[0]]
-        elif name in _GROUPED:
+        elif equation.primitive in _OUTPUT_AND_KERNEL:
             shapes = [variable.aval.shape for variable in (*equation.invars, *equation.outvars)]
-            image, kernel = (shapes[place] for place in _GROUPED[name])
+            image, kernel = (shapes[place] for place in _OUTPUT_AND_KERNEL[equation.primitive])
             count = prod(image) * prod(kernel[1:])
         if count:
             counts[path] = counts.get(path, 0) + count * repeats

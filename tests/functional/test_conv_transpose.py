@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnn.functional as F
+from jaxnn.functional import _convolution_forms as forms
 from tests.oracle import assert_parity
 
 
@@ -83,6 +84,17 @@ def test_errors_name_the_argument_eager_and_traced(error, argument, arguments):
         jax.jit(lambda x: F.conv_transpose2d(x, *arguments[1:]))(arguments[0])
 
 
-def test_one_convolution_and_no_transposes():
-    jaxpr = jax.make_jaxpr(lambda x, w: F.conv_transpose2d(x, w, stride=2))(X, W)
+def transposed(x, w):
+    return F.conv_transpose2d(x, w, stride=2)
+
+
+def test_one_convolution_in_the_compiled_program():
+    with forms.force("direct"):
+        text = jax.jit(transposed).lower(X, W).compile().as_text()
+    assert text.count(" convolution(") == 1
+
+
+def test_without_forms_one_convolution_and_no_transposes(monkeypatch):
+    monkeypatch.setattr("jaxnn.functional.conv_transpose.has_forms", lambda *_: False)
+    jaxpr = jax.make_jaxpr(transposed)(X, W)
     assert [equation.primitive.name for equation in jaxpr.eqns] == ["rev", "conv_general_dilated"]

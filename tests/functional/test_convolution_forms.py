@@ -185,3 +185,16 @@ def test_forcing_a_form():
     assert "dot_general" not in depthwise and "convolution" not in depthwise
     with pytest.raises(ValueError, match="one of direct, taps, columns"), forms.force("fast"):
         pass
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a program for the CPU")
+def test_a_sum_of_taps_is_computed_once():
+    x, w = _array(2, 8, 16, 16), _array(8, 1, 5, 5)
+
+    def normalised(x, w):
+        out = F.conv2d(x, w, padding=2, groups=8).swapaxes(1, 3)
+        centred = out - out.mean(-1, keepdims=True)
+        return centred * lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+
+    text = jax.jit(normalised).lower(x, w).compile().as_text()
+    assert 25 <= text.count(" multiply(") < 50, "75 where each of three operations computes the 25 taps again"
