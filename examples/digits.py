@@ -23,7 +23,11 @@ import jaxnn.functional as F
 
 
 class DigitsNet(nn.Module):
-    """Two convolutions with BatchNorm, pooling, dropout, and a linear head: torch's own lines, torch's own names."""
+    """Two convolutions with BatchNorm, pooling, dropout, and a linear head: torch's own lines, torch's own names.
+
+    SiLU and average pooling have no kinks: a rounding error stays one, so that the curve of a run can be laid over
+    PyTorch's (with ReLU and max pooling, PyTorch's own float32 leaves its own float64 after some thirty steps).
+    """
 
     def __init__(self, dropout: float = 0.25):
         super().__init__()
@@ -31,13 +35,13 @@ class DigitsNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(32)
         self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
         self.bn2 = nn.BatchNorm2d(64)
-        self.pool = nn.MaxPool2d(2)
+        self.pool = nn.AvgPool2d(2)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(64 * 2 * 2, 10)
 
     def forward(self, x):
-        x = self.pool(F.relu(self.bn1(self.conv1(x))))
-        x = self.pool(F.relu(self.bn2(self.conv2(x))))
+        x = self.pool(F.silu(self.bn1(self.conv1(x))))
+        x = self.pool(F.silu(self.bn2(self.conv2(x))))
         return self.fc(self.dropout(x.reshape(x.shape[0], -1)))
 
 
