@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray
-from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 from jaxnn import _compat
@@ -34,7 +33,7 @@ _OUTSIDE = (
     "`with nn.rng(key):` with a key that is an argument of the compiled function; or pass key= to the function"
 )
 
-_abstract_key = Primitive("jaxnn_global_generator_key")
+_abstract_key = _compat.Primitive("jaxnn_global_generator_key")
 _abstract_key.def_abstract_eval(lambda *, where: ShapedArray((2,), np.dtype("uint32")))
 
 

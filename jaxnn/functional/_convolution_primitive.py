@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxnn import _compat
@@ -44,12 +43,12 @@ def _transposed(linear: Callable[[Any], Any], shape: Shape, output: Any) -> Any:
     return jax.vjp(linear, somewhere)[1](output)[0]
 
 
-def _make(name: str, function: Callable[..., Any], shapes: Callable[..., tuple[Shape, Shape]]) -> Primitive:
+def _make(name: str, function: Callable[..., Any], shapes: Callable[..., tuple[Shape, Shape]]) -> _compat.Primitive:
     """A primitive of two arrays; `shape` is its result's where the operands do not give it, else ().
 
     `shapes` gives the image's and the weight's.
     """
-    primitive = Primitive(f"jaxnn_convolution_{name}")
+    primitive = _compat.Primitive(f"jaxnn_convolution_{name}")
 
     def lower(default: bool) -> Callable[..., Any]:
         def run(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
@@ -96,7 +95,7 @@ def weight_gradient(input: jax.Array, output: jax.Array, geometry: Geometry, sha
     return _bind(weight_gradient_p, input, output, geometry, shape)
 
 
-def _bind(primitive: Primitive, left: Any, right: Any, geometry: Geometry, shape: Shape) -> Any:
+def _bind(primitive: _compat.Primitive, left: Any, right: Any, geometry: Geometry, shape: Shape) -> Any:
     left, right = _compat.vary_alike(left, right)
     return primitive.bind(left, right, geometry=geometry, shape=shape)
 
@@ -143,7 +142,7 @@ def _put(array: Any, axis: Any, count: int) -> Any:
     return jnp.moveaxis(array, axis, 0)
 
 
-def _batched(primitive: Primitive, images: tuple[bool, bool, bool]) -> None:
+def _batched(primitive: _compat.Primitive, images: tuple[bool, bool, bool]) -> None:
     """`images`: whether left, right and result are (N, C, ...); the other one is a weight (O, C, ...)."""
     left_image, right_image, result_image = images
 

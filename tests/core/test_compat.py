@@ -1,6 +1,7 @@
 """What jaxnn._compat needs of the installed JAX; says which name moved when an upgrade breaks it."""
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 
 from jaxnn import _compat
@@ -17,6 +18,10 @@ def _inside(transform, *args):
 
     transform(probe)(*args)
     return seen
+
+
+def test_the_public_primitive():
+    assert _compat.Primitive is jax.extend.core.Primitive
 
 
 def test_top_level():
