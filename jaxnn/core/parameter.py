@@ -226,7 +226,7 @@ class Slot:
         return True
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__} containing:\n{self._value!r}"
+        return f"{type(self).__name__} containing:\n{self.value!r}"
 
     def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
         from jaxnn.core.view import show_box

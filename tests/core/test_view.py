@@ -46,6 +46,12 @@ def test_the_view_names_every_array_option_and_child(treescope):
     assert "_home" not in text and "_scope" not in text
 
 
+def test_counters_are_shown_as_the_integers_they_are(treescope):
+    norm = nn.BatchNorm2d(3)
+    assert "num_batches_tracked=Buffer(data=<jax.Array(0, dtype=int32)>)" in treescope.render_to_text(norm)
+    assert "Array(0, dtype=int32)" in repr(norm.get_buffer("num_batches_tracked"))
+
+
 def test_abstract_and_traced_modules_are_shown(treescope):
     abstract = jax.eval_shape(lambda: nn.Linear(2, 2))
     assert "ShapeDtypeStruct" in treescope.render_to_text(abstract)
