@@ -6,7 +6,6 @@ gradients are their transposes. Which form is used where, `choose` says; ``pytho
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,19 +36,6 @@ class Geometry(NamedTuple):
                 size, self.padding, kernel, self.stride, self.dilation
             )
         )
-
-
-def once(compute: Callable[[], Any], array: jax.Array) -> Any:
-    """``compute()``, computed once and stored; XLA repeats sums in every operation that reads them.
-
-    Three times before a BatchNorm, and there in an order that the CPU is slow in. A branch is a program of its own
-    (barriers are gone before XLA fuses, until JAX 0.12); the condition on `array`, on an odd number, always holds.
-    """
-    first = lax.reshape(lax.slice(array, (0,) * array.ndim, (1,) * array.ndim), ())
-    bits = lax.bitcast_convert_type(first, f"uint{8 * array.dtype.itemsize}")
-    result = jax.eval_shape(compute)
-    empty = functools.partial(jnp.zeros, result.shape, result.dtype)
-    return lax.cond((bits | 1) != 0, compute, empty)
 
 
 def direct(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
 from jaxnn import _compat
-from jaxnn.functional._convolution_forms import FORMS, Geometry, choose, once, turned
+from jaxnn.functional._convolution_forms import FORMS, Geometry, choose, turned
+from jaxnn.functional._once import once
 
 Shape = tuple[int, ...]
 
@@ -57,7 +58,8 @@ def _make(name: str, function: Callable[..., Any], shapes: Callable[..., tuple[S
                 return function(left, right, geometry=geometry, shape=shape, form=form)
             wide = [array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in (left, right)]
             compute = functools.partial(function, *wide, geometry=geometry, shape=shape, form=form)
-            sums = name == "input_gradient" or form == "taps"  # and not a matrix product
+            # Sums of taps, not matrix products: three times before a BatchNorm, and there in an order that is slow.
+            sums = name == "input_gradient" or form == "taps"
             return (once(compute, wide[1]) if sums else compute()).astype(left.dtype)
 
         return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from jax import dtypes, lax
 from jaxnn.core.dtypes import is_floating
 from jaxnn.functional._checks import check_array, check_ndim, fail
 from jaxnn.functional._convolution import spatial_sizes
+from jaxnn.functional._once import once
 
 # Up to so many taps, windows are taken as shifted slices (which fuse); above, by a gather.
 _UNROLLED = 64
@@ -147,23 +149,18 @@ def window_sum(input: jax.Array, windows: Windows) -> jax.Array:
 
 def window_max(input: jax.Array, windows: Windows) -> jax.Array:
     """The largest value of each window; its gradient goes to the first of equal ones."""
+    # reduce_window has no gradient for dilated windows, and on the CPU one that costs up to ten times a gather's.
+    if max(windows.dilation) > 1 or jax.default_backend() == "cpu":
+        return window_argmax(input, windows)[0]
     lead = input.ndim - len(windows.kernel)
-    if max(windows.dilation) == 1 or math.prod(windows.kernel) > _UNROLLED:
-        if max(windows.dilation) > 1:  # reduce_window has no gradient for dilated windows
-            return window_argmax(input, windows)[0]
-        return lax.reduce_window(
-            input,
-            np.asarray(lowest(input.dtype), input.dtype),
-            lax.max,
-            (*[1] * lead, *windows.kernel),
-            (*[1] * lead, *windows.stride),
-            (*[(0, 0)] * lead, *windows.pads),
-        )
-    best = None
-    for _, value in taps(pad_spatial(input, windows.pads, lowest(input.dtype)), windows):
-        best = value if best is None else jnp.where(_beats(value, best), value, best)
-    assert best is not None
-    return best
+    return lax.reduce_window(
+        input,
+        np.asarray(lowest(input.dtype), input.dtype),
+        lax.max,
+        (*[1] * lead, *windows.kernel),
+        (*[1] * lead, *windows.stride),
+        (*[(0, 0)] * lead, *windows.pads),
+    )
 
 
 def _beats(value: jax.Array, best: jax.Array) -> jax.Array:
@@ -172,24 +169,49 @@ def _beats(value: jax.Array, best: jax.Array) -> jax.Array:
     return larger | (value != value) if is_floating(value.dtype) else larger
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def window_argmax(input: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
-    """The largest value of each window, and its place in the flattened plane."""
+    """The largest value of each window, and its place in the flattened plane, from which the tangent is taken."""
     spatial = len(windows.kernel)
-    places, inside = windows.positions()
+    lead = input.shape[:-spatial]
     if math.prod(windows.kernel) > _UNROLLED:
-        values, indices = pick_max(input.reshape(*input.shape[:-spatial], math.prod(windows.size)), places, inside)
-        shape = (*input.shape[:-spatial], *windows.counts)
-        return values.reshape(shape), indices.reshape(shape)
+        values, indices = pick_max(input.reshape(*lead, math.prod(windows.size)), *windows.positions())
+        return values.reshape(*lead, *windows.counts), indices.reshape(*lead, *windows.counts)
     index = dtypes.canonicalize_dtype(np.int64)
+    rows = [math.prod(windows.size[i + 1 :]) for i in range(spatial)]  # from one place to the next, by dimension
+    origins = [
+        np.arange(count) * move - pad for count, move, pad in zip(windows.counts, windows.stride, windows.padding)
+    ]
     # A window of nothing but -inf is torch's first place inside it.
-    first = np.take_along_axis(places, inside.argmax(1)[:, None], 1).reshape(windows.counts)
-    best: jax.Array = jnp.full((*input.shape[:-spatial], *windows.counts), lowest(input.dtype), input.dtype)
-    where: jax.Array = jnp.broadcast_to(jnp.asarray(first, index), best.shape)
-    for number, (_, value) in enumerate(taps(pad_spatial(input, windows.pads, lowest(input.dtype)), windows)):
+    inside = [-(np.minimum(origin, 0) // step) * step for origin, step in zip(origins, windows.dilation)]
+    best: jax.Array = jnp.full((*lead, *windows.counts), lowest(input.dtype), input.dtype)
+    where = jnp.broadcast_to(_planes(inside, rows, index), best.shape)
+    for offset, value in taps(pad_spatial(input, windows.pads, lowest(input.dtype)), windows):
         wins = _beats(value, best)
         best = jnp.where(wins, value, best)
-        where = jnp.where(wins, jnp.asarray(places[:, number].reshape(windows.counts), index), where)
-    return best, where
+        reached = sum(tap * step * row for tap, step, row in zip(offset, windows.dilation, rows))
+        where = jnp.where(wins, np.asarray(reached, index), where)
+    return best, where + _planes(origins, rows, index)
+
+
+def _planes(axes: Sequence[np.ndarray[Any, Any]], rows: Sequence[int], dtype: Any) -> jax.Array:
+    """Places in the flattened plane, from coordinates along each dimension."""
+    grids = np.ix_(*(axis * row for axis, row in zip(axes, rows)))
+    return functools.reduce(jnp.add, [jnp.asarray(grid, dtype) for grid in grids])
+
+
+@window_argmax.defjvp
+def _tangent_at_the_largest(windows: Windows, primals: Any, tangents: Any) -> Any:
+    (input,), (tangent,) = primals, tangents
+    find = functools.partial(window_argmax, input, windows)
+    stored = jax.default_backend() == "cpu" and is_floating(input.dtype) and input.size
+    values, places = once(find, input) if stored else find()
+    if tangent.dtype == dtypes.float0:  # integers
+        return (values, places), (np.zeros(values.shape, dtypes.float0), np.zeros(places.shape, dtypes.float0))
+    lead = tangent.shape[: -len(windows.kernel)]
+    planes = tangent.reshape(*lead, math.prod(windows.size))
+    picked = jnp.take_along_axis(planes, places.reshape(*lead, math.prod(windows.counts)), -1, mode="promise_in_bounds")
+    return (values, places), (picked.reshape(values.shape), np.zeros(places.shape, dtypes.float0))
 
 
 def pick_max(planes: jax.Array, places: Any, inside: Any) -> tuple[jax.Array, jax.Array]:
