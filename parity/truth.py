@@ -125,15 +125,19 @@ def _forward(case: Case, dtype: torch.dtype | None, grad: bool) -> Any:
 def _is_random(case: Case, low: torch.dtype) -> bool:
     if not any(word in case.name.lower() for word in _MAY_DRAW):
         return False
-    runs = []
-    for seed in (0, 1):
+    first: list[torch.Tensor] = []
+    # Another seed often places the few windows of a fractional pooling the same way; dropout never comes out the same.
+    for seed in range(24 if "fractional" in case.name.lower() else 2):
         torch.manual_seed(seed)
         with torch.no_grad():
             try:
-                runs.append(_forward(case, torch.float32, False)[0])
+                outputs = _forward(case, torch.float32, False)[0]
             except (RuntimeError, NotImplementedError):
                 return False
-    return any(not torch.equal(a, b) for a, b in zip(*runs) if not a.isnan().any())
+        first = first or outputs
+        if any(not torch.equal(a, b) for a, b in zip(first, outputs) if not a.isnan().any()):
+            return True
+    return False
 
 
 def _narrowing_run(case: Case, precision: str) -> dict[str, torch.Tensor]:

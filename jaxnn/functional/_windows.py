@@ -20,6 +20,8 @@ from jaxnn.functional._once import once
 
 # Up to so many taps, windows are taken as shifted slices (which fuse); above, by a gather.
 _UNROLLED = 64
+# Up to so many, the CPU adds slices in a half to a fifth of reduce_window's time; above, their gradient is slower.
+_SUMMED = 27
 
 
 class Windows(NamedTuple):
@@ -135,6 +137,9 @@ def taps(padded: jax.Array, windows: Windows) -> Iterator[tuple[tuple[int, ...],
 
 def window_sum(input: jax.Array, windows: Windows) -> jax.Array:
     """The sum over each window."""
+    if jax.default_backend() == "cpu" and math.prod(windows.kernel) <= _SUMMED:
+        padded = pad_spatial(input, windows.pads, 0)
+        return functools.reduce(lax.add, (value for _, value in taps(padded, windows)))
     lead = input.ndim - len(windows.kernel)
     return lax.reduce_window(
         input,
@@ -165,13 +170,18 @@ def window_max(input: jax.Array, windows: Windows) -> jax.Array:
 
 def _beats(value: jax.Array, best: jax.Array) -> jax.Array:
     """torch's rule: larger, or NaN (so that the last NaN wins, and the first of equal numbers)."""
-    larger = value > best
-    return larger | (value != value) if is_floating(value.dtype) else larger
+    larger = lax.gt(value, best)
+    return lax.bitwise_or(larger, lax.ne(value, value)) if is_floating(value.dtype) else larger
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def window_argmax(input: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
     """The largest value of each window, and its place in the flattened plane, from which the tangent is taken."""
+    return _window_argmax(input, windows)
+
+
+@functools.partial(jax.jit, static_argnums=1)  # one trace for the value, the gradient and eager calls
+def _window_argmax(input: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
     spatial = len(windows.kernel)
     lead = input.shape[:-spatial]
     if math.prod(windows.kernel) > _UNROLLED:
@@ -184,13 +194,14 @@ def window_argmax(input: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Ar
     ]
     # A window of nothing but -inf is torch's first place inside it.
     inside = [-(np.minimum(origin, 0) // step) * step for origin, step in zip(origins, windows.dilation)]
-    best: jax.Array = jnp.full((*lead, *windows.counts), lowest(input.dtype), input.dtype)
-    where = jnp.broadcast_to(_planes(inside, rows, index), best.shape)
+    shape = (*lead, *windows.counts)
+    best = lax.full(shape, lowest(input.dtype), input.dtype)
+    where = jnp.broadcast_to(_planes(inside, rows, index), shape)
     for offset, value in taps(pad_spatial(input, windows.pads, lowest(input.dtype)), windows):
         wins = _beats(value, best)
-        best = jnp.where(wins, value, best)
+        best = lax.select(wins, value, best)
         reached = sum(tap * step * row for tap, step, row in zip(offset, windows.dilation, rows))
-        where = jnp.where(wins, np.asarray(reached, index), where)
+        where = lax.select(wins, lax.full(shape, reached, index), where)
     return best, where + _planes(origins, rows, index)
 
 
