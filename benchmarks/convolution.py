@@ -22,8 +22,10 @@ import numpy as np
 import jaxnn as nn
 import jaxnn.functional as F
 from benchmarks.conv_shapes import SHAPES, Conv
+from jaxnn import _compat
 from jaxnn.functional import _convolution_forms as forms
 from jaxnn.functional import _convolution_primitive as primitive
+from jaxnn.functional._convolution_geometry import Geometry
 
 SLICE = 0.03  # seconds that one contender gets in one round
 
@@ -94,16 +96,16 @@ def beside_torch(conv: Conv, rounds: int, xla: dict[str, Any]) -> tuple[dict[str
     )
 
 
-def geometry_of(conv: Conv) -> forms.Geometry:
+def geometry_of(conv: Conv) -> Geometry:
     spatial = len(conv.kernel)
     stride, dilation, padding = (conv.stride,) * spatial, (conv.dilation,) * spatial, (conv.padding, conv.padding)
-    return forms.Geometry(stride, (padding,) * spatial, dilation, conv.groups, jax.lax.Precision.HIGHEST)
+    return Geometry(stride, (padding,) * spatial, dilation, conv.groups, jax.lax.Precision.HIGHEST)
 
 
 def chosen(conv: Conv, operation: str) -> str:
     """The form that jaxnn takes on the CPU."""
     image, weight = operands(conv)
-    return forms.choose(operation, image.shape, weight.shape, geometry_of(conv))
+    return forms.choose(operation, image.shape, weight.shape, geometry_of(conv), _compat.has_onednn())
 
 
 def by_form(conv: Conv, rounds: int, xla: dict[str, Any]) -> dict[str, dict[str, float]]:

@@ -6,10 +6,15 @@ on the installed JAX and says which one broke when an upgrade moves something.
 
 from __future__ import annotations
 
+import functools
+import os
+import platform
+import sys
 from typing import Any
 
 import jax
 import jax.core
+import jaxlib.version
 from jax._src import core as _core
 
 _trace_context = _core.trace_ctx
@@ -77,3 +82,31 @@ def varying_like(aval: Any, operand: Any) -> Any:
     """The type `aval`, varying over the mesh axes that the type `operand` varies over (inside shard_map)."""
     axes = getattr(operand, "mat", None)
     return aval.update(manual_axis_type=axes) if axes is not None and axes.varying else aval
+
+
+# XLA's CPU runtime runs oneDNN under custom call targets that it keeps to itself: nothing says when their format
+# changes, and oneDNN ends the process at a format that it does not know. So: the versions on which the format was tried.
+_ONEDNN_TRIED = ((0, 10), (0, 11), (0, 12))
+
+
+@functools.cache
+def has_onednn() -> bool:
+    """Whether this jaxlib runs oneDNN's convolutions as custom calls. The environment's ``JAXNN_ONEDNN=0`` says no."""
+    version = tuple(int(part) for part in jaxlib.version.__version__.split(".")[:2])
+    built_with = sys.platform == "linux" and platform.machine() == "x86_64"
+    return built_with and version in _ONEDNN_TRIED and os.environ.get("JAXNN_ONEDNN") != "0"
+
+
+def may_call_onednn(context: Any) -> bool:
+    """Whether what is lowered in `context` may hold custom calls of oneDNN.
+
+    Not in a program for export, which has to run elsewhere; nor in one that XLA splits over devices, since it does
+    not split custom calls.
+    """
+    module = context.module_context
+    if module.lowering_parameters.for_export or not has_onednn():
+        return False
+    axes = module.axis_context
+    if hasattr(axes, "num_devices"):
+        return axes.num_devices == 1
+    return axes.manual_axes == frozenset(axes.mesh.axis_names)

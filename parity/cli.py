@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         "--xla", default="quick", choices=["quick", "full"], help="quick: the jitted pass without LLVM's optimisation"
     )
     running.add_argument("--stride", type=int, default=1, help="every so manyth case of a unit only")
+    running.add_argument("--convolutions", default="", metavar="FORM", help="every convolution in this form")
     running.add_argument("--out", type=pathlib.Path, default=RESULTS, help="where the results go (JSON)")
     running.add_argument("--failures", type=int, default=40, help="how many groups of failures to print")
     live = commands.add_parser("run", parents=[running], help="live: PyTorch installed")
@@ -69,6 +70,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         modes=tuple(arguments.mode or ("eager", "jit")),
         xla=arguments.xla,
         stride=arguments.stride,
+        convolutions=arguments.convolutions,
     )
 
 

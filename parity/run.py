@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import json
@@ -56,6 +57,7 @@ class Options:
         modes: of "eager" and "jit".
         xla: "quick" or "full", how the jitted pass is compiled on the CPU (see ``parity.ours``).
         stride: run every so manyth case of a unit only (1: all).
+        convolutions: compile every convolution in this form ("" leaves the choice to jaxnn).
     """
 
     only: tuple[str, ...] = ()
@@ -67,6 +69,7 @@ class Options:
     modes: tuple[str, ...] = ("eager", "jit")
     xla: str = "quick"
     stride: int = 1
+    convolutions: str = ""
 
     @property
     def judged_as(self) -> str:
@@ -171,6 +174,9 @@ def _errors_of(case: Any, raised: Exception | None) -> tuple[str, ...]:
     return (*case.error, type(raised).__name__)
 
 
+_UNTIL_THE_END = contextlib.ExitStack()  # what holds for the whole life of a worker process
+
+
 def start_worker(options: Options) -> None:
     """Sets a process up: one thread each for torch and XLA, the platform, the precision."""
     if options.platform:
@@ -189,6 +195,10 @@ def start_worker(options: Options) -> None:
         from parity import ours
 
         ours.compile_quickly()
+    if options.convolutions:
+        from jaxnn.functional import _convolution_forms
+
+        _UNTIL_THE_END.enter_context(_convolution_forms.force(options.convolutions))
     if options.matmul != "highest":
         from jaxnn.core import modes
 

@@ -13,9 +13,9 @@ from jax import lax
 
 from jaxnn.core import modes
 from jaxnn.core.dtypes import is_floating
-from jaxnn.functional import _convolution_primitive
+from jaxnn.functional import _channels_last, _convolution_primitive
 from jaxnn.functional._checks import check_array, check_ndim, check_same_dtype, fail
-from jaxnn.functional._convolution_forms import Geometry
+from jaxnn.functional._convolution_geometry import Geometry
 
 Sizes = int | Sequence[int]
 
@@ -163,9 +163,16 @@ def with_batch_and_bias(
     if bias is not None:
         # 16-bit numbers are added in float32, so that the backward pass sums the bias's gradient in float32.
         wide = jnp.float32 if is_floating(bias.dtype) and bias.dtype.itemsize < 4 else bias.dtype
-        offset = lax.broadcast_in_dim(bias.astype(wide), output.shape, (channel,))
-        output = (output.astype(wide) + offset).astype(input.dtype)
+        output = _plus_bias(output.astype(wide), bias.astype(wide), channel).astype(input.dtype)
     return output if batched else lax.squeeze(output, (0,))
+
+
+def _plus_bias(output: jax.Array, bias: jax.Array, channel: int) -> jax.Array:
+    turned = channel == 1 and _channels_last.is_worth_it(output)
+    if turned:
+        output = _channels_last.channels_last(output)
+    result = output + lax.broadcast_in_dim(bias, output.shape, (output.ndim - 1 if turned else channel,))
+    return _channels_last.channels_second(result) if turned else result
 
 
 def _convolve(

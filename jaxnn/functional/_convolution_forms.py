@@ -11,31 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnn.functional import _convolution_onednn
+from jaxnn.functional._convolution_geometry import Geometry
+
 MAX_TAPS = 150  # a sum of more terms takes long to compile
-
-
-class Geometry(NamedTuple):
-    """All options of a convolution but its arrays."""
-
-    stride: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    dilation: tuple[int, ...]
-    groups: int
-    precision: Any
-
-    def output_size(self, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(
-            max((length + before + after - spread * (taps - 1) - 1) // step + 1, 0)
-            for length, (before, after), taps, step, spread in zip(
-                size, self.padding, kernel, self.stride, self.dilation
-            )
-        )
 
 
 def direct(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
@@ -165,6 +150,7 @@ def turned(
 
 FORMS: dict[str, Callable[[jax.Array, jax.Array, Geometry], jax.Array]] = {
     "direct": direct,
+    "onednn": _convolution_onednn.forward,
     "taps": taps,
     "columns": columns,
     "joined": joined,
@@ -196,10 +182,12 @@ def fits(form: str, weight: tuple[int, ...], geometry: Geometry) -> bool:
         return weight[1] == 1 and prod(kernel) <= MAX_TAPS
     if form == "patches":
         return geometry.groups == 1 and (max(kernel) == 1 or kernel == geometry.stride and max(geometry.dilation) == 1)
-    return form == "direct" or prod(kernel) <= MAX_TAPS
+    return form in ("direct", "onednn") or prod(kernel) <= MAX_TAPS
 
 
-def choose(operation: str, image: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry) -> str:
+def choose(
+    operation: str, image: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry, onednn: bool = False
+) -> str:
     """The form of a convolution or of one of its gradients on the CPU.
 
     XLA's own is slow there where there are groups (its gradients are then loops over single numbers), and takes up
@@ -210,12 +198,31 @@ def choose(operation: str, image: tuple[int, ...], weight: tuple[int, ...], geom
         image: the input's shape.
         weight: the weight's shape.
         geometry: the options.
+        onednn: whether the program may call oneDNN.
     """
     forced = _forced.get()
     if forced is not None:
-        return forced if fits(forced, weight, geometry) else "direct"
+        usable = fits(forced, weight, geometry) and (onednn or forced != "onednn")
+        return forced if usable else "direct"
+    if onednn and _for_onednn(operation, image, weight, geometry):
+        return "onednn"
+    if onednn and operation == "weight_gradient" and geometry.groups == max(weight[2:]) == 1:
+        return "patches"  # images lie channels last there
     preferred = (_for_groups if geometry.groups > 1 else _for_one_group)(operation, image, weight, geometry)
     return preferred if fits(preferred, weight, geometry) else "direct"
+
+
+def _for_onednn(operation: str, image: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry) -> bool:
+    kernel, channels, groups = weight[2:], weight[1], geometry.groups
+    places = image[0] * prod(geometry.output_size(image[2:], kernel))
+    if places * prod(weight) < 1e6:  # the call alone takes longer
+        return False
+    depthwise = groups > 1 and channels == 1
+    if operation != "weight_gradient":
+        return not (depthwise and len(kernel) == 1) and (operation == "forward" or groups > 1 or channels > 4)
+    if groups > 1 or max(kernel) == 1:
+        return not depthwise and max(kernel) > 1
+    return channels <= 4 or len(kernel) == 3 or (len(kernel) == 2 and prod(weight) < prod(image))
 
 
 def _for_groups(operation: str, image: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry) -> str:
@@ -227,7 +234,8 @@ def _for_groups(operation: str, image: tuple[int, ...], weight: tuple[int, ...],
 def _for_one_group(operation: str, image: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry) -> str:
     places = prod(geometry.output_size(image[2:], weight[2:]))
     if fits("patches", weight, geometry):
-        return "columns" if max(weight[2:]) == 1 and places >= 128 else "patches"
+        gathers = operation == "weight_gradient" and max(geometry.stride) > 1
+        return "columns" if max(weight[2:]) == 1 and places >= 128 and not gathers else "patches"
     if weight[1] <= 4:
         return "columns"
     room = 4 * prod(weight[1:]) * image[0] * places  # what the columns take, in bytes

@@ -16,7 +16,9 @@ import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
 from jaxnn import _compat
-from jaxnn.functional._convolution_forms import FORMS, Geometry, choose, turned
+from jaxnn.functional import _convolution_onednn
+from jaxnn.functional._convolution_forms import FORMS, choose, turned
+from jaxnn.functional._convolution_geometry import Geometry
 from jaxnn.functional._once import once
 
 Shape = tuple[int, ...]
@@ -27,14 +29,17 @@ def _forward(input: Any, weight: Any, *, geometry: Geometry, shape: Shape, form:
 
 
 def _input_gradient(output: Any, weight: Any, *, geometry: Geometry, shape: Shape, form: str) -> Any:
-    if (
-        form == "taps" and weight.shape[0] == geometry.groups
-    ):  # as a sum of taps in its turn, not a sum of as many padded images
+    if form == "onednn":
+        return _convolution_onednn.input_gradient(output, weight, geometry, shape)
+    if form == "taps" and weight.shape[0] == geometry.groups:
+        # As a sum of taps in its turn, not a sum of as many padded images.
         return FORMS[form](*turned(output, weight, geometry, shape))
     return _transposed(lambda input: FORMS[form](input, weight, geometry), shape, output)
 
 
 def _weight_gradient(input: Any, output: Any, *, geometry: Geometry, shape: Shape, form: str) -> Any:
+    if form == "onednn":
+        return _convolution_onednn.weight_gradient(input, output, geometry, shape)
     return _transposed(lambda weight: FORMS[form](input, weight, geometry), shape, output)
 
 
@@ -51,29 +56,33 @@ def _make(name: str, function: Callable[..., Any], shapes: Callable[..., tuple[S
     """
     primitive = _compat.Primitive(f"jaxnn_convolution_{name}")
 
-    def lower(default: bool) -> Callable[..., Any]:
-        def run(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
-            form = "direct" if default else choose(name, *shapes(left, right, shape), geometry)
-            if form == "direct":
-                return function(left, right, geometry=geometry, shape=shape, form=form)
-            wide = [array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in (left, right)]
-            compute = functools.partial(function, *wide, geometry=geometry, shape=shape, form=form)
-            # Sums of taps, not matrix products: three times before a BatchNorm, and there in an order that is slow.
-            sums = name == "input_gradient" or form == "taps"
-            return (once(compute, wide[1]) if sums else compute()).astype(left.dtype)
+    def run_direct(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
+        return function(left, right, geometry=geometry, shape=shape, form="direct")
 
-        return run
+    def run_on_cpu(left: Any, right: Any, *, geometry: Geometry, shape: Shape, onednn: bool) -> Any:
+        wide = [array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in (left, right)]
+        onednn = onednn and wide[0].dtype == wide[1].dtype == jnp.float32
+        form = choose(name, *shapes(left, right, shape), geometry, onednn)
+        if form == "direct":
+            return run_direct(left, right, geometry=geometry, shape=shape)
+        compute = functools.partial(function, *wide, geometry=geometry, shape=shape, form=form)
+        # Sums of taps, not matrix products: three times before a BatchNorm, and there in an order that is slow.
+        sums = form != "onednn" and (name == "input_gradient" or form == "taps")
+        return (once(compute, wide[1]) if sums else compute()).astype(left.dtype)
+
+    def lower_on_cpu(context: Any, left: Any, right: Any, **options: Any) -> Any:
+        run = functools.partial(run_on_cpu, onednn=_compat.may_call_onednn(context))
+        return mlir.lower_fun(run, multiple_results=False)(context, left, right, **options)
 
     def evaluate(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
         # The type that JAX's own convolution has, whatever belongs to a type: sharding, varying axes, memory.
-        run = lower(True)
-        jaxpr = jax.make_jaxpr(lambda a, b: run(a, b, geometry=geometry, shape=shape))(left, right)
+        jaxpr = jax.make_jaxpr(lambda a, b: run_direct(a, b, geometry=geometry, shape=shape))(left, right)
         return _compat.varying_like(jaxpr.out_avals[0], left)
 
     primitive.def_abstract_eval(evaluate)
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=("geometry", "shape")))
-    mlir.register_lowering(primitive, mlir.lower_fun(lower(True), multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(lower(False), multiple_results=False), platform="cpu")
+    mlir.register_lowering(primitive, mlir.lower_fun(run_direct, multiple_results=False))
+    mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
     return primitive
 
 

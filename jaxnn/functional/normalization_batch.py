@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxnn.core.parameter import update_owner
+from jaxnn.functional import _channels_last
 from jaxnn.functional._checks import fail
 from jaxnn.functional._moments import (
     channels,
@@ -74,11 +75,15 @@ def _batch_norm(
     if input.size == 0:
         return input, running_mean, running_var
     x = wide(input)
-    shape = (1, x.shape[1]) + (1,) * (x.ndim - 2)
+    turned = training and _channels_last.is_worth_it(x)
+    if turned:
+        x = _channels_last.channels_last(x)
+    channel = x.ndim - 1 if turned else 1
+    shape = tuple(size if axis == channel else 1 for axis, size in enumerate(x.shape))
     if training:
-        axes = (0, *range(2, x.ndim))
+        axes = tuple(axis for axis in range(x.ndim) if axis != channel)
         rest, mean, variance = moments(x, axes, mapped)
-        count = x.size // x.shape[1] * (lax.axis_size(mapped) if mapped else 1)
+        count = x.size // x.shape[channel] * (lax.axis_size(mapped) if mapped else 1)
         unbiased = variance * (count / max(count - 1, 1))
         running_mean = _moved(running_mean, mean.reshape(-1), momentum)
         running_var = _moved(running_var, unbiased.reshape(-1), momentum)
@@ -87,7 +92,10 @@ def _batch_norm(
         rest = x - running_mean.astype(x.dtype).reshape(shape)
         variance = running_var.astype(x.dtype).reshape(shape)
     scale = lax.rsqrt(variance + jnp.asarray(eps, x.dtype))
-    return scale_and_shift(rest, scale, weight, bias, shape).astype(input.dtype), running_mean, running_var
+    result = scale_and_shift(rest, scale, weight, bias, shape)
+    if turned:
+        result = _channels_last.channels_second(result)
+    return result.astype(input.dtype), running_mean, running_var
 
 
 def batch_norm(

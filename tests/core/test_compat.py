@@ -1,8 +1,13 @@
 """What jaxnn._compat needs of the installed JAX; says which name moved when an upgrade breaks it."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.extend.core
 import jax.numpy as jnp
+import pytest
 
 from jaxnn import _compat
 
@@ -55,3 +60,44 @@ def test_a_nested_trace_may_hold_the_outer_ones_tracers_and_not_the_reverse():
 
 def test_tracers_are_recognised():
     jax.jit(lambda x: [x, isinstance(x, _compat.Tracer) or 1 / 0][0])(jnp.ones(1))
+
+
+_CONVOLUTIONS = """
+import jax, jax.numpy as jnp, numpy as np
+from jaxnn.functional import _convolution_onednn as onednn
+from jaxnn.functional._convolution_forms import direct
+from jaxnn.functional._convolution_geometry import Geometry
+rng = np.random.default_rng(0)
+for image, kernel, *options in [
+    ((2, 4, 9, 11), (8, 4, 3, 2), (2, 1), ((1, 0), (2, 1)), (1, 2), 1),
+    ((2, 8, 9, 11), (16, 2, 3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 4),
+    ((2, 8, 9, 11), (8, 1, 3, 3), (1, 2), ((1, 1), (1, 1)), (1, 1), 8),
+    ((3, 4, 20), (6, 4, 5), (1,), ((2, 2),), (3,), 1),
+    ((2, 4, 5, 6, 7), (8, 4, 3, 3, 3), (1, 2, 1), ((1, 1),) * 3, (1, 1, 1), 1),
+]:
+    x, w = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in (image, kernel))
+    geometry = Geometry(*options, jax.lax.Precision.HIGHEST)
+    np.testing.assert_allclose(onednn.forward(x, w, geometry), direct(x, w, geometry), rtol=1e-5, atol=1e-5)
+print("as expected")
+"""
+
+
+def test_xla_runs_onednn_in_the_format_that_we_write():
+    # In a process of its own: what oneDNN does not understand ends it.
+    if not _compat.has_onednn():
+        pytest.skip("this jaxlib does not run oneDNN, or it is switched off")
+    ran = subprocess.run([sys.executable, "-c", _CONVOLUTIONS], capture_output=True, text=True, timeout=300)
+    told = "XLA's format of oneDNN calls has changed: take this version out of _compat._ONEDNN_TRIED"
+    assert ran.stdout.strip() == "as expected", f"{told}\n{ran.stderr[-2000:]}"
+
+
+def test_onednn_is_off_where_the_environment_says_so():
+    code = "from jaxnn import _compat; print(_compat.has_onednn())"
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "JAXNN_ONEDNN": "0"},
+    )
+    assert ran.stdout.strip() == "False", ran.stderr[-2000:]

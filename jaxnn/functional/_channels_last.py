@@ -1,0 +1,30 @@
+"""Reductions to one number a channel where XLA stores images channels last: on the CPU, around oneDNN's convolutions.
+
+XLA's CPU compiler wants the operand of every reduction in the order of its dimensions, so a sum over (N, *spatial) of an
+(N, C, *spatial) array that lies channels last in memory is a transposed copy first, forward and backward. Written with
+the channels last it needs none. The barriers keep XLA from writing it back; they are gone before it fuses (JAX 0.10).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxnn import _compat
+
+
+def is_worth_it(x: jax.Array) -> bool:
+    """Whether `x`, (N, C, *spatial), is likely to lie channels last."""
+    return x.ndim > 2 and x.dtype == np.float32 and jax.default_backend() == "cpu" and _compat.has_onednn()
+
+
+def channels_last(x: jax.Array) -> jax.Array:
+    """(N, C, *spatial) as (N, *spatial, C)."""
+    return lax.optimization_barrier(jnp.moveaxis(x, 1, -1))
+
+
+def channels_second(x: jax.Array) -> jax.Array:
+    """(N, *spatial, C) as (N, C, *spatial)."""
+    return jnp.moveaxis(lax.optimization_barrier(x), -1, 1)

@@ -1,0 +1,182 @@
+"""Convolutions by oneDNN, the library that PyTorch's CPU kernels come from, which XLA's own CPU runtime carries.
+
+XLA runs it under the name of a custom call, forward convolutions only. So an input gradient is the convolution of the
+cotangent with the turned kernel (a strided one: one such convolution for each place within a stride), and a weight
+gradient the convolution of the images with the cotangents, channels taken for the batch and the batch for channels.
+`jaxnn._compat.has_onednn` says where all this is known to hold.
+
+Images and results are stored channels last, which oneDNN is fastest on: a chain of such layers, and what lies between
+them, stays in that order, since XLA chooses the order of elementwise operations by what reads them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnn import _compat
+from jaxnn.functional._convolution_geometry import Geometry
+
+Shape = tuple[int, ...]
+
+
+def _config(geometry: Geometry, spatial: int) -> str:
+    """XLA's ``BackendConfig`` of the call, as JSON: which dimension is which, and the window."""
+    places = [str(axis) for axis in range(2, spatial + 2)]
+    image = {"dims": spatial + 2, "data": {"batch_dim": 0, "feature_dim": 1, "spatial_dims": places}}
+    kernel = {"output_feature_dim": 0, "input_feature_dim": 1, "spatial_dims": places}
+    before, after = zip(*geometry.padding)
+    window = {
+        "pad_left": before,
+        "pad_right": after,
+        "strides": geometry.stride,
+        "window_dilations": geometry.dilation,
+    }
+    call = {
+        "dims": spatial + 2,
+        "input": image,
+        "kernel": {"dims": spatial + 2, "filter": kernel},
+        "output": image,
+        "window": {name: [str(number) for number in numbers] for name, numbers in window.items()},
+        "feature_groups": geometry.groups,
+    }
+    return json.dumps({"onednn_conv_config": call})
+
+
+def forward(input: jax.Array, weight: jax.Array, geometry: Geometry, exchanged: bool = False) -> jax.Array:
+    """The convolution of `geometry`. Float32 only: oneDNN ends the process at a dtype that the processor lacks.
+
+    `exchanged`: the weight lies in memory with its first two dimensions exchanged. oneDNN puts every weight into an
+    order of its own; images in another order than the two usual ones would take it hundreds of times as long.
+    """
+    spatial = weight.ndim - 2
+    shape = (input.shape[0], weight.shape[0], *geometry.output_size(input.shape[2:], weight.shape[2:]))
+    input, padding = _within_reach(input, weight.shape[2:], geometry)
+    if 0 in input.shape:
+        return _compat.vary_alike(jnp.zeros(shape, input.dtype), input)[0]  # windows over padding alone
+    geometry = geometry._replace(padding=padding)
+    image, places = (0, *range(2, spatial + 2), 1), tuple(range(2, spatial + 2))
+    kernel = (1, 0, *places) if exchanged else (0, 1, *places)
+    call = jax.ffi.ffi_call(
+        "__onednn$convolution",
+        jax.ShapeDtypeStruct(shape, input.dtype),
+        input_layouts=[image, kernel],
+        output_layouts=image,
+        custom_call_api_version=1,
+        legacy_backend_config=_config(geometry, spatial),
+    )
+    return _compat.vary_alike(call(input, weight), input)[0]
+
+
+def _within_reach(
+    image: jax.Array, kernel: tuple[int, ...], geometry: Geometry
+) -> tuple[jax.Array, tuple[tuple[int, int], ...]]:
+    """Padding as oneDNN takes it, neither negative nor wider than the kernel's reach; the rest is done to the image."""
+    reach = [gap * (taps - 1) for gap, taps in zip(geometry.dilation, kernel)]
+    kept = tuple(
+        (min(max(before, 0), most), min(max(after, 0), most)) for (before, after), most in zip(geometry.padding, reach)
+    )
+    rest = [(given[0] - left[0], given[1] - left[1]) for given, left in zip(geometry.padding, kept)]
+    if any(map(any, rest)):
+        sizes = [size + before + after for size, (before, after) in zip(image.shape[2:], rest)]
+        if min(sizes) <= 0:
+            return jnp.zeros((*image.shape[:2], *(0 for _ in sizes)), image.dtype), kept
+        image = lax.pad(image, jnp.zeros((), image.dtype), [(0, 0, 0)] * 2 + [(*ends, 0) for ends in rest])
+    return image, kept
+
+
+def _turned(weight: jax.Array, groups: int) -> jax.Array:
+    """(O, C / groups, *kernel) as the kernel of the way back: (C, O / groups, *kernel reversed)."""
+    weight = lax.rev(weight, range(2, weight.ndim))
+    if groups == 1:
+        return weight.swapaxes(0, 1)
+    by_group = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
+    return by_group.reshape(groups * weight.shape[1], -1, *weight.shape[2:])
+
+
+def input_gradient(output: jax.Array, weight: jax.Array, geometry: Geometry, shape: Shape) -> jax.Array:
+    """What the convolution passes back to an input of `shape`.
+
+    The number at place i of the input met output y at tap k where i + padding = y * stride + k * dilation. So with a
+    stride the places of one remainder are a convolution of their own, with every so manyth tap.
+    """
+    firsts = [before // step for (before, _), step in zip(geometry.padding, geometry.stride)]
+    lasts = [
+        (size - 1 + before) // step for size, (before, _), step in zip(shape[2:], geometry.padding, geometry.stride)
+    ]
+    parts = [
+        _one_remainder(output, weight, geometry, shape, remainder, firsts, lasts)
+        for remainder in itertools.product(*map(range, geometry.stride))
+    ]
+    whole = _interleaved(parts, geometry.stride)
+    starts = [before - first * step for (before, _), first, step in zip(geometry.padding, firsts, geometry.stride)]
+    return lax.slice(whole, (0, 0, *starts), (*shape[:2], *(s + size for s, size in zip(starts, shape[2:]))))
+
+
+def _interleaved(parts: Sequence[jax.Array], steps: Sequence[int]) -> jax.Array:
+    """The whole of which `parts` hold every so manyth place, one for each remainder; joined channels last."""
+    if len(parts) == 1:
+        return parts[0]
+    parts = [jnp.moveaxis(part, 1, -1) for part in parts]
+    for axis in reversed(range(len(steps))):
+        step = steps[axis]
+        rows = [parts[i : i + step] for i in range(0, len(parts), step)]
+        parts = [
+            jnp.stack(row, axis + 2).reshape(*row[0].shape[: axis + 1], -1, *row[0].shape[axis + 2 :]) for row in rows
+        ]
+    return jnp.moveaxis(parts[0], -1, 1)
+
+
+def _one_remainder(
+    output: jax.Array,
+    weight: jax.Array,
+    geometry: Geometry,
+    shape: Shape,
+    remainder: tuple[int, ...],
+    firsts: Sequence[int],
+    lasts: Sequence[int],
+) -> jax.Array:
+    """The places ``m * stride + remainder - padding`` of the input gradient, for m from `firsts` to `lasts`."""
+    padding, taken, spread = [], [], []
+    for axis, (step, gap, place) in enumerate(zip(geometry.stride, geometry.dilation, remainder)):
+        # Taps k with k * dilation = remainder modulo stride: every so manyth, from the first such one on.
+        taps = [tap for tap in range(weight.shape[axis + 2]) if (tap * gap - place) % step == 0]
+        if not taps:
+            counts = [last - first + 1 for first, last in zip(firsts, lasts)]
+            return jnp.zeros((*shape[:2], *counts), output.dtype)
+        between = taps[1] - taps[0] if len(taps) > 1 else 1
+        taken.append(slice(taps[0], taps[-1] + 1, between))
+        apart, shift = between * gap // step, (taps[0] * gap - place) // step
+        # Tap number t of these meets output m - shift - t * apart; the turned kernel starts with the last of them.
+        reach = (len(taps) - 1) * apart
+        padding.append((reach + shift - firsts[axis], lasts[axis] - shift - (output.shape[axis + 2] - 1)))
+        spread.append(max(apart, 1))
+    part = _turned(weight[(slice(None), slice(None), *taken)], geometry.groups)
+    back = geometry._replace(stride=(1,) * len(padding), padding=tuple(padding), dilation=tuple(spread))
+    return forward(output, part, back, geometry.groups == 1)
+
+
+def weight_gradient(input: jax.Array, output: jax.Array, geometry: Geometry, shape: Shape) -> jax.Array:
+    """What the convolution passes back to a weight of `shape`.
+
+    In place of the batch stand the channels of a group, in place of the channels each group's batch; the cotangent is
+    the kernel, its taps a stride apart, and the result's places are the weight's taps, a dilation apart.
+    """
+    batch, groups, channels = input.shape[0], geometry.groups, shape[1]
+    padding = [
+        (before, (made - 1) * step + (taps - 1) * gap + 1 - size - before)
+        for (before, _), made, step, taps, gap, size in zip(
+            geometry.padding, output.shape[2:], geometry.stride, shape[2:], geometry.dilation, input.shape[2:]
+        )
+    ]
+    images = input.swapaxes(0, 1)
+    if groups > 1:
+        images = input.reshape(batch, groups, channels, *input.shape[2:])
+        images = jnp.moveaxis(images, 2, 0).swapaxes(1, 2).reshape(channels, groups * batch, *input.shape[2:])
+    options = Geometry(geometry.dilation, tuple(padding), geometry.stride, groups, geometry.precision)
+    return forward(images, output.swapaxes(0, 1), options, exchanged=True).swapaxes(0, 1)

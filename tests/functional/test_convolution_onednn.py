@@ -1,0 +1,108 @@
+"""oneDNN's convolutions under XLA's custom calls: any geometry, and where they are not called."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+import jaxnn as nn
+import jaxnn.functional as F
+from jaxnn import _compat
+from jaxnn.functional import _convolution_onednn as onednn
+from jaxnn.functional._convolution_forms import direct
+from jaxnn.functional._convolution_geometry import Geometry
+
+pytestmark = pytest.mark.skipif(not _compat.has_onednn(), reason="this jaxlib does not run oneDNN")
+
+
+def _array(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+@st.composite
+def convolutions(draw):
+    """Shapes and options of a convolution whose result is not empty; padding may be negative or wider than the kernel."""
+    spatial = draw(st.integers(1, 3))
+
+    def numbers(low, high):
+        return tuple(draw(st.integers(low, high)) for _ in range(spatial))
+
+    kernel, size = numbers(1, 4), numbers(1, 11)
+    padding = tuple((draw(st.integers(-1, 5)), draw(st.integers(-1, 5))) for _ in range(spatial))
+    groups, inputs, outputs, batch = (draw(st.integers(1, 4)) for _ in range(4))
+    geometry = Geometry(numbers(1, 4), padding, numbers(1, 3), groups, lax.Precision.HIGHEST)
+    whole = min(geometry.output_size(size, kernel)) >= 1
+    kept = all(n + min(a, 0) + min(b, 0) >= 1 and n + a + b >= 1 for n, (a, b) in zip(size, padding))
+    if not whole or not kept:
+        geometry, size = geometry._replace(padding=((1, 1),) * spatial), (12,) * spatial
+    return geometry, (batch, groups * inputs, *size), (groups * outputs, inputs, *kernel)
+
+
+@settings(max_examples=20, deadline=None)
+@given(convolutions())
+def test_any_geometry_forward_and_both_gradients(case):
+    geometry, image, kernel = case
+    x, w = _array(0, *image), _array(1, *kernel)
+    y, pullback = jax.vjp(lambda x, w: direct(x, w, geometry), x, w)
+    ct = _array(2, *y.shape)
+    expected = (y, *pullback(ct))
+    ours = (
+        onednn.forward(x, w, geometry),
+        onednn.input_gradient(ct, w, geometry, x.shape),
+        onednn.weight_gradient(x, ct, geometry, w.shape),
+    )
+    for a, b in zip(ours, expected):
+        assert a.shape == b.shape
+        assert float(jnp.abs(a - b).max()) <= 1e-5 * max(1.0, float(jnp.abs(b).max()))
+
+
+def _text(function, *args, **options):
+    return jax.jit(function, **options).lower(*args).compile().as_text()
+
+
+X, W = _array(0, 8, 16, 12, 12), _array(1, 16, 16, 3, 3)
+
+
+def _convolve(x, w):
+    return F.conv2d(x, w, padding=1)
+
+
+def test_where_it_is_called_and_where_not():
+    assert "__onednn$convolution" in _text(_convolve, X, W)
+    assert "__onednn$convolution" not in _text(_convolve, X[:1, :, :4, :4], W), "too little work to be worth a call"
+    exported = jax.export.export(jax.jit(_convolve), platforms=["cpu"])(X, W)
+    assert "__onednn" not in exported.mlir_module()
+    np.testing.assert_allclose(exported.call(X, W), _convolve(X, W), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices: the suite asks XLA for them before JAX starts")
+def test_a_program_split_over_devices_splits_its_convolutions():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.device_put(X, NamedSharding(mesh, PartitionSpec("data")))
+    text = _text(_convolve, split, W)
+    assert "__onednn" not in text and "all-gather" not in text
+    np.testing.assert_allclose(jax.jit(_convolve)(split, W), _convolve(X, W), rtol=1e-4, atol=1e-4)
+
+
+def test_images_stay_channels_last_between_convolutions_and_batch_norms():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2 = (nn.Conv2d(16, 16, 3, padding=1) for _ in range(2))
+            self.bn1, self.bn2 = (nn.BatchNorm2d(16) for _ in range(2))
+
+        def forward(self, x):
+            return x + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+
+    nn.manual_seed(0)
+    step = nn.jit(lambda model, x: nn.value_and_grad(lambda model: jnp.tanh(model(x)).sum())(model))
+    text = step.lower(Net(), X).compile().as_text()
+    entry = text[text.index("ENTRY") :]
+    # The input comes and goes in the order of its dimensions; all in between would be some twenty more.
+    assert len(re.findall(r"= f32\[8,16,12,12\]\{3,2,1,0\}", entry)) <= 4, entry
