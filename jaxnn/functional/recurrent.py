@@ -16,10 +16,11 @@ from jaxtyping import Array, Float
 from jaxnn.core import random
 from jaxnn.core.dtypes import as_array
 from jaxnn.functional import _packing
+from jaxnn.functional._cells import CELLS, advance, blocks_of, gates_from_input, group_weights
 from jaxnn.functional._checks import check_array, check_same_dtype, fail
 from jaxnn.functional._op import op
 from jaxnn.functional._reduction import compute_dtype
-from jaxnn.functional._scan import CELLS, Weights, advance, gates_from_input, run_layers
+from jaxnn.functional._scan import run_layers
 
 _Pair = tuple[Float[Array, "batch hidden"], Float[Array, "batch hidden"]]
 
@@ -48,9 +49,11 @@ def _check_cell(name: str, gates: int, input: Any, states: tuple[Any, ...], weig
 def _cell(name: str, mode: str, input: jax.Array, states: tuple[jax.Array, ...], weights: tuple[Any, ...]) -> Any:
     given = {f"hx[{i}]": state for i, state in enumerate(states)}
     check_same_dtype(name, input=input, w_ih=weights[0], w_hh=weights[1], b_ih=weights[2], b_hh=weights[3], **given)
-    group = Weights(*weights)
+    cell = CELLS[mode]
+    group = group_weights(cell, *weights)
     states = tuple(state.astype(compute_dtype(input.dtype)) for state in states)
-    new = advance(CELLS[mode], gates_from_input(CELLS[mode], input, group), states, group)
+    blocks = blocks_of(cell, gates_from_input(cell, input, group), states, group.hidden)
+    new = advance(cell, blocks, states, group.hidden)
     return tuple(state.astype(input.dtype) for state in new)
 
 

@@ -107,12 +107,198 @@ def test_every_array_can_be_mapped():
             np.testing.assert_allclose(got[i], expected, rtol=2e-5, atol=2e-6)
 
 
+def _equations(jaxpr, inside=False):
+    """Every equation, and whether it is inside a loop; a custom derivative counts as its function."""
+    for equation in jaxpr.eqns:
+        yield equation, inside
+        for value in equation.params.values():
+            if hasattr(value, "jaxpr") or hasattr(value, "eqns"):
+                yield from _equations(getattr(value, "jaxpr", value), inside or equation.primitive.name == "scan")
+
+
+def _count(function, *args):
+    """Dots outside of loops, dots inside, and the shapes that the loops carry."""
+    equations = list(_equations(jax.make_jaxpr(function)(*args).jaxpr))
+    dots = [inside for equation, inside in equations if equation.primitive.name == "dot_general"]
+    loops = [equation for equation, _ in equations if equation.primitive.name == "scan"]
+    carried = [{var.aval.shape for var in loop.outvars[: loop.params["num_carry"]]} for loop in loops]
+    return dots.count(False), dots.count(True), carried
+
+
 def test_one_product_for_the_input_of_all_steps():
     """Outside the scan one dot over all steps; inside only the state's."""
     x, states, params = _sequence_case("lstm", 1, 1, True)
-    jaxpr = jax.make_jaxpr(lambda *a: recurrent.lstm(*a, True, 1, 0.0, False, False))(x, tuple(states), params)
-    text = str(jaxpr)
-    assert text.count("dot_general") == 2 and text.count("scan[") == 1 and "transpose" not in text
+    run = _one_layer("lstm", False)
+    assert _count(run, x, states, params) == (1, 1, [{(3, 5)}])
+
+
+@pytest.mark.parametrize("name, proj", [("rnn_tanh", 0), ("rnn_relu", 0), ("gru", 0), ("lstm", 0), ("lstm", 3)])
+def test_gradients_of_weights_are_products_over_all_steps(name, proj):
+    """The loop backwards has the products of the loop forwards, and carries no gradient of a weight."""
+    x, states, params = _sequence_case(name, 1, 1, True, proj)
+    run = _one_layer(name, False)
+
+    def loss(*arrays):
+        return sum((result**2).sum() for result in run(*arrays))
+
+    carries = {(3, proj or 5), (3, 5)} if name == "lstm" else {(3, 5)}
+    inner = 2 if proj else 1
+    outside, inside, carried = _count(jax.grad(loss, (0, 1, 2)), x, states, params)
+    assert (inside, carried) == (2 * inner, [carries] * 2)
+    assert outside == 3 + inner  # of the input, its gradient, and those of weight_ih, weight_hh, weight_hr
+    # a constant weight costs nothing
+    assert _count(jax.grad(loss), x, states, params)[0] == 2
+
+
+def _plain(name, x, states, params, lengths, reverse):
+    """One layer in one direction from the formulas, a step after another."""
+    w_ih, w_hh, b_ih, b_hh, *w_hr = params
+    states, outputs = tuple(states), [None] * len(x)
+    for t in range(len(x))[:: -1 if reverse else 1]:
+        ours, theirs = x[t] @ w_ih.T + b_ih, states[0] @ w_hh.T + b_hh
+        if name == "lstm":
+            i, f, g, o = jnp.split(ours + theirs, 4, axis=-1)
+            c = jax.nn.sigmoid(f) * states[1] + jax.nn.sigmoid(i) * jnp.tanh(g)
+            new = jax.nn.sigmoid(o) * jnp.tanh(c), c
+        elif name == "gru":
+            (r, z, n), (hidden_r, hidden_z, hidden_n) = jnp.split(ours, 3, axis=-1), jnp.split(theirs, 3, axis=-1)
+            n = jnp.tanh(n + jax.nn.sigmoid(r + hidden_r) * hidden_n)
+            z = jax.nn.sigmoid(z + hidden_z)
+            new = ((1 - z) * n + z * states[0],)
+        else:
+            new = ((jnp.tanh if name == "rnn_tanh" else jax.nn.relu)(ours + theirs),)
+        if w_hr:
+            new = new[0] @ w_hr[0].T, *new[1:]
+        runs = (t < lengths)[:, None]
+        states = tuple(jnp.where(runs, a, b) for a, b in zip(new, states))
+        outputs[t] = states[0]
+    return jnp.stack(outputs), *states
+
+
+def _one_layer(name, bidirectional, batch_sizes=None):
+    def run(x, states, params):
+        states = tuple(states) if name == "lstm" else states[0]
+        function = getattr(recurrent, name)
+        return function(x, states, params, True, 1, 0.0, False, bidirectional, batch_sizes=batch_sizes)
+
+    return run
+
+
+def _both_directions(name, lengths):
+    def run(x, states, params):
+        half = len(params) // 2
+        found = []
+        for i, group in enumerate((params[:half], params[half:])):
+            found.append(_plain(name, x, [state[i] for state in states], group, lengths, bool(i)))
+        last = [jnp.stack(kind) for kind in list(zip(*found))[1:]]
+        return jnp.concatenate([output for output, *_ in found], axis=-1), *last
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "name, proj, lengths",
+    [
+        ("rnn_tanh", 0, [3, 2, 1]),
+        ("rnn_relu", 0, [3, 2, 1]),
+        ("gru", 0, None),
+        ("gru", 0, [3, 2, 1]),
+        ("lstm", 0, None),
+        ("lstm", 3, [3, 2, 1]),
+    ],
+)
+def test_derivatives_in_float64_are_those_of_a_plain_loop(name, proj, lengths):
+    """Forward and reverse mode, and both kinds of second derivatives, in both directions, with and without lengths."""
+    with jax.enable_x64(True):
+        case = _sequence_case(name, 1, 2, True, proj, steps=3)
+        case = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), case)
+        direction = jax.tree.map(lambda a: jnp.asarray(np.random.standard_normal(a.shape)), case)
+        held = np.array(lengths or [3, 3, 3])
+        batch_sizes = None if lengths is None else [int((held > t).sum()) for t in range(3)]
+        steps, rows = np.nonzero(np.arange(3)[:, None] < held)
+
+        def ours(x, *rest):
+            if lengths is not None:
+                x = x[steps, rows]
+            return _one_layer(name, True, batch_sizes)(x, *rest)
+
+        def theirs(*args):
+            output, *last = _both_directions(name, held)(*args)
+            return output if lengths is None else output[steps, rows], *last
+
+        def derivatives(function):
+            def loss(*args):
+                return sum(jnp.vdot(jnp.cos(jnp.arange(a.size)), jnp.sin(a).ravel()) for a in function(*args))
+
+            def gradient(*args):
+                return jax.grad(loss, (0, 1, 2))(*args)
+
+            def slope(*args):  # the gradient along the direction
+                return sum(map(jnp.vdot, jax.tree.leaves(gradient(*args)), jax.tree.leaves(direction)))
+
+            def run(*args):
+                along = tuple(direction)
+                forwards, backwards = jax.jvp(function, args, along), gradient(*args)
+                return forwards, backwards, jax.jvp(gradient, args, along)[1], jax.grad(slope, (0, 1, 2))(*args)
+
+            quick = {"xla_backend_optimization_level": 0}  # these programs are long
+            return jax.jit(run, compiler_options=quick)(*case)
+
+        for got, expected in zip(*map(jax.tree.leaves, map(derivatives, (ours, theirs))), strict=True):
+            assert got.dtype == jnp.float64
+            np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("mapped", ["input", "states", "weights"])
+def test_gradients_can_be_mapped(mapped):
+    x, states, params = _sequence_case("lstm", 1, 2, True, 3)
+    arrays = dict(zip(("input", "states", "weights"), jax.tree.map(jnp.asarray, (x, states, params))))
+    pairs = arrays | {mapped: jax.tree.map(lambda a: jnp.stack([a, a * 0.5]), arrays[mapped])}
+
+    def gradient(*args):
+        return jax.grad(lambda *args: sum((a**2).sum() for a in _one_layer("lstm", True)(*args)), (0, 1, 2))(*args)
+
+    found = jax.vmap(gradient, [0 if name == mapped else None for name in arrays])(*pairs.values())
+    for i in range(2):
+        one = arrays | {mapped: jax.tree.map(lambda a, i=i: a[i], pairs[mapped])}
+        for got, expected in zip(*map(jax.tree.leaves, (found, gradient(*one.values()))), strict=True):
+            np.testing.assert_allclose(got[i], expected, rtol=2e-5, atol=1e-5)
+
+
+def test_every_transformation_of_the_derivative():
+    """Forward over forward, forward and reverse Jacobians, and rematerialisation agree."""
+    x, states, params = _sequence_case("gru", 1, 1, True, steps=3, batch=1, features=2, hidden=2)
+    run = _one_layer("gru", False)
+
+    def output(x):
+        return run(x, states, params)[0].ravel()
+
+    def loss(x):
+        return (output(x) ** 2).sum()
+
+    np.testing.assert_allclose(jax.jacfwd(output)(x), jax.jacrev(output)(x), rtol=1e-5, atol=1e-6)
+    expected = jax.hessian(loss)(x)
+    for found in (jax.jacrev(jax.jacrev(loss))(x), jax.jacfwd(jax.jacfwd(loss))(x), jax.jacrev(jax.jacfwd(loss))(x)):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.grad(jax.checkpoint(loss))(x), jax.grad(loss)(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name, proj", [("gru", 0), ("lstm", 3)])
+def test_gradients_in_low_precision(name, proj, dtype):
+    case = jax.tree.map(lambda a: jnp.asarray(a, dtype), _sequence_case(name, 1, 1, True, proj))
+
+    def gradient(case):
+        def loss(*args):
+            return sum(a.astype(jnp.float32).sum() for a in _one_layer(name, False)(*args))
+
+        return jax.jit(jax.grad(loss, (0, 1, 2)))(*case)
+
+    wide = gradient(jax.tree.map(lambda a: a.astype(jnp.float32), case))
+    for got, expected in zip(*map(jax.tree.leaves, (gradient(case), wide)), strict=True):
+        assert got.dtype == dtype
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(got.astype(jnp.float32), expected, atol=20 * scale * float(jnp.finfo(dtype).eps))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

@@ -1,0 +1,139 @@
+"""The table of recurrent cells, and one step of any of them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnn.core import modes
+from jaxnn.functional._reduction import compute_dtype
+from jaxnn.functional._special import tanh
+
+States = tuple[jax.Array, ...]
+Blocks = tuple[jax.Array, ...]
+
+
+class Cell(NamedTuple):
+    """What tells one kind of recurrence from another.
+
+    Attributes:
+        gates: how many blocks of hidden_size the weights have.
+        states: 1 (h) or 2 (h, c).
+        apart: for how many of the gates, the last ones, the hidden side's product is not added to the input's.
+        advance: (blocks as `join` makes them, states) to the new states, element by element.
+    """
+
+    gates: int
+    states: int
+    apart: int
+    advance: Callable[[Blocks, States], States]
+
+
+def _advance_tanh(blocks: Blocks, states: States) -> States:
+    return (tanh(*blocks),)
+
+
+def _advance_relu(blocks: Blocks, states: States) -> States:
+    return (jax.nn.relu(*blocks),)
+
+
+def _advance_lstm(blocks: Blocks, states: States) -> States:
+    i, f, g, o = blocks
+    c = lax.logistic(f) * states[1] + lax.logistic(i) * tanh(g)
+    return lax.logistic(o) * tanh(c), c
+
+
+def _advance_gru(blocks: Blocks, states: States) -> States:
+    r, z, hidden_n, input_n = blocks
+    n = tanh(input_n + lax.logistic(r) * hidden_n)
+    return (n + lax.logistic(z) * (states[0] - n),)
+
+
+CELLS = {
+    "RNN_TANH": Cell(1, 1, 0, _advance_tanh),
+    "RNN_RELU": Cell(1, 1, 0, _advance_relu),
+    "LSTM": Cell(4, 2, 0, _advance_lstm),
+    "GRU": Cell(3, 1, 1, _advance_gru),
+}
+
+
+class Hidden(NamedTuple):
+    """What a step multiplies the state by: transposed, for a loop's products read them by rows then.
+
+    Attributes:
+        hh: (size of h, gates * hidden_size).
+        bias: the hidden side's bias, of cells that keep it apart.
+        hr: (hidden_size, size of h): the projection.
+    """
+
+    hh: jax.Array
+    bias: jax.Array | None
+    hr: jax.Array | None
+
+
+class Weights(NamedTuple):
+    """The arrays of one layer in one direction. `ih` is transposed as well; `bias` is all that the input's side adds."""
+
+    ih: jax.Array
+    bias: jax.Array | None
+    hidden: Hidden
+
+
+def group_weights(
+    cell: Cell,
+    ih: jax.Array,
+    hh: jax.Array,
+    bias_ih: jax.Array | None = None,
+    bias_hh: jax.Array | None = None,
+    hr: jax.Array | None = None,
+) -> Weights:
+    """torch's arrays as a step takes them."""
+    given = [bias for bias in (bias_ih, None if cell.apart else bias_hh) if bias is not None]
+    bias = functools.reduce(jnp.add, given) if given else None
+    return Weights(ih.T, bias, Hidden(hh.T, bias_hh if cell.apart else None, None if hr is None else hr.T))
+
+
+def times(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None, across: int = 0) -> jax.Array:
+    """``x @ weight + bias``, or with the weight's transpose if `across` is 1. Every dot of this family."""
+    dims = (((x.ndim - 1,), (across,)), ((), ()))
+    product = lax.dot_general(x, weight, dims, precision=modes.matmul_precision())
+    return product if bias is None else product + jnp.broadcast_to(bias, product.shape)
+
+
+def gates_from_input(cell: Cell, x: jax.Array, weights: Weights) -> Blocks:
+    """All that a step needs of the input, for any number of steps in one product.
+
+    The gates are arrays of their own: XLA's loops on the CPU are vectorised over those, and are not over slices of
+    a step's slice (four times as long for all that is elementwise in an LSTM's step).
+    """
+    return tuple(jnp.split(times(x, weights.ih, weights.bias), cell.gates, axis=-1))
+
+
+def join(cell: Cell, from_input: Blocks, from_state: jax.Array) -> Blocks:
+    """Both sides' gates, in the computing dtype, as ``cell.advance`` takes them.
+
+    First the blocks that the hidden side is in, as many as there are gates; then the input's side of those kept apart.
+    """
+    dtype = compute_dtype(from_state.dtype)
+    ours = [block.astype(dtype) for block in from_input]
+    theirs = [block.astype(dtype) for block in jnp.split(from_state, cell.gates, axis=-1)]
+    summed = cell.gates - cell.apart
+    return (*map(jnp.add, ours[:summed], theirs[:summed]), *theirs[summed:], *ours[summed:])
+
+
+def blocks_of(cell: Cell, from_input: Blocks, states: States, weights: Hidden) -> Blocks:
+    """What a step knows before it advances. States are in the computing dtype, products are made in the weights' own."""
+    return join(cell, from_input, times(states[0].astype(from_input[0].dtype), weights.hh, weights.bias))
+
+
+def advance(cell: Cell, blocks: Blocks, states: States, weights: Hidden) -> States:
+    """The rest of a step."""
+    new = cell.advance(blocks, states)
+    if weights.hr is None:
+        return new
+    return times(new[0].astype(weights.hr.dtype), weights.hr).astype(new[0].dtype), *new[1:]
