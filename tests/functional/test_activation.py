@@ -36,7 +36,8 @@ def test_values_and_gradients_at_special_points(torch, name):
     points = SPECIAL[:-1] if name == "hardswish" else SPECIAL
     if name == "softsign":  # torch's gradient is NaN at the infinities, where the limit is 0
         points = [point for point in SPECIAL if not np.isinf(point)]
-    tensor = torch.tensor(points, requires_grad=True)
+    # torch's float32 gelu with AVX-512 is NaN at infinity, and off by 1e-4 elsewhere; its float64 one is right.
+    tensor = torch.tensor(points, dtype=torch.float64 if name == "gelu" else torch.float32, requires_grad=True)
     expected = theirs(tensor)
     (expected_gradient,) = torch.autograd.grad(expected.sum(), tensor)
     value, pullback = jax.vjp(ours, jnp.asarray(points))
