@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxnn.functional as F
+from jaxnn.functional._reduction import total
 from tests.oracle import assert_parity
 
 LOSSES = [name for name in dir(F) if name.endswith(("_loss", "_entropy", "_with_logits")) or name == "kl_div"]
@@ -284,3 +285,20 @@ def test_strict_promotion():
         F.multilabel_soft_margin_loss(x, y, weight=y[0])
         F.cosine_embedding_loss(x, y, jnp.ones(3, int))
         F.ctc_loss(jax.nn.log_softmax(x[:, None]), jnp.ones((1, 2), int), (3,), (2,))
+
+
+@pytest.mark.parametrize("count", [2, 9, 257, 1024])
+def test_a_short_sum_is_rounded_about_once(count):
+    # Numbers that cancel: what is left is a thousandth of what was added.
+    values = np.random.default_rng(count).standard_normal(count).astype(np.float32)
+    values[-1] -= np.float32(values.astype(np.float64).sum() * 0.999)
+    truth = values.astype(np.float64).sum()
+    for run in (total, jax.jit(total)):
+        assert abs(float(run(jnp.asarray(values))) - truth) <= 2**-23 * abs(truth)
+
+
+def test_a_short_sum_of_infinities_and_numbers_that_overflow():
+    for values in ([1.0, np.inf], [np.inf, -np.inf], [3e38, 3e38, -3e38], [np.nan, 1.0]):
+        values = np.array(values, np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.testing.assert_array_equal(total(jnp.asarray(values)), values.sum())
