@@ -205,7 +205,7 @@ def _probability_cross_entropy(input: Any, target: Any, weight: Any, smoothing: 
         terms = terms * _per_class(weight, input.ndim, axis)
     loss = jnp.sum(terms, axis=axis)
     if reduction == "mean":
-        return jnp.sum(loss) / (loss.size if input.size else jnp.nan)
+        return total(loss) / (loss.size if input.size else jnp.nan)
     return reduce_loss(loss, reduction, loss.dtype)
 
 

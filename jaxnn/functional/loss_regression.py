@@ -23,6 +23,7 @@ from jaxnn.functional._reduction import (
     prepare,
     reduce_loss,
     resolve,
+    total,
     warn_sizes,
 )
 
@@ -83,7 +84,7 @@ def _weighted(loss: Any, weight: Any, reduction: str, dtype: Any) -> Any:
     weight = weight.astype(compute_dtype(dtype))
     loss = loss.astype(compute_dtype(dtype)) * jnp.broadcast_to(weight, loss.shape)
     if reduction == "mean":
-        return (jnp.sum(loss) / jnp.sum(weight)).astype(dtype)
+        return (total(loss) / total(weight)).astype(dtype)
     return reduce_loss(loss, reduction, dtype)
 
 
