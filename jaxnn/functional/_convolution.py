@@ -168,11 +168,23 @@ def with_batch_and_bias(
 
 
 def _plus_bias(output: jax.Array, bias: jax.Array, channel: int) -> jax.Array:
-    turned = channel == 1 and _channels_last.is_worth_it(output)
-    if turned:
-        output = _channels_last.channels_last(output)
-    result = output + lax.broadcast_in_dim(bias, output.shape, (output.ndim - 1 if turned else channel,))
-    return _channels_last.channels_second(result) if turned else result
+    if channel == 1 and _channels_last.is_worth_it(output):
+        return _plus_channel_bias(output, bias)
+    return output + lax.broadcast_in_dim(bias, output.shape, (channel,))
+
+
+@jax.custom_jvp
+def _plus_channel_bias(output: jax.Array, bias: jax.Array) -> jax.Array:
+    return output + lax.broadcast_in_dim(bias, output.shape, (1,))
+
+
+@_plus_channel_bias.defjvp
+def _plus_channel_bias_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The bias's tangent is spread out channels last, so that its gradient is a sum over channels last."""
+    moved = tangents[0]
+    shape = (moved.shape[0], *moved.shape[2:], moved.shape[1])
+    spread = _channels_last.channels_second(lax.broadcast_in_dim(tangents[1], shape, (moved.ndim - 1,)))
+    return _plus_channel_bias(*primals), moved + spread
 
 
 def _convolve(

@@ -121,7 +121,9 @@ def _count(function, *args):
     equations = list(_equations(jax.make_jaxpr(function)(*args).jaxpr))
     dots = [inside for equation, inside in equations if equation.primitive.name == "dot_general"]
     loops = [equation for equation, _ in equations if equation.primitive.name == "scan"]
-    carried = [{var.aval.shape for var in loop.outvars[: loop.params["num_carry"]]} for loop in loops]
+    # What a loop carries comes out in the shape that its body gives it; what it stacks has one dimension more.
+    pairs = [zip(loop.outvars, loop.params["jaxpr"].jaxpr.outvars) for loop in loops]
+    carried = [{out.aval.shape for out, inner in pair if out.aval.shape == inner.aval.shape} for pair in pairs]
     return dots.count(False), dots.count(True), carried
 
 
