@@ -44,7 +44,7 @@ def convolutions(draw):
     return geometry, (batch, groups * inputs, *size), (groups * outputs, inputs, *kernel)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)  # the same on every machine: oneDNN may end the process
 @given(convolutions())
 def test_any_geometry_forward_and_both_gradients(case):
     geometry, image, kernel = case
