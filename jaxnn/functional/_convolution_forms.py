@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn.functional import _convolution_onednn
-from jaxnn.functional._convolution_geometry import Geometry
+from jaxnn.functional._convolution_geometry import Geometry, turned_weight
 
 MAX_TAPS = 150  # a sum of more terms takes long to compile
 
@@ -135,7 +135,7 @@ def turned(
         geometry: the options of the other one.
         shape: its input's.
     """
-    kernel, spatial = weight.shape[2:], range(2, weight.ndim)
+    kernel = weight.shape[2:]
     spread = [(0, 0, step - 1) for step in geometry.stride]
     image = lax.pad(output, jnp.zeros((), output.dtype), [(0, 0, 0), (0, 0, 0), *spread])
     reach = [gap * (taps - 1) for gap, taps in zip(geometry.dilation, kernel)]
@@ -143,9 +143,8 @@ def turned(
         (full - before, length - made + before)
         for full, (before, _), length, made in zip(reach, geometry.padding, shape[2:], image.shape[2:])
     ]
-    by_group = lax.rev(weight, spatial).reshape(geometry.groups, -1, *weight.shape[1:]).swapaxes(1, 2)
     options = geometry._replace(stride=(1,) * len(kernel), padding=tuple(padding))
-    return image, by_group.reshape(shape[1], -1, *kernel), options
+    return image, turned_weight(weight, geometry.groups), options
 
 
 FORMS: dict[str, Callable[[jax.Array, jax.Array, Geometry], jax.Array]] = {
@@ -204,25 +203,27 @@ def choose(
     if forced is not None:
         usable = fits(forced, weight, geometry) and (onednn or forced != "onednn")
         return forced if usable else "direct"
-    if onednn and _for_onednn(operation, image, weight, geometry):
-        return "onednn"
-    if onednn and operation == "weight_gradient" and geometry.groups == max(weight[2:]) == 1:
-        return "patches"  # images lie channels last there
-    preferred = (_for_groups if geometry.groups > 1 else _for_one_group)(operation, image, weight, geometry)
+    preferred = _beside_onednn(operation, image, weight, geometry) if onednn else None
+    if preferred is None:
+        preferred = (_for_groups if geometry.groups > 1 else _for_one_group)(operation, image, weight, geometry)
     return preferred if fits(preferred, weight, geometry) else "direct"
 
 
-def _for_onednn(operation: str, image: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry) -> bool:
+def _beside_onednn(operation: str, image: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry) -> str | None:
+    """The form where oneDNN may be called, so that images lie channels last; None: as where it may not."""
     kernel, channels, groups = weight[2:], weight[1], geometry.groups
     places = image[0] * prod(geometry.output_size(image[2:], kernel))
-    if places * prod(weight) < 1e6:  # the call alone takes longer
-        return False
+    enough = places * prod(weight) >= 1e6  # of less work the call alone takes longer
     depthwise = groups > 1 and channels == 1
     if operation != "weight_gradient":
-        return not (depthwise and len(kernel) == 1) and (operation == "forward" or groups > 1 or channels > 4)
-    if groups > 1 or max(kernel) == 1:
-        return not depthwise and max(kernel) > 1
-    return channels <= 4 or len(kernel) == 3 or (len(kernel) == 2 and prod(weight) < prod(image))
+        takes = not (depthwise and len(kernel) == 1) and (operation == "forward" or groups > 1 or channels > 4)
+    elif max(kernel) == 1:
+        return "patches" if groups == 1 else None
+    elif groups > 1:
+        takes = not depthwise
+    else:
+        takes = channels <= 4 or len(kernel) == 3 or (len(kernel) == 2 and prod(weight) < prod(image))
+    return "onednn" if enough and takes else None
 
 
 def _for_groups(operation: str, image: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry) -> str:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn import _compat
-from jaxnn.functional._convolution_geometry import Geometry
+from jaxnn.functional._convolution_geometry import Geometry, turned_weight
 
 Shape = tuple[int, ...]
 
@@ -90,15 +90,6 @@ def _within_reach(
     return image, kept
 
 
-def _turned(weight: jax.Array, groups: int) -> jax.Array:
-    """(O, C / groups, *kernel) as the kernel of the way back: (C, O / groups, *kernel reversed)."""
-    weight = lax.rev(weight, range(2, weight.ndim))
-    if groups == 1:
-        return weight.swapaxes(0, 1)
-    by_group = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
-    return by_group.reshape(groups * weight.shape[1], -1, *weight.shape[2:])
-
-
 def input_gradient(output: jax.Array, weight: jax.Array, geometry: Geometry, shape: Shape) -> jax.Array:
     """What the convolution passes back to an input of `shape`.
 
@@ -156,7 +147,7 @@ def _one_remainder(
         reach = (len(taps) - 1) * apart
         padding.append((reach + shift - firsts[axis], lasts[axis] - shift - (output.shape[axis + 2] - 1)))
         spread.append(max(apart, 1))
-    part = _turned(weight[(slice(None), slice(None), *taken)], geometry.groups)
+    part = turned_weight(weight[(slice(None), slice(None), *taken)], geometry.groups)
     back = geometry._replace(stride=(1,) * len(padding), padding=tuple(padding), dilation=tuple(spread))
     return forward(output, part, back, geometry.groups == 1)
 

@@ -60,11 +60,12 @@ def _make(name: str, function: Callable[..., Any], shapes: Callable[..., tuple[S
         return function(left, right, geometry=geometry, shape=shape, form="direct")
 
     def run_on_cpu(left: Any, right: Any, *, geometry: Geometry, shape: Shape, onednn: bool) -> Any:
-        wide = [array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in (left, right)]
-        onednn = onednn and wide[0].dtype == wide[1].dtype == jnp.float32
+        dtypes = [jnp.promote_types(array.dtype, jnp.float32) for array in (left, right)]
+        onednn = onednn and dtypes[0] == dtypes[1] == jnp.float32
         form = choose(name, *shapes(left, right, shape), geometry, onednn)
         if form == "direct":
             return run_direct(left, right, geometry=geometry, shape=shape)
+        wide = [array.astype(dtype) for array, dtype in zip((left, right), dtypes)]
         compute = functools.partial(function, *wide, geometry=geometry, shape=shape, form=form)
         # Sums of taps, not matrix products: three times before a BatchNorm, and there in an order that is slow.
         sums = form != "onednn" and (name == "input_gradient" or form == "taps")
