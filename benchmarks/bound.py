@@ -22,9 +22,11 @@ from jax import lax
 import jaxnn as nn
 from benchmarks.models import LR, MOMENTUM, compare, step
 from benchmarks.networks import NETWORKS, batch_of
+from jaxnn.functional._dot import _by_onednn
 
 Dims = tuple[int, ...]
 _DOT = re.compile(r"= f32\[[\d,]*\]\S* dot\((%\S+), (%\S+)\), (.*)")
+_ONEDNN = re.compile(r"custom-call\((%\S+), (%\S+)\), custom_call_target=\"__onednn\$matmul\", (.*)")
 _SHAPE = re.compile(r"(%\S+) = f32\[([\d,]*)\]")
 
 
@@ -33,7 +35,7 @@ def _numbers(text: str) -> Dims:
 
 
 def products(name: str) -> collections.Counter[Any]:
-    """The (lhs shape, rhs shape, dimension numbers) of the products of one step, and how often each is done."""
+    """The products of one step and how often each is done: shapes, and dimension numbers or what oneDNN is to turn."""
     network = NETWORKS[name]
     nn.manual_seed(0)
     model = network.make(nn)
@@ -47,6 +49,9 @@ def products(name: str) -> collections.Counter[Any]:
             left, right = (_numbers(given.get(f"{side}_contracting_dims", "")) for side in ("lhs", "rhs"))
             batch = tuple(_numbers(given.get(f"{side}_batch_dims", "")) for side in ("lhs", "rhs"))
             found[shapes[match[1]], shapes[match[2]], ((left, right), batch)] += 1
+        for match in _ONEDNN.finditer(computation):
+            turned = tuple(bool(re.search(rf'"transpose_{side}":true', match[3])) for side in "ab")
+            found[shapes[match[1]], shapes[match[2]], turned] += 1
     return found
 
 
@@ -56,7 +61,10 @@ def seconds(left: Dims, right: Dims, numbers: Any, rounds: int, loops: int = 10)
     operands = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in (left, right)]
 
     def body(_: Any, carry: Any) -> Any:
-        out = lax.dot_general(carry, operands[1], numbers, precision="highest")
+        if isinstance(numbers[0], bool):
+            out = _by_onednn(carry, operands[1], *numbers)
+        else:
+            out = lax.dot_general(carry, operands[1], numbers, precision="highest")
         return carry.at[(0,) * carry.ndim].add(out[(0,) * out.ndim] * 1e-9)  # each product needs the one before
 
     run = jax.jit(lambda a: lax.fori_loop(0, loops, body, a), compiler_options=nn.compiler_options())

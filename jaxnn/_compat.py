@@ -15,7 +15,9 @@ from typing import Any
 import jax
 import jax.core
 import jaxlib.version
+import numpy as np
 from jax._src import core as _core
+from jax._src.lib import utils as _utils  # pyright: ignore[reportPrivateImportUsage]
 
 _trace_context = _core.trace_ctx
 Tracer = jax.core.Tracer
@@ -60,6 +62,13 @@ def is_within(trace: Any, outer: Any) -> bool:
     return False
 
 
+def warn_of_compiling(on: bool) -> None:
+    """Whether XLA's warnings are written to stderr. Where jax or the environment asks for other levels, nothing changes."""
+    asked = getattr(jax.config, "jax_logging_level", None) in (None, "NOTSET"), os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1")
+    if asked == (True, "1"):  # the level that jax's import sets
+        _utils.absl_set_min_log_level(1 if on else 2)
+
+
 def named_axes() -> tuple[Any, ...]:
     """Names of the mapped axes around (shard_map's, pmap's, and vmap's that were given a name)."""
     return tuple(_core.get_axis_env().axis_names())
@@ -78,6 +87,15 @@ def vary_alike(*arrays: Any) -> tuple[Any, ...]:
     )
 
 
+def dot_general_type(left: Any, right: Any, dimension_numbers: Any, precision: Any) -> Any:
+    """The type of ``lax.dot_general``'s result, operands given by theirs."""
+    options = {"dimension_numbers": dimension_numbers, "precision": precision}
+    aval, _ = jax.lax.dot_general_p.abstract_eval(
+        left, right, **options, preferred_element_type=np.dtype(np.float32), out_sharding=None
+    )
+    return aval
+
+
 def varying_like(aval: Any, operand: Any) -> Any:
     """The type `aval`, varying over the mesh axes that the type `operand` varies over (inside shard_map)."""
     axes = getattr(operand, "mat", None)
@@ -91,10 +109,15 @@ _ONEDNN_TRIED = ((0, 10), (0, 11), (0, 12))
 
 @functools.cache
 def has_onednn() -> bool:
-    """Whether this jaxlib runs oneDNN's convolutions as custom calls. The environment's ``JAXNN_ONEDNN=0`` says no."""
+    """Whether this jaxlib runs oneDNN's convolutions and products as custom calls. ``JAXNN_ONEDNN=0`` says no."""
     version = tuple(int(part) for part in jaxlib.version.__version__.split(".")[:2])
     built_with = sys.platform == "linux" and platform.machine() == "x86_64"
     return built_with and version in _ONEDNN_TRIED and os.environ.get("JAXNN_ONEDNN") != "0"
+
+
+def runs_onednn() -> bool:
+    """Whether what is traced now may come to run by oneDNN: it may be had, and programs run on the CPU by default."""
+    return has_onednn() and jax.default_backend() == "cpu"
 
 
 def may_call_onednn(context: Any) -> bool:

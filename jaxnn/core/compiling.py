@@ -13,17 +13,22 @@ from jaxnn import _compat
 
 # XLA gives products, reductions and 2-D convolutions on the CPU to YNNPACK. Its convolutions take 1.4 to 10 times as
 # long as XLA's own, the gradients most of all (``python -m benchmarks convolution --defaults``): leave them out.
-_OPTIONS = {
+_OPTIONS: dict[str, dict[str, Any]] = {
     "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"}
 }
 
+# XLA keeps a program's intermediate results in one piece of memory. From 32 MB on (64 on a thread of its own) the C
+# library takes that from the system in every call and gives it back, and each page costs a fault: a quarter of a small
+# GPT's training step. Small pieces come from what the process already holds. (A larger result has a piece of its own.)
+_IN_PIECES: dict[str, dict[str, Any]] = {"cpu": {"xla_multiheap_size_constraint_per_heap": 8 * 2**20}}
+
 
 @functools.cache
-def _known(platform: str) -> dict[str, Any]:
+def _known(platform: str, in_pieces: bool = False) -> dict[str, Any]:
     """Those of the platform's options that this XLA knows; it rejects a program with any other."""
     lowered = jax.jit(lambda x: x).lower(np.float32(0))
     known = {}
-    for name, value in _OPTIONS.get(platform, {}).items():
+    for name, value in (_IN_PIECES if in_pieces else _OPTIONS).get(platform, {}).items():
         try:
             lowered.compile(compiler_options={name: value})
         except (jax.errors.JaxRuntimeError, ValueError):
@@ -50,28 +55,70 @@ class Jitted:
     """``jax.jit`` with `compiler_options` where nothing around the call is being traced, plain where something is.
 
     JAX takes such options for whole programs only. A call's own ``compiler_options`` come on top.
+
+    `in_pieces`: calls also keep intermediate results in pieces. What ``lower`` gives does not: XLA warns of every
+    result larger than a piece, and only a call knows when it compiles, to turn that off.
     """
 
-    def __init__(self, fun: Callable[..., Any], compiler_options: Any = None, **options: Any) -> None:
-        self._make = functools.partial(jax.jit, fun, **options)
-        self._own = compiler_options
-        self._inner: Any = self._make(compiler_options=compiler_options)
+    def __init__(
+        self, fun: Callable[..., Any], compiler_options: Any = None, in_pieces: bool = False, **options: Any
+    ) -> None:
+        self._make = functools.partial(jax.jit, **options)
+        self._fun, self._own, self._in_pieces = fun, compiler_options, in_pieces
+        self._inner: Any = self._make(fun, compiler_options=compiler_options)
         self._whole: Any = None
+        self._called: Any = None
+        self._quiet = False
 
     def current(self) -> Any:
         """The function that jax compiles in this place."""
         if not _compat.at_top_level():
             return self._inner
         if self._whole is None:  # not before the first call: it starts the backend
-            added = compiler_options()
-            self._whole = self._make(compiler_options=added | (self._own or {})) if added else self._inner
+            self._whole = self._with(compiler_options())
         return self._whole
 
+    def _with(self, added: dict[str, Any]) -> Any:
+        return self._make(self._fun, compiler_options=added | (self._own or {})) if added else self._inner
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._in_pieces or not _compat.at_top_level():
+            return self.current()(*args, **kwargs)
+        if self._called is None:
+            self._called = self._make_called()
+        try:
+            return self._called(*args, **kwargs)
+        finally:
+            if self._quiet:
+                self._quiet = False
+                _compat.warn_of_compiling(True)
+
+    def _make_called(self) -> Any:
+        pieces = _known(jax.default_backend(), in_pieces=True)
+        if not pieces:
+            return self.current()
+        _keep_freed_memory()
+
+        @functools.wraps(self._fun)
+        def traced(*args: Any, **kwargs: Any) -> Any:
+            self._quiet = True
+            _compat.warn_of_compiling(False)
+            return self._fun(*args, **kwargs)
+
+        return self._make(traced, compiler_options=compiler_options() | pieces | (self._own or {}))
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.current(), name)
+        ahead = self._called is None or name in ("lower", "trace", "eval_shape")
+        return getattr(self.current() if ahead else self._called, name)
 
     def clear_cache(self) -> None:
         """Drop what was compiled."""
-        for jitted in (self._inner, self._whole):
+        for jitted in (self._inner, self._whole, self._called):
             if jitted is not None:
                 jitted.clear_cache()
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Let the C library keep up to 64 MB of what is freed, as it does in a process that once freed a large array."""
+    np.empty(2**25 - 2**16, np.uint8)  # not written to, so that no page of it is ever there

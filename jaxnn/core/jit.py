@@ -131,6 +131,7 @@ def jit(
         jax_options["out_shardings"] = (out_shardings, None)
     compiled = Jitted(
         pure,
+        in_pieces=True,
         static_argnums=shift(static_argnums, before),
         static_argnames=static_argnames,
         donate_argnums=shift(donate_argnums, before),
@@ -155,7 +156,7 @@ def jit(
     @wraps(fun)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         slot, hidden, args, kwargs, objects, roots = prepare(args, kwargs)
-        out, results = compiled.current()(hidden, *args, **kwargs)
+        out, results = compiled(hidden, *args, **kwargs)
         for root, plan, values in zip(roots, results.plans, results.values):
             lift.write_back(root, plan, values)
         if results.key is not None:

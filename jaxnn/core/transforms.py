@@ -14,6 +14,7 @@ from jax import lax
 
 from jaxnn.core import lift, random, tree
 from jaxnn.core.lift import Call, Changes, Plan, Ref
+from jaxnn.core.primitives import Policy
 from jaxnn.core.stateful import Stateful
 from jaxnn.core.wrapping import as_tuple, unbound, wraps
 
@@ -269,7 +270,7 @@ def checkpoint(
             now = tuple(dynamic.get(i, arg) for i, arg in enumerate(rest_args))
             return call.run(function, leaves, key, (now, kwargs))
 
-        remat = jax.checkpoint(pure, prevent_cse=prevent_cse, policy=policy)
+        remat = jax.checkpoint(pure, prevent_cse=prevent_cse, policy=policy and Policy(policy))
         return call.finish(*remat(list(call.leaves), call.key, dynamic, rest_kwargs))
 
     return wrapper

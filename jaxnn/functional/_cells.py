@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnn.core import modes
+from jaxnn.functional._dot import dot_general
 from jaxnn.functional._reduction import compute_dtype
 from jaxnn.functional._special import tanh
 
@@ -101,7 +101,7 @@ def group_weights(
 def times(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None, across: int = 0) -> jax.Array:
     """``x @ weight + bias``, or with the weight's transpose if `across` is 1. Every dot of this family."""
     dims = (((x.ndim - 1,), (across,)), ((), ()))
-    product = lax.dot_general(x, weight, dims, precision=modes.matmul_precision())
+    product = dot_general(x, weight, dims)
     return product if bias is None else product + jnp.broadcast_to(bias, product.shape)
 
 

@@ -19,6 +19,7 @@ from jax import lax
 
 from jaxnn.functional import _convolution_onednn
 from jaxnn.functional._convolution_geometry import Geometry, turned_weight
+from jaxnn.functional._dot import dot_general
 
 MAX_TAPS = 150  # a sum of more terms takes long to compile
 
@@ -92,7 +93,7 @@ def columns(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Arra
     size = met.shape[3:]
     met = met.reshape(batch, groups, inputs, prod(size))
     weight = jnp.broadcast_to(weight.reshape(1, groups, outputs, inputs), (batch, groups, outputs, inputs))
-    product = lax.dot_general(weight, met, (((3,), (2,)), ((0, 1), (0, 1))), precision=geometry.precision)
+    product = dot_general(weight, met, (((3,), (2,)), ((0, 1), (0, 1))), precision=geometry.precision)
     return product.reshape(batch, groups * outputs, *size)
 
 
@@ -104,7 +105,7 @@ def joined(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array
     size = met.shape[3:]
     met = met.reshape(groups, inputs, batch * prod(size))
     weight = weight.reshape(groups, outputs, inputs)
-    product = lax.dot_general(weight, met, (((2,), (1,)), ((0,), (0,))), precision=geometry.precision)
+    product = dot_general(weight, met, (((2,), (1,)), ((0,), (0,))), precision=geometry.precision)
     return product.reshape(groups * outputs, batch, *size).swapaxes(0, 1)
 
 
@@ -120,7 +121,8 @@ def patches(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Arra
     cut = padded.reshape(batch, channels, *itertools.chain(*zip(size, kernel)))
     places, within = range(2, 2 + 2 * ndim, 2), range(3, 3 + 2 * ndim, 2)
     cut = cut.transpose(0, *places, 1, *within).reshape(batch * prod(size), prod(weight.shape[1:]))
-    product = lax.dot(cut, weight.reshape(weight.shape[0], -1).T, precision=geometry.precision)
+    weight = weight.reshape(weight.shape[0], -1)
+    product = dot_general(cut, weight, (((1,), (1,)), ((), ())), precision=geometry.precision)
     return jnp.moveaxis(product.reshape(batch, *size, weight.shape[0]), -1, 1)
 
 
@@ -220,9 +222,9 @@ def _beside_onednn(operation: str, image: tuple[int, ...], weight: tuple[int, ..
     elif max(kernel) == 1:
         return "patches" if groups == 1 else None
     elif groups > 1:
-        takes = not depthwise
+        takes = not depthwise or len(kernel) == 2
     else:
-        takes = channels <= 4 or len(kernel) == 3 or (len(kernel) == 2 and prod(weight) < prod(image))
+        takes = channels <= 4 or len(kernel) == 3 or (len(kernel) == 2 and prod(weight) < 4 * prod(image))
     return "onednn" if enough and takes else None
 
 

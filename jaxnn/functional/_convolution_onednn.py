@@ -48,11 +48,11 @@ def _config(geometry: Geometry, spatial: int) -> str:
     return json.dumps({"onednn_conv_config": call})
 
 
-def forward(input: jax.Array, weight: jax.Array, geometry: Geometry, exchanged: bool = False) -> jax.Array:
+def forward(input: jax.Array, weight: jax.Array, geometry: Geometry, order: Shape | None = None) -> jax.Array:
     """The convolution of `geometry`. Float32 only: oneDNN ends the process at a dtype that the processor lacks.
 
-    `exchanged`: the weight lies in memory with its first two dimensions exchanged. oneDNN puts every weight into an
-    order of its own; images in another order than the two usual ones would take it hundreds of times as long.
+    `order`: the weight's dimensions as they lie in memory, the outermost first. oneDNN puts every weight into an order
+    of its own; images in another order than the two usual ones would take it hundreds of times as long.
     """
     spatial = weight.ndim - 2
     shape = (input.shape[0], weight.shape[0], *geometry.output_size(input.shape[2:], weight.shape[2:]))
@@ -60,12 +60,11 @@ def forward(input: jax.Array, weight: jax.Array, geometry: Geometry, exchanged: 
     if 0 in input.shape:
         return _compat.vary_alike(jnp.zeros(shape, input.dtype), input)[0]  # windows over padding alone
     geometry = geometry._replace(padding=padding)
-    image, places = (0, *range(2, spatial + 2), 1), tuple(range(2, spatial + 2))
-    kernel = (1, 0, *places) if exchanged else (0, 1, *places)
+    image = (0, *range(2, spatial + 2), 1)
     call = jax.ffi.ffi_call(
         "__onednn$convolution",
         jax.ShapeDtypeStruct(shape, input.dtype),
-        input_layouts=[image, kernel],
+        input_layouts=[image, order or tuple(range(spatial + 2))],
         output_layouts=image,
         custom_call_api_version=1,
         legacy_backend_config=_config(geometry, spatial),
@@ -149,7 +148,8 @@ def _one_remainder(
         spread.append(max(apart, 1))
     part = turned_weight(weight[(slice(None), slice(None), *taken)], geometry.groups)
     back = geometry._replace(stride=(1,) * len(padding), padding=tuple(padding), dilation=tuple(spread))
-    return forward(output, part, back, geometry.groups == 1)
+    # Of one group the turned weight is the weight with its first two dimensions exchanged: so it lies in memory.
+    return forward(output, part, back, (1, 0, *range(2, part.ndim)) if geometry.groups == 1 else None)
 
 
 def weight_gradient(input: jax.Array, output: jax.Array, geometry: Geometry, shape: Shape) -> jax.Array:
@@ -158,6 +158,25 @@ def weight_gradient(input: jax.Array, output: jax.Array, geometry: Geometry, sha
     In place of the batch stand the channels of a group, in place of the channels each group's batch; the cotangent is
     the kernel, its taps a stride apart, and the result's places are the weight's taps, a dilation apart.
     """
+    several = 4 if shape[1] <= 4 else 2
+    if shape[1] <= 8 and geometry.groups % several == 0:
+        return _of_several(input, output, geometry, shape, several)
+    return _of_groups(input, output, geometry, shape)
+
+
+def _of_several(input: jax.Array, output: jax.Array, geometry: Geometry, shape: Shape, several: int) -> jax.Array:
+    """As `_of_groups`, with `several` groups as one: those of few channels do not fill the processor's registers.
+
+    Most of the result are weights between two groups, which are left out.
+    """
+    sets, outputs, channels = geometry.groups // several, shape[0] // geometry.groups, shape[1]
+    joined = (shape[0], several * channels, *shape[2:])
+    weights = _of_groups(input, output, geometry._replace(groups=sets), joined)
+    weights = weights.reshape(sets, several, outputs, several, channels, *shape[2:])
+    return jnp.stack([weights[:, group, :, group] for group in range(several)], 1).reshape(shape)
+
+
+def _of_groups(input: jax.Array, output: jax.Array, geometry: Geometry, shape: Shape) -> jax.Array:
     batch, groups, channels = input.shape[0], geometry.groups, shape[1]
     padding = [
         (before, (made - 1) * step + (taps - 1) * gap + 1 - size - before)
@@ -170,4 +189,5 @@ def weight_gradient(input: jax.Array, output: jax.Array, geometry: Geometry, sha
         images = input.reshape(batch, groups, channels, *input.shape[2:])
         images = jnp.moveaxis(images, 2, 0).swapaxes(1, 2).reshape(channels, groups * batch, *input.shape[2:])
     options = Geometry(geometry.dilation, tuple(padding), geometry.stride, groups, geometry.precision)
-    return forward(images, output.swapaxes(0, 1), options, exchanged=True).swapaxes(0, 1)
+    # The cotangent stays as it lies, channels last.
+    return forward(images, output.swapaxes(0, 1), options, (1, *range(2, output.ndim), 0)).swapaxes(0, 1)

@@ -13,9 +13,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.interpreters import ad, batching, mlir
 
 from jaxnn import _compat
+from jaxnn.core import primitives
 from jaxnn.functional import _convolution_onednn
 from jaxnn.functional._convolution_forms import FORMS, choose, turned
 from jaxnn.functional._convolution_geometry import Geometry
@@ -55,6 +57,7 @@ def _make(name: str, function: Callable[..., Any], shapes: Callable[..., tuple[S
     `shapes` gives the image's and the weight's.
     """
     primitive = _compat.Primitive(f"jaxnn_convolution_{name}")
+    primitives.stands_for(primitive, lax.conv_general_dilated_p)
 
     def run_direct(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
         return function(left, right, geometry=geometry, shape=shape, form="direct")

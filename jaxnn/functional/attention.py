@@ -14,9 +14,10 @@ from jaxtyping import Array, Bool, Float
 
 from jaxnn.attention.backends import SDPBackend, choose_backend
 from jaxnn.attention.bias import CausalBias
-from jaxnn.core import modes, random
+from jaxnn.core import random
 from jaxnn.core.dtypes import is_floating
 from jaxnn.functional._checks import check_array, fail
+from jaxnn.functional._dot import dot_general
 from jaxnn.functional._op import op
 from jaxnn.functional._reduction import compute_dtype
 from jaxnn.functional.dropout import dropout
@@ -268,13 +269,8 @@ def grouped_dot(left: Any, right: Any, axis: int) -> Any:
         groups = left.shape[-3] // right.shape[-3]
         left = left.reshape(*shape[:-3], right.shape[-3], groups * shape[-2], shape[-1])
     batch = tuple(range(left.ndim - 2))
-    product = lax.dot_general(
-        left,
-        right,
-        (((left.ndim - 1,), (axis,)), (batch, batch)),
-        precision=modes.matmul_precision(),
-        preferred_element_type=compute_dtype(left.dtype),
-    )
+    numbers = ((left.ndim - 1,), (axis,)), (batch, batch)
+    product = dot_general(left, right, numbers, compute_dtype(left.dtype))
     return product.reshape(*shape[:-1], product.shape[-1])
 
 

@@ -6,12 +6,12 @@ import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Shaped
 
-from jaxnn.core import modes, random
+from jaxnn.core import random
 from jaxnn.core.dtypes import as_array, is_floating
 from jaxnn.functional._checks import check_array, check_same_dtype, fail
+from jaxnn.functional._dot import dot_general
 from jaxnn.functional._op import op
 from jaxnn.functional._reduction import compute_dtype, warn_caller
 from jaxnn.functional.attention import Scoring, attend, attend_at_once
@@ -336,7 +336,7 @@ def _linear(x: Any, weight: Any, bias: Any) -> Any:
     check_same_dtype(_NAME, query=x, weight=weight, bias=bias)
     wide = compute_dtype(x.dtype)
     dims = (((x.ndim - 1,), (1,)), ((), ()))
-    y = lax.dot_general(x, weight, dims, precision=modes.matmul_precision(), preferred_element_type=wide)
+    y = dot_general(x, weight, dims, wide)
     if bias is not None:
         y += bias.astype(wide).reshape((1,) * (y.ndim - 1) + bias.shape)
     return y.astype(x.dtype)

@@ -7,18 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Num
 
-from jaxnn.core import modes
 from jaxnn.functional._checks import check_array, check_same_dtype, fail
+from jaxnn.functional._dot import dot_general
 from jaxnn.functional._op import op
 
 
 def _contract(left: jax.Array, right: jax.Array, left_dim: int, right_dim: int) -> jax.Array:
     """The product summed over one dimension of each; the others follow in order. Every dot of this file."""
     dims = (((left_dim,), (right_dim,)), ((), ()))
-    return lax.dot_general(left, right, dims, precision=modes.matmul_precision())
+    return dot_general(left, right, dims)
 
 
 def _add_bias(output: jax.Array, bias: jax.Array | None) -> jax.Array:
@@ -131,4 +130,4 @@ def bilinear(
     batch = tuple(range(input1.ndim - 1))
     partial = _contract(input1, weight, input1.ndim - 1, 1)  # (*, out_features, in2_features)
     dims = (((input1.ndim,), (input1.ndim - 1,)), (batch, batch))
-    return _add_bias(lax.dot_general(partial, input2, dims, precision=modes.matmul_precision()), bias)
+    return _add_bias(dot_general(partial, input2, dims), bias)

@@ -13,9 +13,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Num
 
-from jaxnn.core import modes
 from jaxnn.core.dtypes import is_integer
 from jaxnn.functional._checks import check_array, check_same_dtype, concrete, fail
+from jaxnn.functional._dot import dot_general
 from jaxnn.functional._reduction import REDUCTIONS, check_reduction, compute_dtype, loss_op, warn_caller
 from jaxnn.functional.linear import linear
 from jaxnn.functional.loss_classification import (
@@ -117,13 +117,7 @@ def _linear_cross_entropy(
 
     @jax.checkpoint
     def surprise(row: jax.Array, label: jax.Array) -> jax.Array:
-        scores = lax.dot_general(
-            row,
-            linear_weight,
-            (((1,), (1,)), ((), ())),
-            precision=modes.matmul_precision(),
-            preferred_element_type=acc_dtype,
-        )
+        scores = dot_general(row, linear_weight, (((1,), (1,)), ((), ())), acc_dtype)
         if linear_bias is not None:
             scores = scores + linear_bias.astype(acc_dtype)[None, :]
         shifted, normalizer = shift_and_normalizer(scores, 1)

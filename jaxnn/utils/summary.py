@@ -13,6 +13,7 @@ from jaxnn.core import random, tree
 from jaxnn.core.dtypes import describe
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter
+from jaxnn.core.primitives import known_as
 from jaxnn.functional import _convolution_primitive
 
 
@@ -186,7 +187,7 @@ def _multiply_adds(jaxpr: Any, scope: str = "", repeats: int = 1) -> dict[str, i
     for equation in jaxpr.eqns:
         stack = str(equation.source_info.name_stack)
         path = stack.rpartition("<")[2].partition(">")[0] if "<" in stack else scope
-        name, params = equation.primitive.name, equation.params
+        name, params = known_as(equation.primitive).name, equation.params
         count = 0
         if name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]

@@ -1,5 +1,6 @@
 """What jaxnn._compat needs of the installed JAX; says which name moved when an upgrade breaks it."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -78,6 +79,13 @@ for image, kernel, *options in [
     x, w = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in (image, kernel))
     geometry = Geometry(*options, jax.lax.Precision.HIGHEST)
     np.testing.assert_allclose(onednn.forward(x, w, geometry), direct(x, w, geometry), rtol=1e-5, atol=1e-5)
+from jaxnn.functional._dot import _by_onednn
+for left, right, turned in [((24, 40), (40, 16), (False, False)), ((40, 24), (16, 40), (True, True)),
+                            ((3, 24, 40), (3, 16, 40), (False, True)), ((3, 40, 24), (3, 40, 16), (True, False))]:
+    a, b = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in (left, right))
+    sides = [x.swapaxes(-1, -2) if turn else x for x, turn in zip((a, b), turned)]
+    product = jnp.matmul(*sides, precision="highest")
+    np.testing.assert_allclose(_by_onednn(a, b, *turned), product, rtol=1e-5, atol=1e-5)
 print("as expected")
 """
 
@@ -89,6 +97,25 @@ def test_xla_runs_onednn_in_the_format_that_we_write():
     ran = subprocess.run([sys.executable, "-c", _CONVOLUTIONS], capture_output=True, text=True, timeout=300)
     told = "XLA's format of oneDNN calls has changed: take this version out of _compat._ONEDNN_TRIED"
     assert ran.stdout.strip() == "as expected", f"{told}\n{ran.stderr[-2000:]}"
+
+
+_WARNINGS = """
+import jax, jax.numpy as jnp, jaxnn as nn, sys
+from jaxnn.core import compiling
+def run(x): return jnp.cumsum(jnp.sin(x @ x), 0) @ x
+x = jnp.ones((2000, 2000))  # 16 MB: more than a piece
+nn.jit(run)(x)
+print("ours", file=sys.stderr)
+jax.jit(run, compiler_options=compiling._known("cpu", in_pieces=True))(x)
+"""
+
+
+def test_no_warnings_of_large_results_from_nn_jit_and_xlas_own_afterwards():
+    run = functools.partial(subprocess.run, capture_output=True, text=True, timeout=300)
+    before, _, after = run([sys.executable, "-c", _WARNINGS]).stderr.partition("ours")
+    assert "per-heap size limit" not in before and "per-heap size limit" in after, before + after
+    shown = run([sys.executable, "-c", _WARNINGS], env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}).stderr
+    assert "per-heap size limit" in shown.partition("ours")[0]  # who asks for more than the default gets all
 
 
 def test_onednn_is_off_where_the_environment_says_so():

@@ -62,6 +62,17 @@ def test_any_geometry_forward_and_both_gradients(case):
         assert float(jnp.abs(a - b).max()) <= 1e-5 * max(1.0, float(jnp.abs(b).max()))
 
 
+@pytest.mark.parametrize("groups, channels", [(8, 1), (6, 1), (8, 3), (4, 8), (3, 8), (6, 6), (2, 9)])
+def test_weight_gradients_of_groups_too_small_to_fill_registers(groups, channels):
+    geometry = Geometry((2, 1), ((1, 1), (0, 2)), (1, 2), groups, lax.Precision.HIGHEST)
+    x, w = _array(0, 3, groups * channels, 9, 11), _array(1, 2 * groups, channels, 3, 2)
+    y, pullback = jax.vjp(lambda w: direct(x, w, geometry), w)
+    ct = _array(2, *y.shape)
+    (expected,) = pullback(ct)
+    got = onednn.weight_gradient(x, ct, geometry, w.shape)
+    assert float(jnp.abs(got - expected).max()) <= 1e-5 * float(jnp.abs(expected).max())
+
+
 def _text(function, *args, **options):
     return jax.jit(function, **options).lower(*args).compile().as_text()
 

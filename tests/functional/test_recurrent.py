@@ -119,7 +119,7 @@ def _equations(jaxpr, inside=False):
 def _count(function, *args):
     """Dots outside of loops, dots inside, and the shapes that the loops carry."""
     equations = list(_equations(jax.make_jaxpr(function)(*args).jaxpr))
-    dots = [inside for equation, inside in equations if equation.primitive.name == "dot_general"]
+    dots = [inside for equation, inside in equations if equation.primitive.name.endswith("dot_general")]
     loops = [equation for equation, _ in equations if equation.primitive.name == "scan"]
     # What a loop carries comes out in the shape that its body gives it; what it stacks has one dimension more.
     pairs = [zip(loop.outvars, loop.params["jaxpr"].jaxpr.outvars) for loop in loops]
