@@ -64,7 +64,10 @@ def is_within(trace: Any, outer: Any) -> bool:
 
 def warn_of_compiling(on: bool) -> None:
     """Whether XLA's warnings are written to stderr. Where jax or the environment asks for other levels, nothing changes."""
-    asked = getattr(jax.config, "jax_logging_level", None) in (None, "NOTSET"), os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1")
+    asked = (
+        getattr(jax.config, "jax_logging_level", None) in (None, "NOTSET"),
+        os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1"),
+    )
     if asked == (True, "1"):  # the level that jax's import sets
         _utils.absl_set_min_log_level(1 if on else 2)
 
