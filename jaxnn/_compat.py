@@ -90,6 +90,14 @@ def vary_alike(*arrays: Any) -> tuple[Any, ...]:
     )
 
 
+def is_given_to_the_program(value: Any) -> bool:
+    """Whether a value that is being lowered is an argument of the whole program: of MLIR's function "main"."""
+    block = getattr(value, "owner", None)
+    function = getattr(block, "owner", None) if type(block).__name__ == "Block" else None
+    name = getattr(function, "name", None)
+    return getattr(name, "value", name) == "main"
+
+
 def dot_general_type(left: Any, right: Any, dimension_numbers: Any, precision: Any) -> Any:
     """The type of ``lax.dot_general``'s result, operands given by theirs."""
     options = {"dimension_numbers": dimension_numbers, "precision": precision}

@@ -6,6 +6,7 @@ gradients are their transposes. Which form is used where, `choose` says; ``pytho
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -152,6 +153,7 @@ def turned(
 FORMS: dict[str, Callable[[jax.Array, jax.Array, Geometry], jax.Array]] = {
     "direct": direct,
     "onednn": _convolution_onednn.forward,
+    "onednn_first": functools.partial(_convolution_onednn.forward, first=True),
     "taps": taps,
     "columns": columns,
     "joined": joined,
@@ -183,11 +185,18 @@ def fits(form: str, weight: tuple[int, ...], geometry: Geometry) -> bool:
         return weight[1] == 1 and prod(kernel) <= MAX_TAPS
     if form == "patches":
         return geometry.groups == 1 and (max(kernel) == 1 or kernel == geometry.stride and max(geometry.dilation) == 1)
+    if form == "onednn_first":  # in one and three dimensions some numbers were wrong
+        return len(kernel) == 2
     return form in ("direct", "onednn") or prod(kernel) <= MAX_TAPS
 
 
 def choose(
-    operation: str, image: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry, onednn: bool = False
+    operation: str,
+    image: tuple[int, ...],
+    weight: tuple[int, ...],
+    geometry: Geometry,
+    onednn: bool = False,
+    alone: bool = False,
 ) -> str:
     """The form of a convolution or of one of its gradients on the CPU.
 
@@ -200,12 +209,17 @@ def choose(
         weight: the weight's shape.
         geometry: the options.
         onednn: whether the program may call oneDNN.
+        alone: whether the image is given to the program as it is, channels first, and not made by another layer of it.
     """
     forced = _forced.get()
     if forced is not None:
-        usable = fits(forced, weight, geometry) and (onednn or forced != "onednn")
+        usable = fits(forced, weight, geometry) and (onednn or not forced.startswith("onednn"))
         return forced if usable else "direct"
     preferred = _beside_onednn(operation, image, weight, geometry) if onednn else None
+    if (
+        alone and image[1] > 4 and fits("onednn_first", weight, geometry)
+    ):  # a network's first layer makes more channels than it takes: these come last
+        preferred = {"onednn": "onednn_first", "patches": None}.get(preferred or "", preferred)
     if preferred is None:
         preferred = (_for_groups if geometry.groups > 1 else _for_one_group)(operation, image, weight, geometry)
     return preferred if fits(preferred, weight, geometry) else "direct"

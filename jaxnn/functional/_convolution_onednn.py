@@ -48,7 +48,9 @@ def _config(geometry: Geometry, spatial: int) -> str:
     return json.dumps({"onednn_conv_config": call})
 
 
-def forward(input: jax.Array, weight: jax.Array, geometry: Geometry, order: Shape | None = None) -> jax.Array:
+def forward(
+    input: jax.Array, weight: jax.Array, geometry: Geometry, order: Shape | None = None, first: bool = False
+) -> jax.Array:
     """The convolution of `geometry`. Float32 only: oneDNN ends the process at a dtype that the processor lacks.
 
     `order`: the weight's dimensions as they lie in memory, the outermost first. oneDNN puts every weight into an order
@@ -60,7 +62,7 @@ def forward(input: jax.Array, weight: jax.Array, geometry: Geometry, order: Shap
     if 0 in input.shape:
         return _compat.vary_alike(jnp.zeros(shape, input.dtype), input)[0]  # windows over padding alone
     geometry = geometry._replace(padding=padding)
-    image = (0, *range(2, spatial + 2), 1)
+    image = tuple(range(spatial + 2)) if first else (0, *range(2, spatial + 2), 1)
     call = jax.ffi.ffi_call(
         "__onednn$convolution",
         jax.ShapeDtypeStruct(shape, input.dtype),
@@ -89,7 +91,9 @@ def _within_reach(
     return image, kept
 
 
-def input_gradient(output: jax.Array, weight: jax.Array, geometry: Geometry, shape: Shape) -> jax.Array:
+def input_gradient(
+    output: jax.Array, weight: jax.Array, geometry: Geometry, shape: Shape, first: bool = False
+) -> jax.Array:
     """What the convolution passes back to an input of `shape`.
 
     The number at place i of the input met output y at tap k where i + padding = y * stride + k * dilation. So with a
@@ -100,7 +104,7 @@ def input_gradient(output: jax.Array, weight: jax.Array, geometry: Geometry, sha
         (size - 1 + before) // step for size, (before, _), step in zip(shape[2:], geometry.padding, geometry.stride)
     ]
     parts = [
-        _one_remainder(output, weight, geometry, shape, remainder, firsts, lasts)
+        _one_remainder(output, weight, geometry, shape, remainder, firsts, lasts, first)
         for remainder in itertools.product(*map(range, geometry.stride))
     ]
     whole = _interleaved(parts, geometry.stride)
@@ -130,6 +134,7 @@ def _one_remainder(
     remainder: tuple[int, ...],
     firsts: Sequence[int],
     lasts: Sequence[int],
+    first: bool,
 ) -> jax.Array:
     """The places ``m * stride + remainder - padding`` of the input gradient, for m from `firsts` to `lasts`."""
     padding, taken, spread = [], [], []
@@ -149,10 +154,13 @@ def _one_remainder(
     part = turned_weight(weight[(slice(None), slice(None), *taken)], geometry.groups)
     back = geometry._replace(stride=(1,) * len(padding), padding=tuple(padding), dilation=tuple(spread))
     # Of one group the turned weight is the weight with its first two dimensions exchanged: so it lies in memory.
-    return forward(output, part, back, (1, 0, *range(2, part.ndim)) if geometry.groups == 1 else None)
+    order = (1, 0, *range(2, part.ndim)) if geometry.groups == 1 else None
+    return forward(output, part, back, order, first)
 
 
-def weight_gradient(input: jax.Array, output: jax.Array, geometry: Geometry, shape: Shape) -> jax.Array:
+def weight_gradient(
+    input: jax.Array, output: jax.Array, geometry: Geometry, shape: Shape, first: bool = False
+) -> jax.Array:
     """What the convolution passes back to a weight of `shape`.
 
     In place of the batch stand the channels of a group, in place of the channels each group's batch; the cotangent is
@@ -160,23 +168,25 @@ def weight_gradient(input: jax.Array, output: jax.Array, geometry: Geometry, sha
     """
     several = 4 if shape[1] <= 4 else 2
     if shape[1] <= 8 and geometry.groups % several == 0:
-        return _of_several(input, output, geometry, shape, several)
-    return _of_groups(input, output, geometry, shape)
+        return _of_several(input, output, geometry, shape, several, first)
+    return _of_groups(input, output, geometry, shape, first)
 
 
-def _of_several(input: jax.Array, output: jax.Array, geometry: Geometry, shape: Shape, several: int) -> jax.Array:
+def _of_several(
+    input: jax.Array, output: jax.Array, geometry: Geometry, shape: Shape, several: int, first: bool
+) -> jax.Array:
     """As `_of_groups`, with `several` groups as one: those of few channels do not fill the processor's registers.
 
     Most of the result are weights between two groups, which are left out.
     """
     sets, outputs, channels = geometry.groups // several, shape[0] // geometry.groups, shape[1]
     joined = (shape[0], several * channels, *shape[2:])
-    weights = _of_groups(input, output, geometry._replace(groups=sets), joined)
+    weights = _of_groups(input, output, geometry._replace(groups=sets), joined, first)
     weights = weights.reshape(sets, several, outputs, several, channels, *shape[2:])
     return jnp.stack([weights[:, group, :, group] for group in range(several)], 1).reshape(shape)
 
 
-def _of_groups(input: jax.Array, output: jax.Array, geometry: Geometry, shape: Shape) -> jax.Array:
+def _of_groups(input: jax.Array, output: jax.Array, geometry: Geometry, shape: Shape, first: bool) -> jax.Array:
     batch, groups, channels = input.shape[0], geometry.groups, shape[1]
     padding = [
         (before, (made - 1) * step + (taps - 1) * gap + 1 - size - before)
@@ -189,5 +199,6 @@ def _of_groups(input: jax.Array, output: jax.Array, geometry: Geometry, shape: S
         images = input.reshape(batch, groups, channels, *input.shape[2:])
         images = jnp.moveaxis(images, 2, 0).swapaxes(1, 2).reshape(channels, groups * batch, *input.shape[2:])
     options = Geometry(geometry.dilation, tuple(padding), geometry.stride, groups, geometry.precision)
-    # The cotangent stays as it lies, channels last.
-    return forward(images, output.swapaxes(0, 1), options, (1, *range(2, output.ndim), 0)).swapaxes(0, 1)
+    places = range(2, output.ndim)
+    order = (1, 0, *places) if first else (1, *places, 0)  # the cotangent as it lies
+    return forward(images, output.swapaxes(0, 1), options, order, first).swapaxes(0, 1)

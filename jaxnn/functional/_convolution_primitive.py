@@ -31,8 +31,8 @@ def _forward(input: Any, weight: Any, *, geometry: Geometry, shape: Shape, form:
 
 
 def _input_gradient(output: Any, weight: Any, *, geometry: Geometry, shape: Shape, form: str) -> Any:
-    if form == "onednn":
-        return _convolution_onednn.input_gradient(output, weight, geometry, shape)
+    if form.startswith("onednn"):
+        return _convolution_onednn.input_gradient(output, weight, geometry, shape, form == "onednn_first")
     if form == "taps" and weight.shape[0] == geometry.groups:
         # As a sum of taps in its turn, not a sum of as many padded images.
         return FORMS[form](*turned(output, weight, geometry, shape))
@@ -40,8 +40,8 @@ def _input_gradient(output: Any, weight: Any, *, geometry: Geometry, shape: Shap
 
 
 def _weight_gradient(input: Any, output: Any, *, geometry: Geometry, shape: Shape, form: str) -> Any:
-    if form == "onednn":
-        return _convolution_onednn.weight_gradient(input, output, geometry, shape)
+    if form.startswith("onednn"):
+        return _convolution_onednn.weight_gradient(input, output, geometry, shape, form == "onednn_first")
     return _transposed(lambda weight: FORMS[form](input, weight, geometry), shape, output)
 
 
@@ -62,20 +62,21 @@ def _make(name: str, function: Callable[..., Any], shapes: Callable[..., tuple[S
     def run_direct(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
         return function(left, right, geometry=geometry, shape=shape, form="direct")
 
-    def run_on_cpu(left: Any, right: Any, *, geometry: Geometry, shape: Shape, onednn: bool) -> Any:
+    def run_on_cpu(left: Any, right: Any, *, geometry: Geometry, shape: Shape, onednn: bool, alone: bool) -> Any:
         dtypes = [jnp.promote_types(array.dtype, jnp.float32) for array in (left, right)]
         onednn = onednn and dtypes[0] == dtypes[1] == jnp.float32
-        form = choose(name, *shapes(left, right, shape), geometry, onednn)
+        form = choose(name, *shapes(left, right, shape), geometry, onednn, alone)
         if form == "direct":
             return run_direct(left, right, geometry=geometry, shape=shape)
         wide = [array.astype(dtype) for array, dtype in zip((left, right), dtypes)]
         compute = functools.partial(function, *wide, geometry=geometry, shape=shape, form=form)
         # Sums of taps, not matrix products: three times before a BatchNorm, and there in an order that is slow.
-        sums = form != "onednn" and (name == "input_gradient" or form == "taps")
+        sums = not form.startswith("onednn") and (name == "input_gradient" or form == "taps")
         return (once(compute, wide[1]) if sums else compute()).astype(left.dtype)
 
     def lower_on_cpu(context: Any, left: Any, right: Any, **options: Any) -> Any:
-        run = functools.partial(run_on_cpu, onednn=_compat.may_call_onednn(context))
+        onednn, alone = _compat.may_call_onednn(context), _compat.is_given_to_the_program(left)
+        run = functools.partial(run_on_cpu, onednn=onednn, alone=alone)
         return mlir.lower_fun(run, multiple_results=False)(context, left, right, **options)
 
     def evaluate(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
@@ -86,7 +87,8 @@ def _make(name: str, function: Callable[..., Any], shapes: Callable[..., tuple[S
     primitive.def_abstract_eval(evaluate)
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=("geometry", "shape")))
     mlir.register_lowering(primitive, mlir.lower_fun(run_direct, multiple_results=False))
-    mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
+    # Not cached: the same convolution is another program where its image is given to the whole program.
+    mlir.register_lowering(primitive, lower_on_cpu, platform="cpu", cacheable=False)
     return primitive
 
 

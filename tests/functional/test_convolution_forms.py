@@ -186,7 +186,7 @@ def test_forcing_a_form():
     assert "stablehlo.convolution" in text("patches", dense), "overlapping kernels: XLA's own"
     depthwise = text("taps", w, groups=4)
     assert "dot_general" not in depthwise and "convolution" not in depthwise
-    with pytest.raises(ValueError, match="one of direct, onednn, taps, columns"), forms.force("fast"):
+    with pytest.raises(ValueError, match="one of direct, onednn, onednn_first, taps"), forms.force("fast"):
         pass
 
 

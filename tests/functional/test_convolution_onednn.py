@@ -52,14 +52,15 @@ def test_any_geometry_forward_and_both_gradients(case):
     y, pullback = jax.vjp(lambda x, w: direct(x, w, geometry), x, w)
     ct = _array(2, *y.shape)
     expected = (y, *pullback(ct))
-    ours = (
-        onednn.forward(x, w, geometry),
-        onednn.input_gradient(ct, w, geometry, x.shape),
-        onednn.weight_gradient(x, ct, geometry, w.shape),
-    )
-    for a, b in zip(ours, expected):
-        assert a.shape == b.shape
-        assert float(jnp.abs(a - b).max()) <= 1e-5 * max(1.0, float(jnp.abs(b).max()))
+    for first in (False, True) if len(kernel) == 4 else (False,):  # the order of images in memory
+        ours = (
+            onednn.forward(x, w, geometry, first=first),
+            onednn.input_gradient(ct, w, geometry, x.shape, first),
+            onednn.weight_gradient(x, ct, geometry, w.shape, first),
+        )
+        for a, b in zip(ours, expected):
+            assert a.shape == b.shape
+            assert float(jnp.abs(a - b).max()) <= 1e-5 * max(1.0, float(jnp.abs(b).max()))
 
 
 @pytest.mark.parametrize("groups, channels", [(8, 1), (6, 1), (8, 3), (4, 8), (3, 8), (6, 6), (2, 9)])
@@ -84,12 +85,24 @@ def _convolve(x, w):
     return F.conv2d(x, w, padding=1)
 
 
+def _pullback(x, w, ct):
+    return jax.vjp(_convolve, x, w)[1](ct)
+
+
 def test_where_it_is_called_and_where_not():
     assert "__onednn$convolution" in _text(_convolve, X, W)
     assert "__onednn$convolution" not in _text(_convolve, X[:1, :, :4, :4], W), "too little work to be worth a call"
     exported = jax.export.export(jax.jit(_convolve), platforms=["cpu"])(X, W)
     assert "__onednn" not in exported.mlir_module()
     np.testing.assert_allclose(exported.call(X, W), _convolve(X, W), rtol=1e-4, atol=1e-4)
+
+
+def test_a_convolution_by_itself_keeps_its_arrays_as_they_lie():
+    """No change of order at its ends, forward or backward, where it is all that there is to the program."""
+    assert not re.search(r"\b(copy|transpose)\(", _text(_convolve, X, W))
+    assert not re.search(r"f32\[8,16,12,12\]\{1,3,2,0\}", _text(_pullback, X, W, X))
+    inside = _text(lambda x, w: _convolve(F.relu(x), w), X, W)
+    assert re.search(r"f32\[8,16,12,12\]\{1,3,2,0\} custom-call", inside), "between other layers: channels last"
 
 
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices: the suite asks XLA for them before JAX starts")
