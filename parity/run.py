@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import Any
@@ -214,20 +214,22 @@ def start_worker(options: Options) -> None:
 
 def run(options: Options, progress: bool = True) -> list[Any]:
     """Run everything that the options ask for; results in the order of their ids."""
-    return pooled(tasks(options), run_task, options, progress)
+    return pooled(lambda: tasks(options), run_task, options, progress)
 
 
-def pooled(work: Sequence[Any], function: Any, options: Options, progress: bool) -> list[Any]:
-    """``function(item, options)`` over `work` in ``options.jobs`` processes; the lists it returns, joined.
+def pooled(list_work: Callable[[], Sequence[Any]], function: Any, options: Options, progress: bool) -> list[Any]:
+    """``function(item, options)`` over what there is to do in ``options.jobs`` processes; the lists it returns, joined.
 
     Interrupted (Ctrl-C, SIGTERM), it ends the workers and returns what is there, with a note of what is not.
     """
     results: list[Any] = []
+    pool = _pool(options)
+    work = list_work()
     unfinished = len(work)
     bar = _bar(len(work), progress)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        for item, found in _each(work, function, options):
+        for item, found in _each(pool, work, function, options):
             results += found
             unfinished -= 1
             for result in found:  # at once: a long run need not end before its failures are looked at
@@ -244,13 +246,24 @@ def pooled(work: Sequence[Any], function: Any, options: Options, progress: bool)
     return sorted(results, key=lambda result: result.id)
 
 
-def _each(work: Sequence[Any], function: Any, options: Options) -> Iterator[tuple[Any, list[Any]]]:
+def _pool(options: Options) -> ProcessPoolExecutor | None:
+    """Processes that set themselves up while the work is listed; None where this one does it all."""
     if options.jobs <= 1:
         start_worker(options)
+        return None
+    pool = ProcessPoolExecutor(options.jobs, get_context("spawn"), start_worker, (options,))
+    for _ in range(options.jobs):
+        pool.submit(time.sleep, 0)
+    return pool
+
+
+def _each(
+    pool: ProcessPoolExecutor | None, work: Sequence[Any], function: Any, options: Options
+) -> Iterator[tuple[Any, list[Any]]]:
+    if pool is None:
         for item in work:
             yield item, function(item, options)
         return
-    pool = ProcessPoolExecutor(options.jobs, get_context("spawn"), start_worker, (options,))
     try:
         futures = {pool.submit(function, item, options): item for item in work}
         for future in as_completed(futures):

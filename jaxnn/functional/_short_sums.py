@@ -113,14 +113,16 @@ ad.deflinear2(sum_p, _sum_transpose)
 ad.deflinear2(spread_p, _spread_transpose)
 
 
+# vmap: many short sums at a time are as long as any other.
+
+
 def _sum_batched(arrays: Any, batched: Any, *, axes: tuple[int, ...]) -> Any:
-    x = jnp.moveaxis(arrays[0], batched[0], 0)
-    return sum_p.bind(x, axes=tuple(axis + 1 for axis in axes)), 0
+    return sum_over(jnp.moveaxis(arrays[0], batched[0], 0), [axis + 1 for axis in axes]), 0
 
 
 def _spread_batched(arrays: Any, batched: Any, *, shape: tuple[int, ...], into: tuple[int, ...]) -> Any:
     x = jnp.moveaxis(arrays[0], batched[0], 0)
-    return spread_p.bind(x, shape=(x.shape[0], *shape), into=(0, *(dim + 1 for dim in into))), 0
+    return spread(x, (x.shape[0], *shape), (0, *(dim + 1 for dim in into))), 0
 
 
 batching.primitive_batchers[sum_p] = _sum_batched

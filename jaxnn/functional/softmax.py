@@ -38,9 +38,11 @@ def softmax_tangent(y: jax.Array, dx: jax.Array, axis: int) -> jax.Array:
 
     The factored form keeps its digits where y is almost 1, and its terms cancel. Adding a number to all of `dx` changes
     nothing; where that costs little, `dx` is made 0 for the likeliest, so that the sum is of what is left beside it.
+    Not where y is 1: there the derivative is to vanish, as in torch, not to be a number that float64 rounds to 0.
     """
     if is_short(y.shape, y.dtype):
-        likeliest = lax.broadcasted_iota(np.int32, y.shape, axis % y.ndim) == jnp.argmax(y, axis, keepdims=True)
+        place = lax.broadcasted_iota(np.int32, y.shape, axis % y.ndim)
+        likeliest = (place == jnp.argmax(y, axis, keepdims=True)) & (y < 1)
         dx = dx - spread(sum_over(jnp.where(likeliest, dx, 0), axis, keepdims=True), dx.shape)
     weighted = y * dx
     return weighted - y * spread(sum_over(weighted, axis, keepdims=True), y.shape)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxnn.functional as F
 from jaxnn.functional import _short_sums
 from jaxnn.functional._short_sums import alike, mean_over, spread, sum_over
 
@@ -56,3 +57,16 @@ def test_long_ones_are_left_to_xla():
     text = str(jax.make_jaxpr(jax.grad(lambda x: sum_over(spread(x, long.shape), 0)))(1.0))
     assert "jaxnn" not in text
     assert "jaxnn" in str(jax.make_jaxpr(lambda x: sum_over(x, 0))(long[1:]))
+
+
+@pytest.mark.parametrize("gap", [4.0, 8.0, 16.0])
+def test_softmax_keeps_its_digits_where_one_class_has_almost_all(gap):
+    scores, direction = jnp.array([0.5, gap, -0.25]), jnp.array([0.3, 0.9, 1.1])
+    weights = np.exp(np.asarray(scores, np.float64) - gap)
+    weights /= weights.sum()
+    exact = np.asarray(direction, np.float64)
+    expected = weights * (exact - (weights * exact).sum())
+    forward = jax.jvp(lambda x: F.softmax(x, 0), (scores,), (direction,))[1]
+    backward = jax.vjp(lambda x: F.softmax(x, 0), scores)[1](direction)[0]
+    for derivative in (forward, backward):
+        np.testing.assert_allclose(derivative, expected, rtol=2e-6)
