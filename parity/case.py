@@ -9,6 +9,7 @@ tensor passed twice stays one.
 from __future__ import annotations
 
 import dataclasses
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -131,6 +132,11 @@ class Case:
         """What the case's program hangs on: everything but the numbers in its arrays, and its mode."""
         shapes = [(array.shape, array.dtype.name) for array in self.arrays]
         return repr((self.name, self.make, self.args, self.kwargs, shapes))
+
+    @property
+    def layout(self) -> str:
+        """`structure` in one spelling: 2 also where it says (2, 2)."""
+        return re.sub(r"[(\[](\d+)(?:, \1)*,?[)\]]", r"\1", self.structure)
 
     @property
     def checks_zeros(self) -> bool:

@@ -226,25 +226,45 @@ def compile_quickly() -> None:
         compiler.get_compile_options = quick
 
 
+def shared(compile: Any) -> Any:
+    """`compile`, JAX's call of XLA, made once for all programs of the same StableHLO text, eager calls' too.
+
+    Half of the databases' cases differ from another only in numbers, in how one is written (2, or a tuple of twos),
+    or in a flag that does not change the program (train and eval, a default given by name).
+    """
+
+    @functools.wraps(compile)
+    def once(backend: Any, module: Any, devices: Any, options: Any, host_callbacks: Any) -> Any:
+        if host_callbacks:  # no part of the text
+            return compile(backend, module, devices, options, host_callbacks)
+        key = hashlib.sha256(str(module).encode() + options.SerializeAsString()).digest()
+        if key not in _programs:
+            _programs[key] = compile(backend, module, devices, options, host_callbacks)
+        return _programs[key]
+
+    return once
+
+
+@functools.cache
+def compile_once() -> None:
+    """Every later compilation of this process is `shared`."""
+    from jax._src import compiler
+
+    compiler.backend_compile_and_load = shared(compiler.backend_compile_and_load)
+
+
 compiler_options: dict[str, Any] = {}
-_programs: dict[str, Any] = {}
+_programs: dict[bytes, Any] = {}
 _by_structure: dict[Any, Any] = {}
 
 
 def compiled(case: Case, program: Any, *args: Any) -> Any:
-    """``jax.jit(program)(*args)``, compiled once for all programs of the same StableHLO text.
-
-    Half of the databases' cases differ from another only in numbers, or in a flag that does not change the
-    program (train and eval, a default given by name).
-    """
+    """``jax.jit(program)(*args)``, traced and compiled once for all cases of one structure."""
     structure = _structure(case, args)
     executable = _by_structure.get(structure)
     if executable is None:
         lowered = jax.jit(program, keep_unused=True).lower(*args)
-        key = hashlib.sha256(lowered.as_text().encode()).hexdigest() + str(lowered.out_tree) + str(lowered.in_tree)
-        if key not in _programs:
-            _programs[key] = lowered.compile(compiler_options=compiler_options or None)
-        executable = _programs[key]
+        executable = lowered.compile(compiler_options=compiler_options or None)
         if structure is not None:
             _by_structure[structure] = executable
     return executable(*args)

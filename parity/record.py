@@ -29,7 +29,7 @@ def record(options: Options, path: pathlib.Path) -> int:
     """Write the recording; 0 when it could be made."""
     from parity.run import about
 
-    chosen = pooled(tasks(options), record_task, options, True)
+    chosen = pooled(lambda: tasks(options), record_task, options, True)
     kept = thin(chosen)
     save(kept, path, about(options) | {"precision": options.precision})
     print(f"{len(kept)} of {len(chosen)} cases, {path.stat().st_size / 1e6:.2f} MB: {path}")

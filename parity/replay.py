@@ -15,7 +15,7 @@ def replay(path: pathlib.Path, options: Options, progress: bool = True) -> list[
     """The results of the recording's cases that the options ask for."""
     _, cases = record.load(path)
     work = [(str(path), start) for start in range(0, len(cases), _CHUNK)]
-    return pooled(work, replay_chunk, options, progress)
+    return pooled(lambda: work, replay_chunk, options, progress)
 
 
 def replay_chunk(item: tuple[str, int], options: Options) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fnmatch
+import gc
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 from parity.families import FAMILIES, family_of
 
 SOURCES = ("ModuleInfo", "OpInfo", "common_nn", "own")
-# Units with many cases are run in so many parts; cases of one structure, which share a program, in the same part.
+# Units with many cases are run in so many parts; cases of one layout, which share a program, in the same part.
 _PARTS = {
     "LinearCrossEntropyLoss": 8,
     "max_pool2d": 8,
@@ -40,6 +41,7 @@ _PARTS = {
     "GRU": 2,
     "CTCLoss": 2,
     "CrossEntropyLoss": 2,
+    "linear_cross_entropy": 3,
 }
 
 
@@ -128,7 +130,7 @@ def _may_match(source: str, unit: str, only: Sequence[str]) -> bool:
 def cases(task: Task, options: Options) -> Iterator[Any]:
     """The task's cases that the options ask for, without expected values yet."""
     for index, case in enumerate(source_module(task.source).generate(task.unit)):
-        if index % options.stride or zlib.crc32(case.structure.encode()) % task.parts != task.part:
+        if index % options.stride or zlib.crc32(case.layout.encode()) % task.parts != task.part:
             continue
         if matches(options.only, case.name, case.id, case.family):
             yield case
@@ -189,12 +191,17 @@ def start_worker(options: Options) -> None:
         import torch
 
         torch.set_num_threads(1 if options.jobs > 1 else os.cpu_count() or 1)
+        # The databases seed for every sample. torch.manual_seed also keeps a call, with the stack as text, for each kind
+        # of device that is not there.
+        torch.manual_seed = torch.default_generator.manual_seed
     except ImportError:  # a replay
         pass
-    if options.xla == "quick":
-        from parity import ours
+    gc.set_threshold(100_000, 20, 20)  # tracing makes many objects, of which few are garbage
+    from parity import ours  # with it jax, which reads the variables above
 
+    if options.xla == "quick":
         ours.compile_quickly()
+    ours.compile_once()
     if options.convolutions:
         from jaxnn.functional import _convolution_forms
 
@@ -207,20 +214,22 @@ def start_worker(options: Options) -> None:
 
 def run(options: Options, progress: bool = True) -> list[Any]:
     """Run everything that the options ask for; results in the order of their ids."""
-    return pooled(tasks(options), run_task, options, progress)
+    return pooled(lambda: tasks(options), run_task, options, progress)
 
 
-def pooled(work: Sequence[Any], function: Any, options: Options, progress: bool) -> list[Any]:
-    """``function(item, options)`` over `work` in ``options.jobs`` processes; the lists it returns, joined.
+def pooled(list_work: Callable[[], Sequence[Any]], function: Any, options: Options, progress: bool) -> list[Any]:
+    """``function(item, options)`` over what there is to do in ``options.jobs`` processes; the lists it returns, joined.
 
     Interrupted (Ctrl-C, SIGTERM), it ends the workers and returns what is there, with a note of what is not.
     """
     results: list[Any] = []
+    pool = _pool(options)
+    work = list_work()
     unfinished = len(work)
     bar = _bar(len(work), progress)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        for item, found in _each(work, function, options):
+        for item, found in _each(pool, work, function, options):
             results += found
             unfinished -= 1
             for result in found:  # at once: a long run need not end before its failures are looked at
@@ -237,13 +246,24 @@ def pooled(work: Sequence[Any], function: Any, options: Options, progress: bool)
     return sorted(results, key=lambda result: result.id)
 
 
-def _each(work: Sequence[Any], function: Any, options: Options) -> Iterator[tuple[Any, list[Any]]]:
+def _pool(options: Options) -> ProcessPoolExecutor | None:
+    """Processes that set themselves up while the work is listed; None where this one does it all."""
     if options.jobs <= 1:
         start_worker(options)
+        return None
+    pool = ProcessPoolExecutor(options.jobs, get_context("spawn"), start_worker, (options,))
+    for _ in range(options.jobs):
+        pool.submit(time.sleep, 0)
+    return pool
+
+
+def _each(
+    pool: ProcessPoolExecutor | None, work: Sequence[Any], function: Any, options: Options
+) -> Iterator[tuple[Any, list[Any]]]:
+    if pool is None:
         for item in work:
             yield item, function(item, options)
         return
-    pool = ProcessPoolExecutor(options.jobs, get_context("spawn"), start_worker, (options,))
     try:
         futures = {pool.submit(function, item, options): item for item in work}
         for future in as_completed(futures):

@@ -16,6 +16,7 @@ from jaxnn.core.dtypes import is_floating
 from jaxnn.functional import _channels_last, _convolution_primitive
 from jaxnn.functional._checks import check_array, check_ndim, check_same_dtype, fail
 from jaxnn.functional._convolution_geometry import Geometry
+from jaxnn.functional._short_sums import is_short, spread
 
 Sizes = int | Sequence[int]
 
@@ -168,9 +169,9 @@ def with_batch_and_bias(
 
 
 def _plus_bias(output: jax.Array, bias: jax.Array, channel: int) -> jax.Array:
-    if channel == 1 and _channels_last.is_worth_it(output):
+    if channel == 1 and _channels_last.is_worth_it(output) and not is_short(output.shape, output.dtype):
         return _plus_channel_bias(output, bias)
-    return output + lax.broadcast_in_dim(bias, output.shape, (channel,))
+    return output + spread(bias, output.shape, (channel,))
 
 
 @jax.custom_jvp

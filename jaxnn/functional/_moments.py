@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array
 
 from jaxnn.functional._checks import check_array, fail
+from jaxnn.functional._short_sums import alike, mean_over
 
 _REDUCED = (np.dtype(jnp.bfloat16), np.dtype("float16"))
 
@@ -27,23 +28,23 @@ def moments(x: Array, axes: tuple[int, ...], mapped: Any = None) -> tuple[Array,
     The mean of the rest corrects the rounding of the first mean; it is known to be zero, so it has no gradient.
     `mapped` names mapped axes to average over as well.
     """
-    mean = jnp.mean(x, axes, keepdims=True)
-    rest = x - mean
-    correction = lax.stop_gradient(jnp.mean(rest, axes, keepdims=True))
+    mean = mean_over(x, axes, keepdims=True)
+    rest = jnp.subtract(*alike(x, mean))
+    correction = lax.stop_gradient(mean_over(rest, axes, keepdims=True))
     if mapped:
         mean = lax.pmean(mean + correction, mapped)
         rest = x - mean
         return rest, mean, lax.pmean(jnp.mean(lax.square(rest), axes, keepdims=True), mapped)
-    variance = jnp.mean(lax.square(rest), axes, keepdims=True) - lax.square(correction)
+    variance = mean_over(lax.square(rest), axes, keepdims=True) - lax.square(correction)
     return rest - correction, mean + correction, variance
 
 
 def scale_and_shift(x: Array, scale: Array, weight: Array | None, bias: Array | None, shape: Sequence[int]) -> Array:
     """``x * scale * weight + bias`` with `weight` and `bias` reshaped to `shape`."""
     if weight is not None:
-        scale = scale * weight.astype(x.dtype).reshape(shape)
-    x = x * scale
-    return x if bias is None else x + bias.astype(x.dtype).reshape(shape)
+        scale = jnp.multiply(*alike(scale, weight.astype(x.dtype).reshape(shape)))
+    x = jnp.multiply(*alike(x, scale))
+    return x if bias is None else jnp.add(*alike(x, bias.astype(x.dtype).reshape(shape)))
 
 
 def check_input(function: str, input: Any) -> None:

@@ -18,11 +18,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxnn.core.dtypes import default_float, describe
 from jaxnn.functional._checks import check_array, fail
 from jaxnn.functional._op import op
+from jaxnn.functional._short_sums import is_short, spread, sum_over
 
 REDUCTIONS = ("none", "mean", "sum", "elementwise_mean")
 
@@ -53,31 +53,20 @@ def resolve(size_average: bool | None, reduce: bool | None, reduction: str) -> s
     return "mean" if reduction == "elementwise_mean" else reduction
 
 
-# Sums of up to so many are taken with the rounding error of every addition added up beside them.
-_COMPENSATED = 1024
-
-
-def _add(left: tuple[jax.Array, jax.Array], right: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """The sum of two sums that carry their errors; Knuth's two-sum."""
-    sum = left[0] + right[0]
-    moved = sum - left[0]
-    error = (left[0] - (sum - moved)) + (right[0] - moved)
-    return sum, left[1] + right[1] + error
+def total(values: jax.Array) -> jax.Array:
+    """The sum of all elements: for few of them rounded about once, for many with an error that grows slowly."""
+    if is_short(values.shape, values.dtype):
+        return sum_over(values, range(values.ndim))
+    return _long_total(values)
 
 
 @jax.custom_jvp
-def total(values: jax.Array) -> jax.Array:
-    """The sum of all elements: for few of them rounded about once, for many with an error that grows slowly.
-
-    XLA on the CPU sums a dimension of 32 or more in parts, but many short ones in one run, however they are
+def _long_total(values: jax.Array) -> jax.Array:
+    """XLA on the CPU sums a dimension of 32 or more in parts, but many short ones in one run, however they are
     reshaped: it looks through that. It does not look through padding. So these are laid out as a table of 16 columns,
     of which the sums are added in pairs.
     """
     count = values.size
-    if count > 1 and count <= _COMPENSATED and values.dtype in (np.float32, np.float64):
-        zero = np.zeros((), values.dtype)
-        sum, error = lax.reduce((values, jnp.zeros_like(values)), (zero, zero), _add, tuple(range(values.ndim)))
-        return jnp.where(jnp.isfinite(sum), sum + error, sum)  # infinity minus infinity is no error
     if count <= 8 or (count > 4096 and max(values.shape) >= 32):
         return jnp.sum(values)
     rows = count // 16 + 1  # at least one element is padding
@@ -88,7 +77,7 @@ def total(values: jax.Array) -> jax.Array:
     return sums[0]
 
 
-total.defjvps(lambda tangent, sum, values: jnp.sum(tangent))
+_long_total.defjvps(lambda tangent, sum, values: jnp.sum(tangent))
 
 
 _REDUCERS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -195,9 +184,9 @@ def compute_dtype(dtype: Any) -> Any:
 
 def prepare(dtype: Any, *arrays: Any) -> list[Any]:
     """The arrays (None stays None) in the dtype to compute a result of `dtype` in, broadcast together."""
-    shape = jnp.broadcast_shapes(*[array.shape for array in arrays if array is not None])
+    shape = np.broadcast_shapes(*[array.shape for array in arrays if array is not None])
     wide = compute_dtype(dtype)
-    return [None if array is None else jnp.broadcast_to(array.astype(wide), shape) for array in arrays]
+    return [None if array is None else spread(array.astype(wide), shape) for array in arrays]
 
 
 def check_broadcast(function: str, into: tuple[int, ...] | None = None, **arrays: Any) -> None:

@@ -20,6 +20,7 @@ from jaxnn.functional._checks import check_array, check_same_dtype, concrete, fa
 from jaxnn.functional._elementwise import check_takes, elementwise, scalar
 from jaxnn.functional._op import op
 from jaxnn.functional._reduction import compute_dtype
+from jaxnn.functional._short_sums import spread
 
 
 @jax.custom_jvp
@@ -194,7 +195,7 @@ def prelu(input: Float[Array, "*shape"], weight: Float[Array, " slopes"] | Float
     """
     wide = compute_dtype(input.dtype)
     x, slope = input.astype(wide), weight.astype(wide)
-    slope = slope.reshape(()) if slope.size == 1 else slope.reshape((1, -1) + (1,) * (input.ndim - 2))
+    slope = spread(slope.reshape(()), x.shape) if slope.size == 1 else spread(slope, x.shape, (1,))
     return _leaky(x, slope).astype(input.dtype)
 
 

@@ -20,7 +20,9 @@ from jaxnn.functional._checks import check_array, fail
 from jaxnn.functional._dot import dot_general
 from jaxnn.functional._op import op
 from jaxnn.functional._reduction import compute_dtype
+from jaxnn.functional._short_sums import sum_over
 from jaxnn.functional.dropout import dropout
+from jaxnn.functional.softmax import softmax_tangent
 
 _NAME = "scaled_dot_product_attention"
 
@@ -282,16 +284,14 @@ def softmax(scores: Float[Array, "... S"], zero_empty_rows: bool = True) -> Floa
     """
     top = jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf)
     unnormalized = jnp.exp(scores - (jnp.where(jnp.isneginf(top), 0.0, top) if zero_empty_rows else top))
-    total = jnp.sum(unnormalized, axis=-1, keepdims=True)
+    total = sum_over(unnormalized, -1, keepdims=True)
     return unnormalized / (jnp.where(total == 0, 1.0, total) if zero_empty_rows else total)
 
 
 @softmax.defjvp
 def _softmax_jvp(zero_empty_rows: bool, primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
     weights = softmax(*primals, zero_empty_rows)
-    # Written so that its transpose, the gradient, is weights * (cotangent - sum), as in functional.softmax.
-    weighted = weights * tangents[0]
-    return weights, weighted - weights * jnp.sum(weighted, axis=-1, keepdims=True)
+    return weights, softmax_tangent(weights, tangents[0], -1)
 
 
 def _attend_by_query_blocks(query: Any, key: Any, value: Any, scoring: Scoring) -> Any:

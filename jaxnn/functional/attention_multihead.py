@@ -14,6 +14,7 @@ from jaxnn.functional._checks import check_array, check_same_dtype, fail
 from jaxnn.functional._dot import dot_general
 from jaxnn.functional._op import op
 from jaxnn.functional._reduction import compute_dtype, warn_caller
+from jaxnn.functional._short_sums import spread
 from jaxnn.functional.attention import Scoring, attend, attend_at_once
 
 _NAME = "multi_head_attention_forward"
@@ -338,7 +339,7 @@ def _linear(x: Any, weight: Any, bias: Any) -> Any:
     dims = (((x.ndim - 1,), (1,)), ((), ()))
     y = dot_general(x, weight, dims, wide)
     if bias is not None:
-        y += bias.astype(wide).reshape((1,) * (y.ndim - 1) + bias.shape)
+        y += spread(bias.astype(wide), y.shape)
     return y.astype(x.dtype)
 
 

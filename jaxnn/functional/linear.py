@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Num
 
 from jaxnn.functional._checks import check_array, check_same_dtype, fail
 from jaxnn.functional._dot import dot_general
 from jaxnn.functional._op import op
+from jaxnn.functional._short_sums import spread
 
 
 def _contract(left: jax.Array, right: jax.Array, left_dim: int, right_dim: int) -> jax.Array:
@@ -21,7 +21,7 @@ def _contract(left: jax.Array, right: jax.Array, left_dim: int, right_dim: int) 
 
 
 def _add_bias(output: jax.Array, bias: jax.Array | None) -> jax.Array:
-    return output if bias is None else output + jnp.broadcast_to(bias, output.shape)
+    return output if bias is None else output + spread(bias, output.shape)
 
 
 def _check_numbers(function: str, **arrays: Any) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Num
 from jaxnn.core.dtypes import is_floating, is_integer
 from jaxnn.functional._checks import check_indices, check_same_dtype, concrete, fail
 from jaxnn.functional._reduction import common_dtype, compute_dtype, loss_op, reduce_loss, resolve, total
+from jaxnn.functional._short_sums import spread, sum_over
 from jaxnn.functional.softmax import log_sum_exp
 
 
@@ -45,11 +46,6 @@ def shift_and_normalizer(logits: jax.Array, axis: int) -> tuple[jax.Array, jax.A
 
 def _class_axis(input: Any) -> int:
     return 0 if input.ndim == 1 else 1
-
-
-def _per_class(weight: jax.Array, ndim: int, axis: int) -> jax.Array:
-    """The weight of each class, shaped to broadcast along `axis`."""
-    return weight.reshape((1,) * axis + weight.shape + (1,) * (ndim - axis - 1))
 
 
 def class_scale(target: jax.Array, weight: Any, classes: int, ignore_index: int, dtype: Any) -> jax.Array:
@@ -187,10 +183,10 @@ def _index_cross_entropy(
     loss = average(jnp.where(ignored, 0, (normalizer - picked) * scale), scale, reduction)
     if smoothing is None:
         return loss
-    surprise = jnp.expand_dims(normalizer, axis) - shifted
+    surprise = spread(jnp.expand_dims(normalizer, axis), shifted.shape) - shifted
     if weight is not None:
-        surprise = surprise * _per_class(weight.astype(input.dtype), input.ndim, axis)
-    uniform = jnp.where(ignored, 0, jnp.sum(surprise, axis=axis))
+        surprise = surprise * spread(weight.astype(input.dtype), input.shape, (axis,))
+    uniform = jnp.where(ignored, 0, sum_over(surprise, axis))
     return (1 - smoothing) * loss + smoothing / max(classes, 1) * average(uniform, scale, reduction)
 
 
@@ -200,10 +196,10 @@ def _probability_cross_entropy(input: Any, target: Any, weight: Any, smoothing: 
     shifted, normalizer = shift_and_normalizer(input, axis)
     if smoothing is not None:
         target = target * (1 - smoothing) + smoothing / max(input.shape[axis], 1)
-    terms = (jnp.expand_dims(normalizer, axis) - shifted) * target
+    terms = (spread(jnp.expand_dims(normalizer, axis), shifted.shape) - shifted) * target
     if weight is not None:
-        terms = terms * _per_class(weight, input.ndim, axis)
-    loss = jnp.sum(terms, axis=axis)
+        terms = terms * spread(weight, input.shape, (axis,))
+    loss = sum_over(terms, axis)
     if reduction == "mean":
         return total(loss) / (loss.size if input.size else jnp.nan)
     return reduce_loss(loss, reduction, loss.dtype)

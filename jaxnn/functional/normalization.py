@@ -20,6 +20,7 @@ from jaxnn.functional._moments import (
     wide,
 )
 from jaxnn.functional._op import op
+from jaxnn.functional._short_sums import alike, mean_over
 
 
 def _check_normalized_shape(function: str, input: Any, normalized_shape: Any, **parameters: Any) -> None:
@@ -125,10 +126,10 @@ def rms_norm(
         return input
     x = wide(input)
     eps = float(jnp.finfo(x.dtype).eps) if eps is None else eps
-    square = jnp.mean(lax.square(x), tuple(range(-len(normalized_shape), 0)), keepdims=True)
+    square = mean_over(lax.square(x), tuple(range(-len(normalized_shape), 0)), keepdims=True)
     shape = (1,) * (x.ndim - len(normalized_shape)) + tuple(normalized_shape)
-    x = x * lax.rsqrt(square + jnp.asarray(eps, x.dtype))
-    x = x if weight is None else x * weight.astype(x.dtype).reshape(shape)
+    x = jnp.multiply(*alike(x, lax.rsqrt(square + jnp.asarray(eps, x.dtype))))
+    x = x if weight is None else jnp.multiply(*alike(x, weight.astype(x.dtype).reshape(shape)))
     return x.astype(input.dtype)
 
 

@@ -22,6 +22,7 @@ from jaxnn.functional._moments import (
     wide,
 )
 from jaxnn.functional._op import op
+from jaxnn.functional._short_sums import mean_over
 
 
 def _check_statistics(
@@ -191,8 +192,8 @@ def _instance_norm(
         rest, mean, variance = moments(x, tuple(range(2, x.ndim)))
         count = math.prod(x.shape[2:])
         unbiased = variance * (count / (count - 1))
-        running_mean = _moved(running_mean, jnp.mean(mean.reshape(x.shape[:2]), 0), momentum)
-        running_var = _moved(running_var, jnp.mean(unbiased.reshape(x.shape[:2]), 0), momentum)
+        running_mean = _moved(running_mean, mean_over(mean.reshape(x.shape[:2]), (0,)), momentum)
+        running_var = _moved(running_var, mean_over(unbiased.reshape(x.shape[:2]), (0,)), momentum)
     else:
         assert running_mean is not None and running_var is not None
         rest = x - running_mean.astype(x.dtype).reshape(shape)

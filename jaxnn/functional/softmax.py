@@ -17,40 +17,47 @@ from jaxnn.functional._checks import fail
 from jaxnn.functional._elementwise import check_dim, check_takes, scalar
 from jaxnn.functional._op import op
 from jaxnn.functional._reduction import compute_dtype, warn_caller
+from jaxnn.functional._short_sums import is_short, spread, sum_over
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _softmax(x: jax.Array, axis: int) -> jax.Array:
     """The one softmax, where a device's own kernel would be chosen. A row of -inf gives NaN, as in torch."""
     unnormalized = jnp.exp(x - jnp.max(x, axis=axis, keepdims=True, initial=-jnp.inf))
-    return unnormalized / jnp.sum(unnormalized, axis=axis, keepdims=True)
+    return unnormalized / sum_over(unnormalized, axis, keepdims=True)
 
 
 @_softmax.defjvp
 def _softmax_jvp(axis: int, primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
     y = _softmax(primals[0], axis)
-    return y, _softmax_tangent(y, tangents[0], axis)
+    return y, softmax_tangent(y, tangents[0], axis)
 
 
-def _softmax_tangent(y: jax.Array, dx: jax.Array, axis: int) -> jax.Array:
+def softmax_tangent(y: jax.Array, dx: jax.Array, axis: int) -> jax.Array:
     """``y * (dx - sum(y * dx))``, multiplied out: so JAX's transpose of it, the gradient, is the factored form.
 
-    The factored form keeps its digits where y is almost 1, and its terms cancel.
+    The factored form keeps its digits where y is almost 1, and its terms cancel. Adding a number to all of `dx` changes
+    nothing; where that costs little, `dx` is made 0 for the likeliest, so that the sum is of what is left beside it.
+    Not where y is 1: there the derivative is to vanish, as in torch, not to be a number that float64 rounds to 0.
     """
+    if is_short(y.shape, y.dtype):
+        place = lax.broadcasted_iota(np.int32, y.shape, axis % y.ndim)
+        likeliest = (place == jnp.argmax(y, axis, keepdims=True)) & (y < 1)
+        dx = dx - spread(sum_over(jnp.where(likeliest, dx, 0), axis, keepdims=True), dx.shape)
     weighted = y * dx
-    return weighted - y * jnp.sum(weighted, axis=axis, keepdims=True)
+    return weighted - y * spread(sum_over(weighted, axis, keepdims=True), y.shape)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def log_sum_exp(shifted: jax.Array, axis: int) -> jax.Array:
     """``log(sum(exp(shifted)))`` along `axis`, of numbers whose largest is 0."""
-    return jnp.log(jnp.sum(jnp.exp(shifted), axis=axis))
+    return jnp.log(sum_over(jnp.exp(shifted), axis))
 
 
 log_sum_exp.defjvp(
     lambda axis, primals, tangents: (
         log_sum_exp(primals[0], axis),
-        jnp.sum(_probabilities(primals[0], axis) * tangents[0], axis=axis),
+        sum_over(_probabilities(primals[0], axis) * tangents[0], axis),
     )
 )
 
@@ -59,18 +66,18 @@ log_sum_exp.defjvp(
 def _probabilities(shifted: jax.Array, axis: int) -> jax.Array:
     """The softmax of numbers whose largest is 0."""
     unnormalized = jnp.exp(shifted)
-    return unnormalized / jnp.sum(unnormalized, axis=axis, keepdims=True)
+    return unnormalized / sum_over(unnormalized, axis, keepdims=True)
 
 
 @_probabilities.defjvp
 def _probabilities_jvp(axis: int, primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
     y = _probabilities(primals[0], axis)
-    return y, _softmax_tangent(y, tangents[0], axis)
+    return y, softmax_tangent(y, tangents[0], axis)
 
 
 def _log_softmax(x: jax.Array, axis: int) -> jax.Array:
     shifted = x - lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True, initial=-jnp.inf))
-    return shifted - jnp.expand_dims(log_sum_exp(shifted, axis), axis)
+    return shifted - spread(jnp.expand_dims(log_sum_exp(shifted, axis), axis), x.shape)
 
 
 def _implicit_dim(ndim: int) -> int:

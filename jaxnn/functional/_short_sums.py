@@ -1,0 +1,129 @@
+"""Sums of few numbers, rounded about once, in values and in derivatives of any order.
+
+What a loss or a layer sums over a small batch often cancels, and then the roundings of a plain sum are the largest error
+of the result. The worst sums are not written anywhere: they are what a broadcast passes back. So a sum and a broadcast
+are here two primitives that differentiate into each other. Above `FEW` elements both are XLA's own.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.interpreters import ad, batching, mlir
+
+from jaxnn import _compat
+
+FEW = 1024
+
+_Pair = tuple[jax.Array, jax.Array]
+
+
+def is_short(shape: Sequence[int], dtype: Any) -> bool:
+    """Whether sums over an array of this type are worth their rounding errors."""
+    return 1 < math.prod(shape) <= FEW and dtype in (np.float32, np.float64)
+
+
+def sum_over(x: jax.Array, axes: int | Sequence[int], keepdims: bool = False) -> jax.Array:
+    """``jnp.sum``, rounded about once where `x` is short."""
+    if not is_short(x.shape, x.dtype):
+        return jnp.sum(x, axes, keepdims=keepdims)
+    axes = tuple(sorted(axis % x.ndim for axis in ((axes,) if isinstance(axes, int) else axes)))
+    sums = sum_p.bind(x, axes=axes)
+    return lax.expand_dims(sums, axes) if keepdims else sums
+
+
+def mean_over(x: jax.Array, axes: Sequence[int], keepdims: bool = False) -> jax.Array:
+    """``jnp.mean``, its sum as in `sum_over`."""
+    if not is_short(x.shape, x.dtype):
+        return jnp.mean(x, axes, keepdims=keepdims)
+    sums = sum_over(x, axes, keepdims)
+    return sums / (x.size // sums.size)
+
+
+def alike(*arrays: jax.Array) -> Sequence[jax.Array]:
+    """The arrays, broadcast together where that is short; longer ones JAX broadcasts as it meets them."""
+    shape = np.broadcast_shapes(*[array.shape for array in arrays])
+    return [spread(array, shape) for array in arrays] if is_short(shape, arrays[0].dtype) else arrays
+
+
+def spread(x: jax.Array, shape: Sequence[int], dims: Sequence[int] | None = None) -> jax.Array:
+    """`x` broadcast to `shape`: its dimensions become `dims` of it, the last ones by default."""
+    shape = tuple(shape)
+    dims = tuple(range(len(shape) - x.ndim, len(shape)) if dims is None else dims)
+    if x.shape == shape:
+        return x
+    if not is_short(shape, x.dtype):
+        return lax.broadcast_in_dim(x, shape, dims)
+    repeated = tuple(i for i, size in enumerate(x.shape) if size != shape[dims[i]])
+    kept = tuple(dim for i, dim in enumerate(dims) if i not in repeated)
+    return spread_p.bind(lax.squeeze(x, repeated), shape=shape, into=kept)
+
+
+def _add(left: _Pair, right: _Pair) -> _Pair:
+    """The sum of two sums that carry their errors; Knuth's two-sum."""
+    sum = left[0] + right[0]
+    moved = sum - left[0]
+    error = (left[0] - (sum - moved)) + (right[0] - moved)
+    return sum, left[1] + right[1] + error
+
+
+def _run_sum(x: jax.Array, *, axes: tuple[int, ...]) -> jax.Array:
+    zero = np.zeros((), x.dtype)
+    sum, error = lax.reduce((x, jnp.zeros_like(x)), (zero, zero), _add, axes)
+    return jnp.where(jnp.isfinite(sum), sum + error, sum)  # infinity minus infinity is no error
+
+
+def _run_spread(x: jax.Array, *, shape: tuple[int, ...], into: tuple[int, ...]) -> jax.Array:
+    return lax.broadcast_in_dim(x, shape, into)
+
+
+def _make(name: str, run: Any, plain: Any) -> _compat.Primitive:
+    primitive = _compat.Primitive(f"jaxnn_{name}")
+
+    def evaluate(x: Any, **options: Any) -> Any:  # the type that JAX's own operation has
+        return _compat.varying_like(jax.make_jaxpr(functools.partial(plain, **options))(x).out_avals[0], x)
+
+    primitive.def_abstract_eval(evaluate)
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("axes", "shape", "into")))
+    mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=False))
+    return primitive
+
+
+sum_p = _make("short_sum", _run_sum, lambda x, axes: jnp.sum(x, axes))
+spread_p = _make("spread", _run_spread, _run_spread)
+
+
+def _sum_transpose(cotangent: Any, x: Any, *, axes: tuple[int, ...]) -> list[Any]:
+    shape = x.aval.shape
+    return [spread_p.bind(cotangent, shape=shape, into=tuple(i for i in range(len(shape)) if i not in axes))]
+
+
+def _spread_transpose(cotangent: Any, x: Any, *, shape: tuple[int, ...], into: tuple[int, ...]) -> list[Any]:
+    return [sum_p.bind(cotangent, axes=tuple(i for i in range(len(shape)) if i not in into))]
+
+
+ad.deflinear2(sum_p, _sum_transpose)
+ad.deflinear2(spread_p, _spread_transpose)
+
+
+# vmap: many short sums at a time are as long as any other.
+
+
+def _sum_batched(arrays: Any, batched: Any, *, axes: tuple[int, ...]) -> Any:
+    return sum_over(jnp.moveaxis(arrays[0], batched[0], 0), [axis + 1 for axis in axes]), 0
+
+
+def _spread_batched(arrays: Any, batched: Any, *, shape: tuple[int, ...], into: tuple[int, ...]) -> Any:
+    x = jnp.moveaxis(arrays[0], batched[0], 0)
+    return spread(x, (x.shape[0], *shape), (0, *(dim + 1 for dim in into))), 0
+
+
+batching.primitive_batchers[sum_p] = _sum_batched
+batching.primitive_batchers[spread_p] = _spread_batched

@@ -1,0 +1,72 @@
+"""Short sums: their error in values and derivatives, and that long ones are XLA's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn.functional as F
+from jaxnn.functional import _short_sums
+from jaxnn.functional._short_sums import alike, mean_over, spread, sum_over
+
+RNG = np.random.default_rng(0)
+# Large numbers that cancel: a plain float32 sum keeps three or four digits of what is left.
+CANCELLING = np.concatenate([RNG.normal(0, 1e4, 200), RNG.normal(0, 1, 56)]).astype(np.float32)
+CANCELLING[:200:2] = -CANCELLING[1:200:2]
+
+
+def test_a_sum_is_rounded_once():
+    for axes, shape in ((0, (256,)), ((0, 2), (4, 8, 8)), (-1, (2, 128))):
+        x = jnp.asarray(CANCELLING.reshape(shape))
+        expected = np.asarray(x, np.float64).sum(axes)
+        np.testing.assert_allclose(jax.jit(sum_over, static_argnums=1)(x, axes), expected, rtol=1e-6, atol=1e-5)
+    np.testing.assert_array_equal(sum_over(x, -1, keepdims=True)[:, 0], sum_over(x, -1))
+    np.testing.assert_allclose(mean_over(x, (-1,)), sum_over(x, -1) / 128)
+
+
+def test_infinities_are_summed_as_such():
+    assert jnp.isposinf(sum_over(jnp.array([1.0, jnp.inf]), 0))
+    assert jnp.isnan(sum_over(jnp.array([-jnp.inf, jnp.inf]), 0))
+
+
+@pytest.mark.parametrize("mode", [jax.grad, jax.jacfwd], ids=["reverse", "forward"])
+def test_what_a_broadcast_passes_back_is_rounded_once(mode):
+    weights = jnp.asarray(CANCELLING)
+    gradient = mode(lambda x: sum_over(spread(x, weights.shape) * weights, 0))(jnp.float32(1))
+    np.testing.assert_allclose(gradient, CANCELLING.astype(np.float64).sum(), rtol=1e-6, atol=1e-5)
+    second = jax.grad(mode(lambda x: sum_over(spread(x, weights.shape) ** 2 * weights, 0)))(jnp.float32(1))
+    np.testing.assert_allclose(second, 2 * CANCELLING.astype(np.float64).sum(), rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_vmap_is_a_loop(axis):
+    x = jnp.asarray(RNG.normal(size=(3, 3)).astype(np.float32))
+
+    def function(row):
+        first, second = alike(row[:, None], row[None])
+        return jax.grad(lambda row: sum_over(spread(row, (2, 4, *row.shape)) ** 3, (0, 1, 2)))(row), first * second
+
+    batched = jax.vmap(function, in_axes=axis)(x)
+    rows = [function(row) for row in (x if axis == 0 else x.T)]
+    for whole, *parts in zip(batched, *rows):
+        np.testing.assert_allclose(whole, jnp.stack(parts), rtol=1e-6)
+
+
+def test_long_ones_are_left_to_xla():
+    long = jnp.ones(_short_sums.FEW + 1)
+    text = str(jax.make_jaxpr(jax.grad(lambda x: sum_over(spread(x, long.shape), 0)))(1.0))
+    assert "jaxnn" not in text
+    assert "jaxnn" in str(jax.make_jaxpr(lambda x: sum_over(x, 0))(long[1:]))
+
+
+@pytest.mark.parametrize("gap", [4.0, 8.0, 16.0])
+def test_softmax_keeps_its_digits_where_one_class_has_almost_all(gap):
+    scores, direction = jnp.array([0.5, gap, -0.25]), jnp.array([0.3, 0.9, 1.1])
+    weights = np.exp(np.asarray(scores, np.float64) - gap)
+    weights /= weights.sum()
+    exact = np.asarray(direction, np.float64)
+    expected = weights * (exact - (weights * exact).sum())
+    forward = jax.jvp(lambda x: F.softmax(x, 0), (scores,), (direction,))[1]
+    backward = jax.vjp(lambda x: F.softmax(x, 0), scores)[1](direction)[0]
+    for derivative in (forward, backward):
+        np.testing.assert_allclose(derivative, expected, rtol=2e-6)
