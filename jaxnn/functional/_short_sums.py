@@ -20,7 +20,7 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxnn import _compat
 
-FEW = 1024
+FEW = 256  # twice this already costs a net of small layers a tenth of its step
 
 _Pair = tuple[jax.Array, jax.Array]
 
