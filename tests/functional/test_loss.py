@@ -287,7 +287,7 @@ def test_strict_promotion():
         F.ctc_loss(jax.nn.log_softmax(x[:, None]), jnp.ones((1, 2), int), (3,), (2,))
 
 
-@pytest.mark.parametrize("count", [2, 9, 257, 1024])
+@pytest.mark.parametrize("count", [2, 9, 128, 256])
 def test_a_short_sum_is_rounded_about_once(count):
     # Numbers that cancel: what is left is a thousandth of what was added.
     values = np.random.default_rng(count).standard_normal(count).astype(np.float32)
