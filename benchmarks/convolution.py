@@ -103,9 +103,9 @@ def geometry_of(conv: Conv) -> Geometry:
 
 
 def chosen(conv: Conv, operation: str) -> str:
-    """The form that jaxnn takes on the CPU."""
+    """The form that jaxnn takes on the CPU for a convolution by itself."""
     image, weight = operands(conv)
-    return forms.choose(operation, image.shape, weight.shape, geometry_of(conv), _compat.has_onednn())
+    return forms.choose(operation, image.shape, weight.shape, geometry_of(conv), _compat.has_onednn(), alone=True)
 
 
 def by_form(conv: Conv, rounds: int, xla: dict[str, Any]) -> dict[str, dict[str, float]]:

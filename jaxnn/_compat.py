@@ -90,6 +90,11 @@ def vary_alike(*arrays: Any) -> tuple[Any, ...]:
     )
 
 
+def lowered_for(context: Any) -> tuple[str, ...]:
+    """The platforms that what is lowered in `context` is to run on."""
+    return tuple(context.platforms or context.module_context.platforms)
+
+
 def is_given_to_the_program(value: Any) -> bool:
     """Whether a value that is being lowered is an argument of the whole program: of MLIR's function "main"."""
     block = getattr(value, "owner", None)

@@ -74,9 +74,16 @@ def _make(name: str, function: Callable[..., Any], shapes: Callable[..., tuple[S
         sums = not form.startswith("onednn") and (name == "input_gradient" or form == "taps")
         return (once(compute, wide[1]) if sums else compute()).astype(left.dtype)
 
-    def lower_on_cpu(context: Any, left: Any, right: Any, **options: Any) -> Any:
-        onednn, alone = _compat.may_call_onednn(context), _compat.is_given_to_the_program(left)
-        run = functools.partial(run_on_cpu, onednn=onednn, alone=alone)
+    def run_anywhere(left: Any, right: Any, **options: Any) -> Any:
+        on_cpu = functools.partial(run_on_cpu, onednn=False, alone=False, **options)
+        return lax.platform_dependent(left, right, cpu=on_cpu, default=functools.partial(run_direct, **options))
+
+    def lower(context: Any, left: Any, right: Any, **options: Any) -> Any:
+        platforms = _compat.lowered_for(context)
+        run: Any = run_anywhere if "cpu" in platforms else run_direct
+        if platforms == ("cpu",):
+            onednn, alone = _compat.may_call_onednn(context), _compat.is_given_to_the_program(left)
+            run = functools.partial(run_on_cpu, onednn=onednn, alone=alone)
         return mlir.lower_fun(run, multiple_results=False)(context, left, right, **options)
 
     def evaluate(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
@@ -86,9 +93,9 @@ def _make(name: str, function: Callable[..., Any], shapes: Callable[..., tuple[S
 
     primitive.def_abstract_eval(evaluate)
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=("geometry", "shape")))
-    mlir.register_lowering(primitive, mlir.lower_fun(run_direct, multiple_results=False))
-    # Not cached: the same convolution is another program where its image is given to the whole program.
-    mlir.register_lowering(primitive, lower_on_cpu, platform="cpu", cacheable=False)
+    # Not cached: the same convolution is another program where its image is given to the whole program. One rule for
+    # all platforms, since JAX 0.10 fails on uncached rules for single ones in a program for several.
+    mlir.register_lowering(primitive, lower, cacheable=False)
     return primitive
 
 

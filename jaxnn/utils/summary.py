@@ -193,14 +193,14 @@ def _multiply_adds(jaxpr: Any, scope: str = "", repeats: int = 1) -> dict[str, i
             (contracted, _), _ = params["dimension_numbers"]
             left = equation.invars[0].aval.shape
             count = prod(equation.outvars[0].aval.shape) * prod(left[i] for i in contracted)
-        elif name == "conv_general_dilated":
-            numbers = params["dimension_numbers"]
-            kernel = equation.invars[1].aval.shape
-            count = prod(equation.outvars[0].aval.shape) * prod(kernel) // kernel[numbers.rhs_spec[0]]
         elif equation.primitive in _OUTPUT_AND_KERNEL:
             shapes = [variable.aval.shape for variable in (*equation.invars, *equation.outvars)]
             image, kernel = (shapes[place] for place in _OUTPUT_AND_KERNEL[equation.primitive])
             count = prod(image) * prod(kernel[1:])
+        elif name == "conv_general_dilated":
+            numbers = params["dimension_numbers"]
+            kernel = equation.invars[1].aval.shape
+            count = prod(equation.outvars[0].aval.shape) * prod(kernel) // kernel[numbers.rhs_spec[0]]
         if count:
             counts[path] = counts.get(path, 0) + count * repeats
         inner_repeats = repeats * params["length"] if name == "scan" else repeats
