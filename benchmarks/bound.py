@@ -22,7 +22,7 @@ from jax import lax
 import jaxnn as nn
 from benchmarks.models import LR, MOMENTUM, compare, step
 from benchmarks.networks import NETWORKS, batch_of
-from jaxnn.functional._dot import _by_onednn
+from jaxnn.functional._dot import by_onednn
 
 Dims = tuple[int, ...]
 _DOT = re.compile(r"= f32\[[\d,]*\]\S* dot\((%\S+), (%\S+)\), (.*)")
@@ -62,7 +62,7 @@ def seconds(left: Dims, right: Dims, numbers: Any, rounds: int, loops: int = 10)
 
     def body(_: Any, carry: Any) -> Any:
         if isinstance(numbers[0], bool):
-            out = _by_onednn(carry, operands[1], *numbers)
+            out = by_onednn(carry, operands[1], *numbers)
         else:
             out = lax.dot_general(carry, operands[1], numbers, precision="highest")
         return carry.at[(0,) * carry.ndim].add(out[(0,) * out.ndim] * 1e-9)  # each product needs the one before

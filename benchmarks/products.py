@@ -46,7 +46,7 @@ def row(left: Any, right: Any, turn_left: bool, turn_right: bool, rounds: int) -
     numbers = ((last - turn_left,), (last - (not turn_right),)), (batch, batch)
     programs = {
         "XLA": lambda a, b: lax.dot_general(a, b, numbers, precision="highest"),
-        "oneDNN": lambda a, b: _dot._by_onednn(a, b, turn_left, turn_right),
+        "oneDNN": lambda a, b: _dot.by_onednn(a, b, turn_left, turn_right),
     }
     arrays = [jnp.asarray(operand) for operand in operands]
     options = nn.compiler_options()

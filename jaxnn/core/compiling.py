@@ -56,15 +56,13 @@ class Jitted:
 
     JAX takes such options for whole programs only. A call's own ``compiler_options`` come on top.
 
-    `in_pieces`: calls also keep intermediate results in pieces. What ``lower`` gives does not: XLA warns of every
-    result larger than a piece, and only a call knows when it compiles, to turn that off.
+    Called itself, it also keeps intermediate results in pieces. What `current` and ``lower`` give does not: XLA warns
+    of every result larger than a piece, and only a call knows when it compiles, to turn that off.
     """
 
-    def __init__(
-        self, fun: Callable[..., Any], compiler_options: Any = None, in_pieces: bool = False, **options: Any
-    ) -> None:
+    def __init__(self, fun: Callable[..., Any], compiler_options: Any = None, **options: Any) -> None:
         self._make = functools.partial(jax.jit, **options)
-        self._fun, self._own, self._in_pieces = fun, compiler_options, in_pieces
+        self._fun, self._own = fun, compiler_options
         self._inner: Any = self._make(fun, compiler_options=compiler_options)
         self._whole: Any = None
         self._called: Any = None
@@ -75,15 +73,13 @@ class Jitted:
         if not _compat.at_top_level():
             return self._inner
         if self._whole is None:  # not before the first call: it starts the backend
-            self._whole = self._with(compiler_options())
+            added = compiler_options()
+            self._whole = self._make(self._fun, compiler_options=added | (self._own or {})) if added else self._inner
         return self._whole
 
-    def _with(self, added: dict[str, Any]) -> Any:
-        return self._make(self._fun, compiler_options=added | (self._own or {})) if added else self._inner
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not self._in_pieces or not _compat.at_top_level():
-            return self.current()(*args, **kwargs)
+        if not _compat.at_top_level():
+            return self._inner(*args, **kwargs)
         if self._called is None:
             self._called = self._make_called()
         try:

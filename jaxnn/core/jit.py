@@ -131,7 +131,6 @@ def jit(
         jax_options["out_shardings"] = (out_shardings, None)
     compiled = Jitted(
         pure,
-        in_pieces=True,
         static_argnums=shift(static_argnums, before),
         static_argnames=static_argnames,
         donate_argnums=shift(donate_argnums, before),

@@ -1,4 +1,4 @@
-"""Primitives of ours that stand for one of JAX's, for all that asks which operation an equation is."""
+"""Primitives of ours: their types, and what they stand for to all that asks which operation an equation is."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from jaxnn import _compat
 
 _JAXS: dict[_compat.Primitive, _compat.Primitive] = {}
+
+
+def result_type(run: Callable[..., Any], *operands: Any) -> Any:
+    """The type of what `run`, JAX's own operation, makes of such operands: sharding, varying axes, memory and all."""
+    return _compat.varying_like(jax.make_jaxpr(run)(*operands).out_avals[0], operands[0])
 
 
 def stands_for(ours: _compat.Primitive, jaxs: _compat.Primitive) -> None:

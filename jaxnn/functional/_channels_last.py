@@ -17,7 +17,7 @@ from jaxnn import _compat
 
 def is_worth_it(x: jax.Array) -> bool:
     """Whether `x`, (N, C, *spatial), is likely to lie channels last."""
-    return x.ndim > 2 and x.dtype == np.float32 and jax.default_backend() == "cpu" and _compat.has_onednn()
+    return x.ndim > 2 and x.dtype == np.float32 and _compat.runs_onednn()
 
 
 def channels_last(x: jax.Array) -> jax.Array:

@@ -182,10 +182,10 @@ def _plus_channel_bias(output: jax.Array, bias: jax.Array) -> jax.Array:
 @_plus_channel_bias.defjvp
 def _plus_channel_bias_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
     """The bias's tangent is spread out channels last, so that its gradient is a sum over channels last."""
-    moved = tangents[0]
+    moved, bias = tangents
     shape = (moved.shape[0], *moved.shape[2:], moved.shape[1])
-    spread = _channels_last.channels_second(lax.broadcast_in_dim(tangents[1], shape, (moved.ndim - 1,)))
-    return _plus_channel_bias(*primals), moved + spread
+    spread_last = lax.broadcast_in_dim(bias, shape, (moved.ndim - 1,))
+    return _plus_channel_bias(*primals), moved + _channels_last.channels_second(spread_last)
 
 
 def _convolve(

@@ -150,6 +150,10 @@ def turned(
     return image, turned_weight(weight, geometry.groups), options
 
 
+ONEDNN = {"onednn": False, "onednn_first": True}  # the forms that oneDNN computes: whether of images channels first
+# Where the image is given to the program as it lies: oneDNN in that order; what is fast channels last is not.
+_ALONE: dict[str | None, str | None] = {"onednn": "onednn_first", "patches": None}
+
 FORMS: dict[str, Callable[[jax.Array, jax.Array, Geometry], jax.Array]] = {
     "direct": direct,
     "onednn": _convolution_onednn.forward,
@@ -213,13 +217,12 @@ def choose(
     """
     forced = _forced.get()
     if forced is not None:
-        usable = fits(forced, weight, geometry) and (onednn or not forced.startswith("onednn"))
+        usable = fits(forced, weight, geometry) and (onednn or forced not in ONEDNN)
         return forced if usable else "direct"
     preferred = _beside_onednn(operation, image, weight, geometry) if onednn else None
-    if (
-        alone and image[1] > 4 and fits("onednn_first", weight, geometry)
-    ):  # a network's first layer makes more channels than it takes: these come last
-        preferred = {"onednn": "onednn_first", "patches": None}.get(preferred or "", preferred)
+    # Not of few channels: a network's first layer makes more than it takes, and the others want these last.
+    if alone and image[1] > 4 and fits("onednn_first", weight, geometry):
+        preferred = _ALONE.get(preferred, preferred)
     if preferred is None:
         preferred = (_for_groups if geometry.groups > 1 else _for_one_group)(operation, image, weight, geometry)
     return preferred if fits(preferred, weight, geometry) else "direct"

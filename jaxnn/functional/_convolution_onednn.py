@@ -12,21 +12,22 @@ them, stays in that order, since XLA chooses the order of elementwise operations
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxnn import _compat
+from jaxnn.functional import _onednn
 from jaxnn.functional._convolution_geometry import Geometry, turned_weight
 
 Shape = tuple[int, ...]
 
 
-def _config(geometry: Geometry, spatial: int) -> str:
-    """XLA's ``BackendConfig`` of the call, as JSON: which dimension is which, and the window."""
+def _config(geometry: Geometry, spatial: int) -> dict[str, Any]:
+    """XLA's ``BackendConfig`` of the call: which dimension is which, and the window."""
     places = [str(axis) for axis in range(2, spatial + 2)]
     image = {"dims": spatial + 2, "data": {"batch_dim": 0, "feature_dim": 1, "spatial_dims": places}}
     kernel = {"output_feature_dim": 0, "input_feature_dim": 1, "spatial_dims": places}
@@ -45,13 +46,13 @@ def _config(geometry: Geometry, spatial: int) -> str:
         "window": {name: [str(number) for number in numbers] for name, numbers in window.items()},
         "feature_groups": geometry.groups,
     }
-    return json.dumps({"onednn_conv_config": call})
+    return {"onednn_conv_config": call}
 
 
 def forward(
     input: jax.Array, weight: jax.Array, geometry: Geometry, order: Shape | None = None, first: bool = False
 ) -> jax.Array:
-    """The convolution of `geometry`. Float32 only: oneDNN ends the process at a dtype that the processor lacks.
+    """The convolution of `geometry`, of images that lie channels last, or channels `first`, as its result does.
 
     `order`: the weight's dimensions as they lie in memory, the outermost first. oneDNN puts every weight into an order
     of its own; images in another order than the two usual ones would take it hundreds of times as long.
@@ -62,16 +63,10 @@ def forward(
     if 0 in input.shape:
         return _compat.vary_alike(jnp.zeros(shape, input.dtype), input)[0]  # windows over padding alone
     geometry = geometry._replace(padding=padding)
-    image = tuple(range(spatial + 2)) if first else (0, *range(2, spatial + 2), 1)
-    call = jax.ffi.ffi_call(
-        "__onednn$convolution",
-        jax.ShapeDtypeStruct(shape, input.dtype),
-        input_layouts=[image, order or tuple(range(spatial + 2))],
-        output_layouts=image,
-        custom_call_api_version=1,
-        legacy_backend_config=_config(geometry, spatial),
-    )
-    return _compat.vary_alike(call(input, weight), input)[0]
+    as_numbered = tuple(range(spatial + 2))
+    image = as_numbered if first else (0, *as_numbered[2:], 1)
+    layouts = {"input_layouts": [image, order or as_numbered], "output_layouts": image}
+    return _onednn.call("convolution", _config(geometry, spatial), input, weight, shape=shape, **layouts)
 
 
 def _within_reach(

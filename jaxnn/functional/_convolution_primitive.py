@@ -19,7 +19,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxnn import _compat
 from jaxnn.core import primitives
 from jaxnn.functional import _convolution_onednn
-from jaxnn.functional._convolution_forms import FORMS, choose, turned
+from jaxnn.functional._convolution_forms import FORMS, ONEDNN, choose, turned
 from jaxnn.functional._convolution_geometry import Geometry
 from jaxnn.functional._once import once
 
@@ -31,8 +31,8 @@ def _forward(input: Any, weight: Any, *, geometry: Geometry, shape: Shape, form:
 
 
 def _input_gradient(output: Any, weight: Any, *, geometry: Geometry, shape: Shape, form: str) -> Any:
-    if form.startswith("onednn"):
-        return _convolution_onednn.input_gradient(output, weight, geometry, shape, form == "onednn_first")
+    if form in ONEDNN:
+        return _convolution_onednn.input_gradient(output, weight, geometry, shape, ONEDNN[form])
     if form == "taps" and weight.shape[0] == geometry.groups:
         # As a sum of taps in its turn, not a sum of as many padded images.
         return FORMS[form](*turned(output, weight, geometry, shape))
@@ -40,8 +40,8 @@ def _input_gradient(output: Any, weight: Any, *, geometry: Geometry, shape: Shap
 
 
 def _weight_gradient(input: Any, output: Any, *, geometry: Geometry, shape: Shape, form: str) -> Any:
-    if form.startswith("onednn"):
-        return _convolution_onednn.weight_gradient(input, output, geometry, shape, form == "onednn_first")
+    if form in ONEDNN:
+        return _convolution_onednn.weight_gradient(input, output, geometry, shape, ONEDNN[form])
     return _transposed(lambda weight: FORMS[form](input, weight, geometry), shape, output)
 
 
@@ -71,7 +71,7 @@ def _make(name: str, function: Callable[..., Any], shapes: Callable[..., tuple[S
         wide = [array.astype(dtype) for array, dtype in zip((left, right), dtypes)]
         compute = functools.partial(function, *wide, geometry=geometry, shape=shape, form=form)
         # Sums of taps, not matrix products: three times before a BatchNorm, and there in an order that is slow.
-        sums = not form.startswith("onednn") and (name == "input_gradient" or form == "taps")
+        sums = form not in ONEDNN and (name == "input_gradient" or form == "taps")
         return (once(compute, wide[1]) if sums else compute()).astype(left.dtype)
 
     def run_anywhere(left: Any, right: Any, **options: Any) -> Any:
@@ -80,16 +80,15 @@ def _make(name: str, function: Callable[..., Any], shapes: Callable[..., tuple[S
 
     def lower(context: Any, left: Any, right: Any, **options: Any) -> Any:
         platforms = _compat.lowered_for(context)
-        run: Any = run_anywhere if "cpu" in platforms else run_direct
         if platforms == ("cpu",):
             onednn, alone = _compat.may_call_onednn(context), _compat.is_given_to_the_program(left)
-            run = functools.partial(run_on_cpu, onednn=onednn, alone=alone)
+            run: Any = functools.partial(run_on_cpu, onednn=onednn, alone=alone)
+        else:
+            run = run_anywhere if "cpu" in platforms else run_direct
         return mlir.lower_fun(run, multiple_results=False)(context, left, right, **options)
 
     def evaluate(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
-        # The type that JAX's own convolution has, whatever belongs to a type: sharding, varying axes, memory.
-        jaxpr = jax.make_jaxpr(lambda a, b: run_direct(a, b, geometry=geometry, shape=shape))(left, right)
-        return _compat.varying_like(jaxpr.out_avals[0], left)
+        return primitives.result_type(functools.partial(run_direct, geometry=geometry, shape=shape), left, right)
 
     primitive.def_abstract_eval(evaluate)
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=("geometry", "shape")))

@@ -8,7 +8,6 @@ for every weight's gradient, and for many products side by side, as in attention
 
 from __future__ import annotations
 
-import json
 from math import prod
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxnn import _compat
 from jaxnn.core import modes, primitives
+from jaxnn.functional import _onednn
 
 Axes = tuple[int, ...]
 Numbers = tuple[tuple[Axes, Axes], tuple[Axes, Axes]]  # of dimensions: (summed over, batch), each of (left, right)
@@ -88,28 +88,26 @@ def _pays(left: _Matrices, right: _Matrices) -> bool:
     return work >= 2**22 and columns >= 32 and (left.batch is not None or inner >= 4096)
 
 
+def _xla(left: Any, right: Any, *, dimension_numbers: Numbers, precision: Any) -> Any:
+    return lax.dot_general(left, right, dimension_numbers, precision)
+
+
 def _on_cpu(left: Any, right: Any, *, dimension_numbers: Numbers, precision: Any) -> Any:
     (left_summed, right_summed), (left_batch, right_batch) = dimension_numbers
     left_free, right_free = _free(left.ndim, left_summed, left_batch), _free(right.ndim, right_summed, right_batch)
     ours = _matrices(left.shape, left_batch, left_free, left_summed)
     theirs = _matrices(right.shape, right_batch, right_summed, right_free)
     if not _pays(ours, theirs):
-        return lax.dot_general(left, right, dimension_numbers, precision)
+        return _xla(left, right, dimension_numbers=dimension_numbers, precision=precision)
     shape = (*(left.shape[axis] for axis in (*left_batch, *left_free)), *(right.shape[axis] for axis in right_free))
-    return _by_onednn(ours.of(left), theirs.of(right), ours.turned, theirs.turned).reshape(shape)
+    return by_onednn(ours.of(left), theirs.of(right), ours.turned, theirs.turned).reshape(shape)
 
 
-def _by_onednn(left: jax.Array, right: jax.Array, turn_left: bool, turn_right: bool) -> jax.Array:
-    """The products of matrices, float32 only: oneDNN ends the process at a dtype that the processor lacks."""
+def by_onednn(left: jax.Array, right: jax.Array, turn_left: bool, turn_right: bool) -> jax.Array:
+    """The products of matrices, each turned or not."""
     rows, columns = left.shape[-1 if turn_left else -2], right.shape[-2 if turn_right else -1]
     config = {"onednn_matmul_config": {"transpose_a": turn_left, "transpose_b": turn_right}}
-    call = jax.ffi.ffi_call(
-        "__onednn$matmul",
-        jax.ShapeDtypeStruct((*left.shape[:-2], rows, columns), left.dtype),
-        custom_call_api_version=1,
-        legacy_backend_config=json.dumps(config),
-    )
-    return _compat.vary_alike(call(left, right), left)[0]
+    return _onednn.call("matmul", config, left, right, shape=(*left.shape[:-2], rows, columns))
 
 
 # -- the primitive --------------------------------------------------------------------------------------------------
@@ -118,20 +116,12 @@ dot_general_p = _compat.Primitive("jaxnn_dot_general")
 primitives.stands_for(dot_general_p, lax.dot_general_p)
 
 
-def _type(left: Any, right: Any, *, dimension_numbers: Numbers, precision: Any) -> Any:
-    return _compat.dot_general_type(left, right, dimension_numbers, precision)
-
-
-def _xla(left: Any, right: Any, *, dimension_numbers: Numbers, precision: Any) -> Any:
-    return lax.dot_general(left, right, dimension_numbers, precision)
-
-
 def _lower_on_cpu(context: Any, left: Any, right: Any, **options: Any) -> Any:
     run = _on_cpu if _compat.may_call_onednn(context) else _xla
     return mlir.lower_fun(run, multiple_results=False)(context, left, right, **options)
 
 
-dot_general_p.def_abstract_eval(_type)
+dot_general_p.def_abstract_eval(_compat.dot_general_type)
 dot_general_p.def_impl(jax.jit(dot_general_p.bind, static_argnames=("dimension_numbers", "precision")))
 mlir.register_lowering(dot_general_p, mlir.lower_fun(_xla, multiple_results=False))
 mlir.register_lowering(dot_general_p, _lower_on_cpu, platform="cpu")

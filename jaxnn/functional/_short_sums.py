@@ -19,6 +19,7 @@ from jax import lax
 from jax.interpreters import ad, batching, mlir
 
 from jaxnn import _compat
+from jaxnn.core import primitives
 
 FEW = 256  # twice this already costs a net of small layers a tenth of its step
 
@@ -87,8 +88,8 @@ def _run_spread(x: jax.Array, *, shape: tuple[int, ...], into: tuple[int, ...]) 
 def _make(name: str, run: Any, plain: Any) -> _compat.Primitive:
     primitive = _compat.Primitive(f"jaxnn_{name}")
 
-    def evaluate(x: Any, **options: Any) -> Any:  # the type that JAX's own operation has
-        return _compat.varying_like(jax.make_jaxpr(functools.partial(plain, **options))(x).out_avals[0], x)
+    def evaluate(x: Any, **options: Any) -> Any:
+        return primitives.result_type(functools.partial(plain, **options), x)
 
     primitive.def_abstract_eval(evaluate)
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=("axes", "shape", "into")))

@@ -79,13 +79,13 @@ for image, kernel, *options in [
     x, w = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in (image, kernel))
     geometry = Geometry(*options, jax.lax.Precision.HIGHEST)
     np.testing.assert_allclose(onednn.forward(x, w, geometry), direct(x, w, geometry), rtol=1e-5, atol=1e-5)
-from jaxnn.functional._dot import _by_onednn
+from jaxnn.functional._dot import by_onednn
 for left, right, turned in [((24, 40), (40, 16), (False, False)), ((40, 24), (16, 40), (True, True)),
                             ((3, 24, 40), (3, 16, 40), (False, True)), ((3, 40, 24), (3, 40, 16), (True, False))]:
     a, b = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in (left, right))
     sides = [x.swapaxes(-1, -2) if turn else x for x, turn in zip((a, b), turned)]
     product = jnp.matmul(*sides, precision="highest")
-    np.testing.assert_allclose(_by_onednn(a, b, *turned), product, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(by_onednn(a, b, *turned), product, rtol=1e-5, atol=1e-5)
 print("as expected")
 """
 

@@ -46,7 +46,7 @@ def form(request, case, monkeypatch):
     """Every convolution in this form, those without groups too."""
     if not forms.fits(request.param, case[2].shape, case[0]):
         pytest.skip("not for these options")
-    if request.param == "onednn" and not _compat.has_onednn():
+    if request.param in forms.ONEDNN and not _compat.has_onednn():
         pytest.skip("this jaxlib does not run oneDNN")
     monkeypatch.setattr(primitive, "choose", lambda *_: request.param)
     return request.param
