@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fnmatch
+import functools
 import gc
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any
 
 from parity.families import FAMILIES, family_of
 
+_DATABASES = ("common_methods_invocations", "common_modules", "common_nn")
 SOURCES = ("ModuleInfo", "OpInfo", "common_nn", "own")
 # Units with many cases are run in so many parts; cases of one layout, which share a program, in the same part.
 _PARTS = {
@@ -28,7 +30,11 @@ _PARTS = {
     "max_pool1d": 4,
     "max_pool3d": 6,
     "gaussian_nll_loss": 2,
+    "max_unpool1d": 2,
     "max_unpool2d": 2,
+    "max_unpool3d": 2,
+    "fractional_max_pool2d": 2,
+    "fractional_max_pool3d": 2,
     "multi_head_attention_forward": 3,
     "unfold": 2,
     "Transformer": 4,
@@ -129,11 +135,17 @@ def _may_match(source: str, unit: str, only: Sequence[str]) -> bool:
 
 def cases(task: Task, options: Options) -> Iterator[Any]:
     """The task's cases that the options ask for, without expected values yet."""
-    for index, case in enumerate(source_module(task.source).generate(task.unit)):
-        if index % options.stride or zlib.crc32(case.layout.encode()) % task.parts != task.part:
+    for index, (case, layout) in enumerate(_generated(task.source, task.unit)):
+        if index % options.stride or layout % task.parts != task.part:
             continue
         if matches(options.only, case.name, case.id, case.family):
             yield case
+
+
+@functools.lru_cache(maxsize=1)  # one part after another of a unit comes to the same process
+def _generated(source: str, unit: str) -> list[tuple[Any, int]]:
+    """The unit's cases, and for each a number that is the same for all of its layout."""
+    return [(case, zlib.crc32(case.layout.encode())) for case in source_module(source).generate(unit)]
 
 
 def run_task(task: Task, options: Options) -> list[Any]:
@@ -251,7 +263,11 @@ def _pool(options: Options) -> ProcessPoolExecutor | None:
     if options.jobs <= 1:
         start_worker(options)
         return None
-    pool = ProcessPoolExecutor(options.jobs, get_context("spawn"), start_worker, (options,))
+    # The databases take seconds to import: once, in the process that the workers fork from. JAX, which must not be
+    # forked, is imported in each.
+    context = get_context("forkserver")
+    context.set_forkserver_preload([f"torch.testing._internal.{name}" for name in _DATABASES])
+    pool = ProcessPoolExecutor(options.jobs, context, start_worker, (options,))
     for _ in range(options.jobs):
         pool.submit(time.sleep, 0)
     return pool

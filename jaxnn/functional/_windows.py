@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,10 +18,12 @@ from jaxnn.functional._checks import check_array, check_ndim, fail
 from jaxnn.functional._convolution import spatial_sizes
 from jaxnn.functional._once import once
 
-# Up to so many taps, windows are taken as shifted slices (which fuse); above, by a gather.
+# Up to so many taps (in one dimension), windows are taken as shifted slices, which fuse; above, by a gather.
 _UNROLLED = 64
 # Up to so many, the CPU adds slices in a half to a fifth of reduce_window's time; above, their gradient is slower.
 _SUMMED = 27
+# From so many comparisons on, the CPU finds the places once and stores them; a few find again sooner than a branch takes.
+_STORED = 2**18
 
 
 class Windows(NamedTuple):
@@ -56,6 +58,34 @@ class Windows(NamedTuple):
         """What to add before and after so that all windows fit."""
         ends = [(count - 1) * move + span for count, move, span in zip(self.counts, self.stride, self.spans)]
         return tuple((pad, max(end - size - pad, 0)) for pad, end, size in zip(self.padding, ends, self.size))
+
+    @property
+    def origins(self) -> tuple[np.ndarray[Any, Any], ...]:
+        """Where windows begin along each dimension; in the padding it is below 0."""
+        ways = zip(self.counts, self.stride, self.padding)
+        return tuple(np.arange(count) * move - pad for count, move, pad in ways)
+
+    @property
+    def firsts(self) -> tuple[np.ndarray[Any, Any], ...]:
+        """The first place of windows inside the input along each dimension."""
+        return tuple(origin - np.minimum(origin, 0) // step * step for origin, step in zip(self.origins, self.dilation))
+
+    def along(self, axis: int) -> Windows:
+        """The windows of one dimension, where the later ones have been through theirs."""
+
+        def only(options: tuple[int, ...], rest: int) -> tuple[int, ...]:
+            return tuple(option if i == axis else rest for i, option in enumerate(options))
+
+        size = (*self.size[: axis + 1], *self.counts[axis + 1 :])
+        options = (self.kernel, 1), (self.stride, 1), (self.padding, 0), (self.dilation, 1)
+        return Windows(size, *(only(*option) for option in options), self.ceil)
+
+    def places(self, coordinates: Mapping[int, np.ndarray[Any, Any]], dtype: Any) -> jax.Array:
+        """Places in the flattened plane, from coordinates along some of its dimensions."""
+        rows = [math.prod(self.size[i + 1 :]) for i in range(len(self.size))]  # from one place to the next
+        grids = np.ix_(*(coordinates.get(i, np.zeros(1, int)) * row for i, row in enumerate(rows)))
+        first, *others = [jnp.asarray(grid, dtype) for grid in grids if grid.any()] or [np.zeros((), dtype)]
+        return functools.reduce(jnp.add, others, first)
 
     def positions(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """(windows, taps) places in the flattened plane, and which of them lie inside."""
@@ -184,38 +214,52 @@ def window_argmax(input: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Ar
 def _window_argmax(input: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
     spatial = len(windows.kernel)
     lead = input.shape[:-spatial]
-    if math.prod(windows.kernel) > _UNROLLED:
+    if max(windows.kernel) > _UNROLLED:
         values, indices = pick_max(input.reshape(*lead, math.prod(windows.size)), *windows.positions())
         return values.reshape(*lead, *windows.counts), indices.reshape(*lead, *windows.counts)
+    best, where = input, None
+    # One dimension after another takes the sum of the kernel's sizes in steps, not their product. The last first: of
+    # equal values, the first in the window's order wins.
+    for axis in reversed(range(spatial)):
+        best, where = _argmax_along(axis, best, where, windows)
+    assert where is not None
+    return best, where
+
+
+def _argmax_along(
+    axis: int, input: jax.Array, where: jax.Array | None, windows: Windows
+) -> tuple[jax.Array, jax.Array]:
+    """The largest values along one spatial dimension, and their places.
+
+    Args:
+        axis: the dimension.
+        input: the largest values along the later ones.
+        where: their places, in the plane of the later dimensions; None where there are none.
+        windows: the pooling.
+    """
     index = dtypes.canonicalize_dtype(np.int64)
-    rows = [math.prod(windows.size[i + 1 :]) for i in range(spatial)]  # from one place to the next, by dimension
-    origins = [
-        np.arange(count) * move - pad for count, move, pad in zip(windows.counts, windows.stride, windows.padding)
-    ]
+    along = windows.along(axis)
+    low = lowest(input.dtype)
+    shape = (*input.shape[: -len(windows.kernel)], *along.counts)
+    best = lax.full(shape, low, input.dtype)
+    places = None if where is None else taps(pad_spatial(where, along.pads, 0), along)
     # A window of nothing but -inf is torch's first place inside it.
-    inside = [-(np.minimum(origin, 0) // step) * step for origin, step in zip(origins, windows.dilation)]
-    shape = (*lead, *windows.counts)
-    best = lax.full(shape, lowest(input.dtype), input.dtype)
-    where = jnp.broadcast_to(_planes(inside, rows, index), shape)
-    for offset, value in taps(pad_spatial(input, windows.pads, lowest(input.dtype)), windows):
+    where = jnp.broadcast_to(windows.places(dict(enumerate(windows.firsts[axis:], axis)), index), shape)
+    for tap, (_, value) in enumerate(taps(pad_spatial(input, along.pads, low), along)):
         wins = _beats(value, best)
-        best = lax.select(wins, value, best)
-        reached = sum(tap * step * row for tap, step, row in zip(offset, windows.dilation, rows))
-        where = lax.select(wins, lax.full(shape, reached, index), where)
-    return best, where + _planes(origins, rows, index)
-
-
-def _planes(axes: Sequence[np.ndarray[Any, Any]], rows: Sequence[int], dtype: Any) -> jax.Array:
-    """Places in the flattened plane, from coordinates along each dimension."""
-    grids = np.ix_(*(axis * row for axis, row in zip(axes, rows)))
-    return functools.reduce(jnp.add, [jnp.asarray(grid, dtype) for grid in grids])
+        best = lax.select(wins, value, best) if tap else value
+        reached = windows.origins[axis] + tap * windows.dilation[axis]
+        place = jnp.broadcast_to(windows.places({axis: reached}, index), shape)
+        where = lax.select(wins, place if places is None else lax.add(next(places)[1], place), where)
+    return best, where
 
 
 @window_argmax.defjvp
 def _tangent_at_the_largest(windows: Windows, primals: Any, tangents: Any) -> Any:
     (input,), (tangent,) = primals, tangents
-    find = functools.partial(window_argmax, input, windows)
-    stored = jax.default_backend() == "cpu" and is_floating(input.dtype) and input.size
+    find = functools.partial(window_argmax, input, windows)  # differentiated again in a second derivative
+    compared = input.size * math.prod(windows.kernel)
+    stored = jax.default_backend() == "cpu" and is_floating(input.dtype) and compared >= _STORED
     values, places = once(find, input) if stored else find()
     if tangent.dtype == dtypes.float0:  # integers
         return (values, places), (np.zeros(values.shape, dtypes.float0), np.zeros(places.shape, dtypes.float0))

@@ -7,6 +7,7 @@ import pytest
 
 import jaxnn as nn
 import jaxnn.functional as F
+from jaxnn.functional import _windows
 from tests.oracle import assert_parity
 
 NAN, INF = float("nan"), float("inf")
@@ -38,8 +39,10 @@ MAX_OPTIONS = [
     ("max_pool2d", (2, 2, 7, 6), dict(kernel_size=3, stride=2, padding=1)),
     ("max_pool2d", (2, 2, 7, 6), dict(kernel_size=(2, 3), stride=(3, 2), ceil_mode=True)),
     ("max_pool2d", (2, 7, 6), dict(kernel_size=2, stride=1, dilation=(2, 1), padding=(1, 0))),
-    ("max_pool2d", (1, 1, 12, 11), dict(kernel_size=9, stride=1, padding=4)),  # too many taps to unroll
+    ("max_pool2d", (1, 1, 12, 11), dict(kernel_size=9, stride=1, padding=4)),
+    ("max_pool2d", (1, 1, 75, 4), dict(kernel_size=(70, 2), stride=(2, 1), padding=(3, 0))),  # too many taps to unroll
     ("max_pool3d", (1, 2, 5, 4, 6), dict(kernel_size=2, stride=(1, 2, 2), padding=1, ceil_mode=True)),
+    ("max_pool3d", (1, 2, 7, 6, 9), dict(kernel_size=3, stride=(1, 2, 3), padding=1, dilation=(2, 1, 2))),
 ]
 
 
@@ -67,6 +70,28 @@ def test_the_first_of_equal_values_gets_the_gradient(dilation, return_indices):
         return run
 
     assert_parity(pool(F), pool(torch.nn.functional), x, jit=False)
+
+
+@pytest.mark.parametrize("size", [6, 96], ids=["computed twice", "stored"])
+def test_second_derivatives_through_the_largest(size):
+    torch = pytest.importorskip("torch")
+    x = _random(1, 4, size, size)
+    compared = x.size * 9
+    assert (compared >= _windows._STORED) == (size == 96)
+
+    def cube(library):
+        return lambda x: library.max_pool2d(x, 3, 2, 1) ** 3
+
+    assert_parity(cube(F), cube(torch.nn.functional), x, jit=False)
+    direction = _random(*x.shape, seed=1)
+    given = torch.from_numpy(x).requires_grad_()
+    (slope,) = torch.autograd.grad(cube(torch.nn.functional)(given).sum(), given, create_graph=True)
+    (theirs,) = torch.autograd.grad(slope, given, torch.from_numpy(direction))
+    gradient = jax.grad(lambda x: cube(F)(x).sum())
+    forward = jax.jvp(gradient, (x,), (direction,))[1]
+    reverse = jax.vjp(gradient, x)[1](direction)[0]
+    np.testing.assert_allclose(forward, theirs, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(reverse, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_max_of_integers():
