@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import types
 import warnings
+import zlib
 from typing import Any
 
 import jax
@@ -109,9 +110,14 @@ def run_eager(case: Case, precision: str) -> dict[str, np.ndarray]:
     return found | {f"state {name}": np.asarray(value) for name, value in module.state_dict().items()}
 
 
-# Their second derivatives are taken forward over reverse, which compiles in half the time, the others' reverse over
-# reverse. The number is the same: the product of a symmetric matrix, the Hessian, with the direction.
+# Their second derivatives are taken forward over reverse, which compiles in half the time; of the others every other
+# one's, and reverse over reverse the rest's. The number is the same: the product of a symmetric matrix, the Hessian,
+# with the direction.
 _LARGE_PROGRAMS = ("attention", "recurrent", "transformer")
+
+
+def _is_forward_over_reverse(case: Case) -> bool:
+    return case.family in _LARGE_PROGRAMS or zlib.crc32(case.structure.encode()) % 2 == 0
 
 
 def run_jit(case: Case, precision: str) -> dict[str, np.ndarray]:
@@ -175,7 +181,7 @@ def run_jit(case: Case, precision: str) -> dict[str, np.ndarray]:
             gradients, outputs = differentiated(points, arrays, state)
             return outputs | {f"gradient of {name}": g for name, g in gradients.items()}
         gradient = functools.partial(differentiated, arrays=arrays, state=state)
-        if case.family in _LARGE_PROGRAMS:
+        if _is_forward_over_reverse(case):
             gradients, seconds, outputs = jax.jvp(gradient, (points,), (along,), has_aux=True)
         else:
             gradients, pull, outputs = jax.vjp(gradient, points, has_aux=True)
@@ -247,10 +253,12 @@ def shared(compile: Any) -> Any:
 
 @functools.cache
 def compile_once() -> None:
-    """Every later compilation of this process is `shared`."""
+    """Every later compilation of this process is `shared`, and all are written in one MLIR context, 3 ms each to make."""
     from jax._src import compiler
+    from jax._src.interpreters import mlir
 
     compiler.backend_compile_and_load = shared(compiler.backend_compile_and_load)
+    mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 
 compiler_options: dict[str, Any] = {}
@@ -265,8 +273,7 @@ def compiled(case: Case, program: Any, *args: Any) -> Any:
     if executable is None:
         lowered = jax.jit(program, keep_unused=True).lower(*args)
         executable = lowered.compile(compiler_options=compiler_options or None)
-        if structure is not None:
-            _by_structure[structure] = executable
+        _by_structure[structure] = executable
     return executable(*args)
 
 
@@ -279,9 +286,8 @@ def forget_programs(over: int) -> None:
 
 
 def _structure(case: Case, args: Any) -> Any:
-    """What the program of a case depends on; None where numbers are part of it."""
-    if next(slots(case.make), None) is not None or packed_slots(case):
-        return None
+    """What the program of a case depends on: numbers too where a module is made of them, or a sequence packed by them."""
+    numbers = sorted({*slots(case.make), *packed_slots(case)})
     leaves, treedef = jax.tree.flatten(args)
     mode = case.training if case.mode_matters else None
     return (
@@ -289,6 +295,7 @@ def _structure(case: Case, args: Any) -> Any:
         repr((case.make, case.args, case.kwargs, case.wrt, case.parameters, case.second, mode, list(case.expected))),
         treedef,
         tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves),
+        tuple(case.arrays[i].tobytes() for i in numbers),
     )
 
 

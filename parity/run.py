@@ -175,7 +175,7 @@ def run_task(task: Task, options: Options) -> list[Any]:
         result = check(case, options.judged_as, options.modes)
         result.seconds = time.perf_counter() - started
         results.append(result)
-    ours.forget_programs(over=1000)
+    ours.forget_programs(over=1500)
     return results
 
 
