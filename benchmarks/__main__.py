@@ -1,6 +1,6 @@
 """All benchmarks in one process, one after the other, as Markdown.
 
-    python -m benchmarks [dispatch eager models convolution products compiling init] [--out benchmarks.md] [--gpu]
+    python -m benchmarks [dispatch eager models convolution products pooling compiling init] [--out benchmarks.md] [--gpu]
 
 Every figure is a ratio of medians (kernels: of the best slices) that were taken in turn. With --out the tables are also
 written to a file, under a heading with the versions and the machine, and the ratios drawn beside it as .png. With --gpu
@@ -27,6 +27,7 @@ BENCHMARKS = {
     "models": "Training steps of whole networks",
     "convolution": "Forty convolutions",
     "products": "Matrix products",
+    "pooling": "Poolings",
     "compiling": "Trace and compile time",
     "init": "Initialisation with torch's numbers",
 }

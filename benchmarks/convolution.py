@@ -22,30 +22,11 @@ import numpy as np
 import jaxnn as nn
 import jaxnn.functional as F
 from benchmarks.conv_shapes import SHAPES, Conv
+from benchmarks.timing import fastest
 from jaxnn import _compat
 from jaxnn.functional import _convolution_forms as forms
 from jaxnn.functional import _convolution_primitive as primitive
 from jaxnn.functional._convolution_geometry import Geometry
-
-SLICE = 0.03  # seconds that one contender gets in one round
-
-
-def fastest(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Microseconds of one call, the best of `rounds` slices taken in turn: noise only ever adds."""
-    calls = {}
-    for name, call in contenders.items():
-        jax.block_until_ready(call())
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        calls[name] = max(1, int(SLICE / max(time.perf_counter() - start, 1e-6)))
-    best = dict.fromkeys(contenders, float("inf"))
-    for _ in range(rounds):
-        for name, call in contenders.items():
-            start = time.perf_counter()
-            for _ in range(calls[name]):
-                jax.block_until_ready(call())
-            best[name] = min(best[name], (time.perf_counter() - start) / calls[name] * 1e6)
-    return best
 
 
 def operands(conv: Conv) -> tuple[np.ndarray, np.ndarray]:

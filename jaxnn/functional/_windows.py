@@ -131,8 +131,8 @@ def make_windows(
     pads = spatial_sizes(function, "padding", padding, spatial, 0)
     step = spatial_sizes(function, "dilation", dilation, spatial, 1)
     windows = Windows(tuple(input.shape[-spatial:]), kernel, move, pads, step, bool(ceil_mode))
-    if any(2 * pad > span for pad, span in zip(pads, windows.spans)):
-        fail(RuntimeError, function, "padding", f"at most half of the kernel {windows.spans}", f"{pads}")
+    if any(2 * pad > taps for pad, taps in zip(pads, kernel)):  # whatever the dilation
+        fail(RuntimeError, function, "padding", f"at most half of the kernel {kernel}", f"{pads}")
     first = 1 if input.ndim == spatial + 2 else 0  # a batch may be empty
     if 0 in input.shape[first:]:
         fail(RuntimeError, function, "input", "no empty dimension but the batch", input)

@@ -277,6 +277,9 @@ ERRORS = [
     ("max_pool2d", (6, 6), (2,), {}),
     ("max_pool2d", (2, 0, 6, 6), (2,), {}),
     ("max_pool1d", (1, 2, 3, 6), (2,), {}),
+    ("max_pool1d", (2, 3, 9), (3, 1, 2, 2), {}),  # half of the kernel, not of its dilated span
+    ("max_pool2d", (2, 3, 9, 9), (3, 1, 2, 2), {}),
+    ("max_pool3d", (2, 3, 9, 9, 9), (3, 1, 2, 2), {}),
     ("avg_pool2d", (2, 3, 6, 6), (2,), dict(divisor_override=0)),
     ("avg_pool2d", (2, 3, 6, 6), (2,), dict(divisor_override=2.5)),
     ("avg_pool3d", (2, 3, 6, 6), (7,), {}),
