@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnn import _compat
 from jaxnn.functional import _convolution_onednn
 from jaxnn.functional._convolution_geometry import Geometry, turned_weight
 from jaxnn.functional._dot import dot_general
@@ -77,6 +78,26 @@ def taps(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
     for tap, met in _shifted(padded, geometry, kernel, size):
         total = total + met * lax.expand_dims(weight[(..., *tap)], range(3, 3 + len(kernel)))
     return total.reshape(input.shape[0], weight.shape[1] * weight.shape[2], *size)
+
+
+def taps_weight_gradient(input: jax.Array, output: jax.Array, geometry: Geometry, shape: tuple[int, ...]) -> jax.Array:
+    """What `taps` passes back to a weight of `shape`.
+
+    XLA's CPU compiler adds floating numbers up one by one. So images are first added to images, number by number, and
+    then the rows are summed by a product with ones.
+    """
+    batch, groups, size = input.shape[0], geometry.groups, output.shape[2:]
+    parts = next(count for count in range(min(batch, 8), 0, -1) if batch % count == 0)
+    padded = lax.expand_dims(_padded(input, geometry), (2,))
+    output = output.reshape(parts, batch // parts, groups, shape[0] // groups, *size)
+    ones, output = _compat.vary_alike(jnp.ones(size[-1:], input.dtype), output)
+    sums = []
+    for _, met in _shifted(padded, geometry, shape[2:], size):
+        met = met.reshape(parts, batch // parts, groups, 1, *size)
+        total = functools.reduce(lax.add, [met[part] * output[part] for part in range(parts)])
+        rows = lax.dot_general(total, ones, (((total.ndim - 1,), (0,)), ((), ())), precision=geometry.precision)
+        sums.append(rows.sum((0, *range(3, rows.ndim))))
+    return jnp.stack(sums, -1).reshape(shape)
 
 
 def _met(input: jax.Array, geometry: Geometry, kernel: tuple[int, ...], axis: int) -> jax.Array:
@@ -234,12 +255,15 @@ def _beside_onednn(operation: str, image: tuple[int, ...], weight: tuple[int, ..
     places = image[0] * prod(geometry.output_size(image[2:], kernel))
     enough = places * prod(weight) >= 1e6  # of less work the call alone takes longer
     depthwise = groups > 1 and channels == 1
-    if operation != "weight_gradient":
+    few = depthwise and prod(kernel) <= 9  # so few taps that sums of them are the faster ones
+    if operation == "input_gradient" and few and max(geometry.stride) > 1:
+        takes = False
+    elif operation != "weight_gradient":
         takes = not (depthwise and len(kernel) == 1) and (operation == "forward" or groups > 1 or channels > 4)
     elif max(kernel) == 1:
         return "patches" if groups == 1 else None
     elif groups > 1:
-        takes = not depthwise or len(kernel) == 2
+        takes = not depthwise or (len(kernel) == 2 and not few)
     else:
         takes = channels <= 4 or len(kernel) == 3 or (len(kernel) == 2 and prod(weight) < 4 * prod(image))
     return "onednn" if enough and takes else None

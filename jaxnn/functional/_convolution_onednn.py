@@ -102,23 +102,22 @@ def input_gradient(
         _one_remainder(output, weight, geometry, shape, remainder, firsts, lasts, first)
         for remainder in itertools.product(*map(range, geometry.stride))
     ]
-    whole = _interleaved(parts, geometry.stride)
-    starts = [before - first * step for (before, _), first, step in zip(geometry.padding, firsts, geometry.stride)]
+    whole = _interleaved(parts, geometry.stride, first)
+    starts = [before - begin * step for (before, _), begin, step in zip(geometry.padding, firsts, geometry.stride)]
     return lax.slice(whole, (0, 0, *starts), (*shape[:2], *(s + size for s, size in zip(starts, shape[2:]))))
 
 
-def _interleaved(parts: Sequence[jax.Array], steps: Sequence[int]) -> jax.Array:
-    """The whole of which `parts` hold every so manyth place, one for each remainder; joined channels last."""
+def _interleaved(parts: Sequence[jax.Array], steps: Sequence[int], first: bool) -> jax.Array:
+    """The whole of which `parts` hold every so manyth place, one for each remainder; joined as they lie in memory."""
     if len(parts) == 1:
         return parts[0]
-    parts = [jnp.moveaxis(part, 1, -1) for part in parts]
-    for axis in reversed(range(len(steps))):
-        step = steps[axis]
+    at = 2 if first else 1  # the first place's dimension
+    parts = [part if first else jnp.moveaxis(part, 1, -1) for part in parts]
+    for axis in reversed(range(at, at + len(steps))):
+        step = steps[axis - at]
         rows = [parts[i : i + step] for i in range(0, len(parts), step)]
-        parts = [
-            jnp.stack(row, axis + 2).reshape(*row[0].shape[: axis + 1], -1, *row[0].shape[axis + 2 :]) for row in rows
-        ]
-    return jnp.moveaxis(parts[0], -1, 1)
+        parts = [jnp.stack(row, axis + 1).reshape(*row[0].shape[:axis], -1, *row[0].shape[axis + 1 :]) for row in rows]
+    return parts[0] if first else jnp.moveaxis(parts[0], -1, 1)
 
 
 def _one_remainder(
@@ -137,7 +136,7 @@ def _one_remainder(
         # Taps k with k * dilation = remainder modulo stride: every so manyth, from the first such one on.
         taps = [tap for tap in range(weight.shape[axis + 2]) if (tap * gap - place) % step == 0]
         if not taps:
-            counts = [last - first + 1 for first, last in zip(firsts, lasts)]
+            counts = [last - begin + 1 for begin, last in zip(firsts, lasts)]
             return jnp.zeros((*shape[:2], *counts), output.dtype)
         between = taps[1] - taps[0] if len(taps) > 1 else 1
         taken.append(slice(taps[0], taps[-1] + 1, between))

@@ -19,7 +19,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxnn import _compat
 from jaxnn.core import primitives
 from jaxnn.functional import _convolution_onednn
-from jaxnn.functional._convolution_forms import FORMS, ONEDNN, choose, turned
+from jaxnn.functional._convolution_forms import FORMS, ONEDNN, choose, taps_weight_gradient, turned
 from jaxnn.functional._convolution_geometry import Geometry
 from jaxnn.functional._once import once
 
@@ -42,6 +42,8 @@ def _input_gradient(output: Any, weight: Any, *, geometry: Geometry, shape: Shap
 def _weight_gradient(input: Any, output: Any, *, geometry: Geometry, shape: Shape, form: str) -> Any:
     if form in ONEDNN:
         return _convolution_onednn.weight_gradient(input, output, geometry, shape, ONEDNN[form])
+    if form == "taps" and 0 not in (*input.shape, *output.shape):
+        return taps_weight_gradient(input, output, geometry, shape)
     return _transposed(lambda weight: FORMS[form](input, weight, geometry), shape, output)
 
 

@@ -78,13 +78,14 @@ class Windows(NamedTuple):
 
         size = (*self.size[: axis + 1], *self.counts[axis + 1 :])
         options = (self.kernel, 1), (self.stride, 1), (self.padding, 0), (self.dilation, 1)
-        return Windows(size, *(only(*option) for option in options), self.ceil)
+        kernel, stride, padding, dilation = (only(*option) for option in options)
+        return Windows(size, kernel, stride, padding, dilation, self.ceil)
 
     def places(self, coordinates: Mapping[int, np.ndarray[Any, Any]], dtype: Any) -> jax.Array:
         """Places in the flattened plane, from coordinates along some of its dimensions."""
         rows = [math.prod(self.size[i + 1 :]) for i in range(len(self.size))]  # from one place to the next
         grids = np.ix_(*(coordinates.get(i, np.zeros(1, int)) * row for i, row in enumerate(rows)))
-        first, *others = [jnp.asarray(grid, dtype) for grid in grids if grid.any()] or [np.zeros((), dtype)]
+        first, *others = [jnp.asarray(grid, dtype) for grid in grids if grid.any()] or [jnp.zeros((), dtype)]
         return functools.reduce(jnp.add, others, first)
 
     def positions(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
