@@ -16,7 +16,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from typing import Any
 
 from parity.families import FAMILIES, family_of
@@ -265,7 +265,7 @@ def _pool(options: Options) -> ProcessPoolExecutor | None:
         return None
     # The databases take seconds to import: once, in the process that the workers fork from. JAX, which must not be
     # forked, is imported in each.
-    context = get_context("forkserver")
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     context.set_forkserver_preload([f"torch.testing._internal.{name}" for name in _DATABASES])
     pool = ProcessPoolExecutor(options.jobs, context, start_worker, (options,))
     for _ in range(options.jobs):
