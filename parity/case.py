@@ -139,13 +139,23 @@ class Case:
         return re.sub(r"[(\[](\d+)(?:, \1)*,?[)\]]", r"\1", self.structure)
 
     @property
+    def _lot(self) -> int:
+        """A number that is the same for all cases of one structure, to draw from."""
+        return zlib.crc32(self.structure.encode())
+
+    @property
     def checks_zeros(self) -> bool:
         """Whether second derivatives that are all zero in torch are compared: of one structure in eight.
 
         Half of the databases' cases are of piecewise linear functions, and compiling such a derivative is half the
         work of a case.
         """
-        return zlib.crc32(self.structure.encode()) % 8 == 0
+        return self._lot % 8 == 0
+
+    @property
+    def forward_over_reverse(self) -> bool:
+        """Whether second derivatives are taken forward over reverse: of every other structure, whatever else it is in."""
+        return self._lot // 8 % 2 == 0
 
     def generator(self, purpose: str) -> np.random.Generator:
         """A random generator of this case's own: the same numbers here, in a recording and in its replay."""

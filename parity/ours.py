@@ -7,7 +7,6 @@ import hashlib
 import importlib
 import types
 import warnings
-import zlib
 from typing import Any
 
 import jax
@@ -116,10 +115,6 @@ def run_eager(case: Case, precision: str) -> dict[str, np.ndarray]:
 _LARGE_PROGRAMS = ("attention", "recurrent", "transformer")
 
 
-def _is_forward_over_reverse(case: Case) -> bool:
-    return case.family in _LARGE_PROGRAMS or zlib.crc32(case.structure.encode()) % 2 == 0
-
-
 def run_jit(case: Case, precision: str) -> dict[str, np.ndarray]:
     """Outputs, gradients and second derivatives as one compiled program."""
     arrays = arrays_of(case)
@@ -181,7 +176,7 @@ def run_jit(case: Case, precision: str) -> dict[str, np.ndarray]:
             gradients, outputs = differentiated(points, arrays, state)
             return outputs | {f"gradient of {name}": g for name, g in gradients.items()}
         gradient = functools.partial(differentiated, arrays=arrays, state=state)
-        if _is_forward_over_reverse(case):
+        if case.forward_over_reverse or case.family in _LARGE_PROGRAMS:
             gradients, seconds, outputs = jax.jvp(gradient, (points,), (along,), has_aux=True)
         else:
             gradients, pull, outputs = jax.vjp(gradient, points, has_aux=True)
