@@ -8,7 +8,6 @@ which is what `jaxnn.functional._convolution_forms.choose` rests on.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import statistics
 import time
@@ -21,6 +20,7 @@ import numpy as np
 
 import jaxnn as nn
 import jaxnn.functional as F
+from benchmarks import beside
 from benchmarks.conv_shapes import SHAPES, Conv
 from benchmarks.timing import fastest
 from jaxnn import _compat
@@ -48,33 +48,10 @@ def beside_torch(conv: Conv, rounds: int, xla: dict[str, Any]) -> tuple[dict[str
     """Forward, and forward with both gradients, of torch eager and of jaxnn."""
     import torch
 
-    image, weight = operands(conv)
-    theirs, ours = function(torch.nn.functional, conv), function(F, conv)
-    tensors = [torch.tensor(array, requires_grad=True) for array in (image, weight)]
-    arrays = [jnp.asarray(array) for array in (image, weight)]
-    jit = functools.partial(jax.jit, compiler_options=xla)
-    forward = jit(lambda x, w: ours(x, w, None, **options(conv)))
-    cotangent = np.random.default_rng(1).standard_normal(forward(*arrays).shape, np.float32)
+    def of(library: Any) -> Callable[..., Any]:
+        return lambda x, w: function(library, conv)(x, w, None, **options(conv))
 
-    @jit
-    def both(x, w, ct):
-        y, pullback = jax.vjp(lambda x, w: ours(x, w, None, **options(conv)), x, w)
-        return y, pullback(ct)
-
-    def torch_forward():
-        with torch.no_grad():
-            theirs(*tensors, None, **options(conv))
-
-    ct = torch.tensor(cotangent)
-
-    def torch_both():
-        torch.autograd.grad(theirs(*tensors, None, **options(conv)), tensors, ct)
-
-    ct_array = jnp.asarray(cotangent)
-    return (
-        fastest({"torch": torch_forward, "jaxnn": lambda: forward(*arrays)}, rounds),
-        fastest({"torch": torch_both, "jaxnn": lambda: both(*arrays, ct_array)}, rounds),
-    )
+    return beside.forward_and_gradients(of(F), of(torch.nn.functional), operands(conv), rounds, xla)
 
 
 def geometry_of(conv: Conv) -> Geometry:
@@ -129,16 +106,11 @@ def by_form(conv: Conv, rounds: int, xla: dict[str, Any]) -> dict[str, dict[str,
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = beside.parser(__doc__, rounds=7)
     parser.add_argument("--forms", action="store_true")
     parser.add_argument("--only", default="")
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--defaults", action="store_true", help="without nn.compiler_options()")
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args(argv)
-    import torch
-
-    torch.set_num_threads(arguments.threads)
+    arguments = beside.parse(parser, argv)
     xla = {} if arguments.defaults else nn.compiler_options()
     shapes = [conv for conv in SHAPES if arguments.only in conv.name]
     if arguments.forms:

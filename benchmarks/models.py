@@ -7,7 +7,6 @@ Both start from the same weights (one seed) and take the same steps; their losse
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 
 import jaxnn as nn
 import jaxnn.functional as F
+from benchmarks import beside
 from benchmarks.networks import NETWORKS, batch_of
 from benchmarks.timing import medians
 
@@ -67,15 +67,10 @@ def compare(name: str, rounds: int, compiled: bool) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = beside.parser(__doc__, rounds=15)
     parser.add_argument("--only", default="")
-    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--compile", action="store_true", help="torch.compile beside it")
-    parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
-    arguments = parser.parse_args(argv)
-    import torch
-
-    torch.set_num_threads(arguments.threads)
+    arguments = beside.parse(parser, argv)
     others = ["jaxnn", *(["torch.compile"] if arguments.compile else [])]
     print(f"| training step | torch eager, ms | {', ratio | '.join(others)}, ratio |")
     print("|---" * (2 + len(others)) + "|")

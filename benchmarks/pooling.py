@@ -7,17 +7,14 @@ What `jaxnn.functional._windows` rests on: windows taken one dimension after ano
 
 from __future__ import annotations
 
-import argparse
 import functools
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxnn as nn
 import jaxnn.functional as F
-from benchmarks.timing import fastest
+from benchmarks import beside
 
 # Function, shape of the input, arguments.
 POOLINGS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
@@ -39,49 +36,25 @@ POOLINGS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
 }
 
 
-def row(name: str, shape: tuple[int, ...], arguments: dict[str, Any], rounds: int) -> list[dict[str, float]]:
+def row(
+    name: str, shape: tuple[int, ...], arguments: dict[str, Any], rounds: int
+) -> tuple[dict[str, float], dict[str, float]]:
     """Microseconds of torch and of jaxnn, forward and with the gradient."""
     import torch
 
     image = np.random.default_rng(0).standard_normal(shape, np.float32)
-    given, x = torch.tensor(image, requires_grad=True), jnp.asarray(image)
 
     def values(library: Any, image: Any) -> Any:
         result = getattr(library, name)(image, **arguments)
         return result[0] if isinstance(result, tuple) else result
 
-    jit = functools.partial(jax.jit, compiler_options=nn.compiler_options())
-    forward = jit(functools.partial(values, F))
-    cotangent = np.random.default_rng(1).standard_normal(forward(x).shape, np.float32)
-    ours, theirs = jnp.asarray(cotangent), torch.tensor(cotangent)
-
-    @jit
-    def both(x: jax.Array, cotangent: jax.Array) -> Any:
-        y, pull = jax.vjp(functools.partial(values, F), x)
-        return y, pull(cotangent)
-
-    def torch_forward() -> None:
-        with torch.no_grad():
-            values(torch.nn.functional, given)
-
-    def torch_both() -> None:
-        torch.autograd.grad(values(torch.nn.functional, given), given, theirs)
-
-    np.testing.assert_allclose(forward(x), values(torch.nn.functional, given).detach(), rtol=1e-5, atol=1e-6)
-    return [
-        fastest({"torch": torch_forward, "jaxnn": lambda: forward(x)}, rounds),
-        fastest({"torch": torch_both, "jaxnn": lambda: both(x, ours)}, rounds),
-    ]
+    ours, theirs = (functools.partial(values, library) for library in (F, torch.nn.functional))
+    np.testing.assert_allclose(ours(image), theirs(torch.tensor(image)), rtol=1e-5, atol=1e-6)
+    return beside.forward_and_gradients(ours, theirs, [image], rounds, nn.compiler_options())
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
-    arguments = parser.parse_args(argv)
-    import torch
-
-    torch.set_num_threads(arguments.threads)
+    arguments = beside.parse(beside.parser(__doc__, rounds=7), argv)
     print("| pooling | function | shape | forward, us | ratio | with gradient, us | ratio |\n|" + "---|" * 7)
     for title, (name, shape, options) in POOLINGS.items():
         forward, both = row(name, shape, options, arguments.rounds)

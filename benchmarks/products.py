@@ -7,7 +7,6 @@ What a layer does forward and backward; `jaxnn.functional._dot` takes oneDNN whe
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ import numpy as np
 from jax import lax
 
 import jaxnn as nn
+from benchmarks import beside
 from benchmarks.timing import medians
 from jaxnn.functional import _dot
 
@@ -60,13 +60,7 @@ def row(left: Any, right: Any, turn_left: bool, turn_right: bool, rounds: int) -
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
-    arguments = parser.parse_args(argv)
-    import torch
-
-    torch.set_num_threads(arguments.threads)
+    arguments = beside.parse(beside.parser(__doc__, rounds=25), argv)
     print("| product | left | right | XLA, us | oneDNN / XLA | oneDNN / torch | jaxnn takes |\n|" + "---|" * 7)
     for name, (left, right, turn_left, turn_right) in PRODUCTS.items():
         times, onednn = row(left, right, turn_left, turn_right, arguments.rounds)

@@ -91,8 +91,8 @@ class Windows(NamedTuple):
     def positions(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """(windows, taps) places in the flattened plane, and which of them lie inside."""
         axes = [
-            np.arange(count)[:, None] * move - pad + np.arange(taps) * step
-            for count, move, pad, taps, step in zip(self.counts, self.stride, self.padding, self.kernel, self.dilation)
+            origin[:, None] + np.arange(taps) * step
+            for origin, taps, step in zip(self.origins, self.kernel, self.dilation)
         ]
         return grid(axes, self.size)
 
@@ -240,7 +240,7 @@ def _argmax_along(
     """
     index = dtypes.canonicalize_dtype(np.int64)
     along = windows.along(axis)
-    low = lowest(input.dtype)
+    low, origin = lowest(input.dtype), windows.origins[axis]
     shape = (*input.shape[: -len(windows.kernel)], *along.counts)
     best = lax.full(shape, low, input.dtype)
     places = None if where is None else taps(pad_spatial(where, along.pads, 0), along)
@@ -249,8 +249,7 @@ def _argmax_along(
     for tap, (_, value) in enumerate(taps(pad_spatial(input, along.pads, low), along)):
         wins = _beats(value, best)
         best = lax.select(wins, value, best) if tap else value
-        reached = windows.origins[axis] + tap * windows.dilation[axis]
-        place = jnp.broadcast_to(windows.places({axis: reached}, index), shape)
+        place = jnp.broadcast_to(windows.places({axis: origin + tap * windows.dilation[axis]}, index), shape)
         where = lax.select(wins, place if places is None else lax.add(next(places)[1], place), where)
     return best, where
 

@@ -1,0 +1,69 @@
+"""What the benchmarks beside PyTorch share: their command line, and a function timed forward and with its gradients."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.timing import fastest
+
+
+def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """The options that all have."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--rounds", type=int, default=rounds)
+    made.add_argument("--threads", type=int, default=2, help="of PyTorch")
+    return made
+
+
+def parse(options: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """What the command line says, with PyTorch on as many threads."""
+    import torch
+
+    arguments = options.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    return arguments
+
+
+def forward_and_gradients(
+    ours: Callable[..., Any],
+    theirs: Callable[..., Any],
+    operands: Sequence[np.ndarray],
+    rounds: int,
+    xla: dict[str, Any],
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Microseconds of torch eager and of jaxnn for a function of `operands`: forward, and with all their gradients.
+
+    `xla`: the compiler options of the jitted programs.
+    """
+    import torch
+
+    tensors = [torch.tensor(operand, requires_grad=True) for operand in operands]
+    arrays = [jnp.asarray(operand) for operand in operands]
+    jit = functools.partial(jax.jit, compiler_options=xla)
+    forward = jit(lambda *arrays: ours(*arrays))
+    cotangent = np.random.default_rng(1).standard_normal(forward(*arrays).shape, np.float32)
+    our_cotangent, their_cotangent = jnp.asarray(cotangent), torch.tensor(cotangent)
+
+    @jit
+    def both(cotangent: jax.Array, *arrays: jax.Array) -> Any:
+        y, pullback = jax.vjp(ours, *arrays)
+        return y, pullback(cotangent)
+
+    def torch_forward() -> None:
+        with torch.no_grad():
+            theirs(*tensors)
+
+    def torch_both() -> None:
+        torch.autograd.grad(theirs(*tensors), tensors, their_cotangent)
+
+    return (
+        fastest({"torch": torch_forward, "jaxnn": lambda: forward(*arrays)}, rounds),
+        fastest({"torch": torch_both, "jaxnn": lambda: both(our_cotangent, *arrays)}, rounds),
+    )
