@@ -22,7 +22,7 @@ import jaxnn as nn
 import jaxnn.functional as F
 from benchmarks import beside
 from benchmarks.conv_shapes import SHAPES, Conv
-from benchmarks.timing import fastest
+from benchmarks.timing import Times, fastest
 from jaxnn import _compat
 from jaxnn.functional import _convolution_forms as forms
 from jaxnn.functional import _convolution_primitive as primitive
@@ -44,7 +44,7 @@ def function(home: Any, conv: Conv) -> Callable[..., Any]:
     return getattr(home, f"conv{'_transpose' if conv.transposed else ''}{len(conv.kernel)}d")
 
 
-def beside_torch(conv: Conv, rounds: int, xla: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+def beside_torch(conv: Conv, rounds: int, xla: dict[str, Any]) -> tuple[dict[str, Times], dict[str, Times]]:
     """Forward, and forward with both gradients, of torch eager and of jaxnn."""
     import torch
 
@@ -123,16 +123,22 @@ def main(argv: list[str] | None = None) -> None:
                 cells += [min(known, key=row.__getitem__), chosen(conv, operation)]
                 print(f"| {operation} | {row['torch']:.0f} us | {' | '.join(cells)} |", flush=True)
         return
-    print("| convolution | torch forward, us | ratio | torch forward + backward, us | ratio |\n|---|---|---|---|---|")
-    ratios = []
+    titles = ["torch forward, us", "ratio", "of medians", "torch forward + backward, us", "ratio", "of medians"]
+    print(f"| convolution | {' | '.join(titles)} |\n|" + "---|" * 7)
+    rows = []
     for conv in shapes:
         pair = beside_torch(conv, arguments.rounds, xla)
-        ratios.append([times["jaxnn"] / times["torch"] for times in pair])
-        cells = " | ".join(f"{times['torch']:.0f} | {ratio:.2f}" for times, ratio in zip(pair, ratios[-1]))
-        print(f"| {conv.name} | {cells} |", flush=True)
-    for name, column in zip(("forward", "forward + backward"), zip(*ratios)):
-        over = sum(ratio > 1.5 for ratio in column)
-        print(f"\n{name}: median ratio {statistics.median(column):.2f}, worst {max(column):.2f}, {over} over 1.5")
+        rows.append([beside.ratios(times) for times in pair])
+        cells = [
+            f"{times['torch'].best:.0f} | {ratio.best:.2f} | {ratio.median:.2f}" for times, ratio in zip(pair, rows[-1])
+        ]
+        print(f"| {conv.name} | {' | '.join(cells)} |", flush=True)
+    for title, column in zip(("forward", "forward + backward"), zip(*rows)):
+        print(f"\n{title}:")
+        for kind in Times._fields:
+            ratios = [getattr(ratio, kind) for ratio in column]
+            over = sum(ratio > 1.5 for ratio in ratios)
+            print(f"  {kind}: middle {statistics.median(ratios):.2f}, worst {max(ratios):.2f}, {over} over 1.5")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 import jaxnn as nn
 import jaxnn.functional as F
 from benchmarks import beside
+from benchmarks.timing import Times
 
 # Function, shape of the input, arguments.
 POOLINGS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
@@ -38,8 +39,8 @@ POOLINGS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
 
 def row(
     name: str, shape: tuple[int, ...], arguments: dict[str, Any], rounds: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Microseconds of torch and of jaxnn, forward and with the gradient."""
+) -> tuple[dict[str, Times], dict[str, Times]]:
+    """The times of torch and of jaxnn, forward and with the gradient."""
     import torch
 
     image = np.random.default_rng(0).standard_normal(shape, np.float32)
@@ -55,10 +56,16 @@ def row(
 
 def main(argv: list[str] | None = None) -> None:
     arguments = beside.parse(beside.parser(__doc__, rounds=7), argv)
-    print("| pooling | function | shape | forward, us | ratio | with gradient, us | ratio |\n|" + "---|" * 7)
+    print(
+        "| pooling | function | shape | forward, us | ratio | of medians | with gradient, us | ratio | of medians |\n|"
+        + "---|" * 9
+    )
     for title, (name, shape, options) in POOLINGS.items():
         forward, both = row(name, shape, options, arguments.rounds)
-        cells = [f"{times['jaxnn']:.0f} | {times['jaxnn'] / times['torch']:.2f}" for times in (forward, both)]
+        cells = [
+            f"{times['jaxnn'].best:.0f} | " + " | ".join(f"{ratio:.2f}" for ratio in beside.ratios(times))
+            for times in (forward, both)
+        ]
         print(f"| {title} | {name} | {' x '.join(map(str, shape))} | {' | '.join(cells)} |", flush=True)
 
 

@@ -6,11 +6,19 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 SLICE = 0.03  # seconds that one contender gets in one round
+REST = 0.03  # seconds before it: PyTorch's threads spin for some milliseconds after its last call, on a core each
+
+
+class Times(NamedTuple):
+    """Microseconds of one call: the best of all, which nothing had come in the way of, and the median."""
+
+    best: float
+    median: float
 
 
 def medians(contenders: dict[str, Callable[[], Any]], calls: int, rounds: int = 25) -> dict[str, float]:
@@ -34,22 +42,25 @@ def medians(contenders: dict[str, Callable[[], Any]], calls: int, rounds: int = 
     return {name: statistics.median(values) for name, values in samples.items()}
 
 
-def fastest(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Microseconds of one call, the best of `rounds` slices taken in turn: noise only ever adds."""
-    calls = {}
-    for name, call in contenders.items():
+def in_slices(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Times]:
+    """Each call by itself, in `rounds` slices taken in turn."""
+    samples: dict[str, list[float]] = {name: [] for name in contenders}
+    for call in contenders.values():
         jax.block_until_ready(call())
-        start = time.perf_counter()
         jax.block_until_ready(call())
-        calls[name] = max(1, int(SLICE / max(time.perf_counter() - start, 1e-6)))
-    best = dict.fromkeys(contenders, float("inf"))
     for _ in range(rounds):
         for name, call in contenders.items():
-            start = time.perf_counter()
-            for _ in range(calls[name]):
+            time.sleep(REST)
+            end = time.perf_counter() + SLICE
+            while (start := time.perf_counter()) < end:
                 jax.block_until_ready(call())
-            best[name] = min(best[name], (time.perf_counter() - start) / calls[name] * 1e6)
-    return best
+                samples[name].append((time.perf_counter() - start) * 1e6)
+    return {name: Times(min(values), statistics.median(values)) for name, values in samples.items()}
+
+
+def fastest(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Microseconds of the best call of each of `in_slices`: noise only ever adds."""
+    return {name: times.best for name, times in in_slices(contenders, rounds).items()}
 
 
 def table(title: str, rows: dict[str, float], base: str) -> str:

@@ -5,8 +5,8 @@ cotangent with the turned kernel (a strided one: one such convolution for each p
 gradient the convolution of the images with the cotangents, channels taken for the batch and the batch for channels.
 `jaxnn._compat.has_onednn` says where all this is known to hold.
 
-Images and results are stored channels last, which oneDNN is fastest on: a chain of such layers, and what lies between
-them, stays in that order, since XLA chooses the order of elementwise operations by what reads them.
+Images and results are handed over channels last, which oneDNN is fastest on: a chain of such layers, and what lies
+between them, stays in that order, since XLA chooses the order of elementwise operations by what reads them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,18 @@ from jaxnn.functional._convolution_geometry import Geometry, turned_weight
 Shape = tuple[int, ...]
 
 
-def _config(geometry: Geometry, spatial: int) -> dict[str, Any]:
-    """XLA's ``BackendConfig`` of the call: which dimension is which, and the window."""
-    places = [str(axis) for axis in range(2, spatial + 2)]
-    image = {"dims": spatial + 2, "data": {"batch_dim": 0, "feature_dim": 1, "spatial_dims": places}}
-    kernel = {"output_feature_dim": 0, "input_feature_dim": 1, "spatial_dims": places}
+def _config(geometry: Geometry, image: Sequence[int], kernel: Sequence[int]) -> dict[str, Any]:
+    """XLA's ``BackendConfig`` of the call: which dimension is which, and the window.
+
+    `image` and `kernel`: the dimensions of (N, C, *spatial) and of (O, C, *kernel) in the order that the arrays have.
+    """
+    dims = len(image)
+
+    def sides(order: Sequence[int], outer: str, inner: str) -> dict[str, Any]:
+        rows, columns, *spatial = _inverse(order)
+        return {outer: rows, inner: columns, "spatial_dims": [str(place) for place in spatial]}
+
+    data = {"dims": dims, "data": sides(image, "batch_dim", "feature_dim")}
     before, after = zip(*geometry.padding)
     window = {
         "pad_left": before,
@@ -39,10 +46,10 @@ def _config(geometry: Geometry, spatial: int) -> dict[str, Any]:
         "window_dilations": geometry.dilation,
     }
     call = {
-        "dims": spatial + 2,
-        "input": image,
-        "kernel": {"dims": spatial + 2, "filter": kernel},
-        "output": image,
+        "dims": dims,
+        "input": data,
+        "kernel": {"dims": dims, "filter": sides(kernel, "output_feature_dim", "input_feature_dim")},
+        "output": data,
         "window": {name: [str(number) for number in numbers] for name, numbers in window.items()},
         "feature_groups": geometry.groups,
     }
@@ -64,9 +71,14 @@ def forward(
         return _compat.vary_alike(jnp.zeros(shape, input.dtype), input)[0]  # windows over padding alone
     geometry = geometry._replace(padding=padding)
     as_numbered = tuple(range(spatial + 2))
-    image = as_numbered if first else (0, *as_numbered[2:], 1)
-    layouts = {"input_layouts": [image, order or as_numbered], "output_layouts": image}
-    return _onednn.call("convolution", _config(geometry, spatial), input, weight, shape=shape, **layouts)
+    image, order = as_numbered if first else (0, *as_numbered[2:], 1), order or as_numbered
+    config, lying = _config(geometry, image, order), tuple(shape[axis] for axis in image)
+    made = _onednn.call("convolution", config, input.transpose(image), weight.transpose(order), shape=lying)
+    return made.transpose(_inverse(image))
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    return [order.index(axis) for axis in range(len(order))]
 
 
 def _within_reach(
@@ -157,9 +169,11 @@ def weight_gradient(
 ) -> jax.Array:
     """What the convolution passes back to a weight of `shape`.
 
-    In place of the batch stand the channels of a group, in place of the channels each group's batch; the cotangent is
-    the kernel, its taps a stride apart, and the result's places are the weight's taps, a dilation apart.
+    The cotangent is the kernel, its taps a stride apart, the batch stands in place of the channels, and the result's
+    places are the weight's taps, a dilation apart.
     """
+    if geometry.groups == 1 and output.ndim < 5 and shape[1] >= (128 if first else 16):
+        return _along_channels(input, output, geometry, shape, first)
     several = 4 if shape[1] <= 4 else 2
     if shape[1] <= 8 and geometry.groups % several == 0:
         return _of_several(input, output, geometry, shape, several, first)
@@ -180,19 +194,45 @@ def _of_several(
     return jnp.stack([weights[:, group, :, group] for group in range(several)], 1).reshape(shape)
 
 
-def _of_groups(input: jax.Array, output: jax.Array, geometry: Geometry, shape: Shape, first: bool) -> jax.Array:
-    batch, groups, channels = input.shape[0], geometry.groups, shape[1]
+def _over_places(input: jax.Array, output: jax.Array, geometry: Geometry, shape: Shape) -> Geometry:
+    """The options of the convolution of images with cotangents whose result is a weight of `shape`, of one group."""
     padding = [
         (before, (made - 1) * step + (taps - 1) * gap + 1 - size - before)
         for (before, _), made, step, taps, gap, size in zip(
             geometry.padding, output.shape[2:], geometry.stride, shape[2:], geometry.dilation, input.shape[2:]
         )
     ]
-    images = input.swapaxes(0, 1)
-    if groups > 1:
-        images = input.reshape(batch, groups, channels, *input.shape[2:])
-        images = jnp.moveaxis(images, 2, 0).swapaxes(1, 2).reshape(channels, groups * batch, *input.shape[2:])
-    options = Geometry(geometry.dilation, tuple(padding), geometry.stride, groups, geometry.precision)
-    places = range(2, output.ndim)
+    return Geometry(geometry.dilation, tuple(padding), geometry.stride, 1, geometry.precision)
+
+
+def _along_channels(input: jax.Array, output: jax.Array, geometry: Geometry, shape: Shape, first: bool) -> jax.Array:
+    """Of one group: the image's channels are one more of its places, which the kernel is 1 wide in.
+
+    oneDNN multiplies matrices of as many rows as the last dimension has places: channels here, and but a few taps where
+    they stand in place of the batch.
+    """
+    spatial = len(shape) - 2
+    options = _over_places(input, output, geometry, shape)
+    options = options._replace(
+        stride=(*options.stride, 1), padding=(*options.padding, (0, 0)), dilation=(*options.dilation, 1)
+    )
+    images = lax.expand_dims(jnp.moveaxis(input, 1, -1), (0,))
+    places = tuple(range(2, spatial + 2))
+    order = (*((1, 0, *places) if first else (1, *places, 0)), spatial + 2)  # the cotangent as it lies
+    lying = lax.expand_dims(output if first else jnp.moveaxis(output, 1, -1), (spatial + 2,))
+    kernel = lying.transpose(_inverse(order))
+    return jnp.moveaxis(forward(images, kernel, options, order)[0], -1, 1)
+
+
+def _of_groups(input: jax.Array, output: jax.Array, geometry: Geometry, shape: Shape, first: bool) -> jax.Array:
+    """In place of the batch stand the channels of a group, in place of the channels each group's batch."""
+    batch, groups, places = input.shape[0], geometry.groups, tuple(range(2, len(shape)))
+    lying = input if first else jnp.moveaxis(input, 1, -1)
+    channels = lying.ndim - 1 if not first else 1
+    by_group = lying.reshape(*lying.shape[:channels], groups, shape[1], *lying.shape[channels + 1 :])
+    turned = by_group.swapaxes(0, channels + 1)  # a group's channels and the batch
+    images = turned.reshape(shape[1], *lying.shape[1:channels], groups * batch, *lying.shape[channels + 1 :])
+    images = images if first else jnp.moveaxis(images, -1, 1)
+    options = _over_places(input, output, geometry, shape)._replace(groups=groups)
     order = (1, 0, *places) if first else (1, *places, 0)  # the cotangent as it lies
     return forward(images, output.swapaxes(0, 1), options, order, first).swapaxes(0, 1)

@@ -13,7 +13,7 @@ import jax
 from jaxnn import _compat
 
 
-def call(operation: str, config: dict[str, Any], *operands: jax.Array, shape: tuple[int, ...], **layouts: Any) -> Any:
+def call(operation: str, config: dict[str, Any], *operands: jax.Array, shape: tuple[int, ...]) -> Any:
     """The result, of `shape`. Float32 only: oneDNN ends the process at a dtype that the processor lacks.
 
     Args:
@@ -21,13 +21,11 @@ def call(operation: str, config: dict[str, Any], *operands: jax.Array, shape: tu
         config: the call's part of XLA's ``BackendConfig``.
         operands: the arrays.
         shape: the result's.
-        layouts: ``jax.ffi.ffi_call``'s ``input_layouts`` and ``output_layouts``, the outermost dimension first.
     """
     run = jax.ffi.ffi_call(
         f"__onednn${operation}",
         jax.ShapeDtypeStruct(shape, operands[0].dtype),
         custom_call_api_version=1,
         legacy_backend_config=json.dumps(config),
-        **layouts,
     )
     return _compat.vary_alike(run(*operands), operands[0])[0]

@@ -58,7 +58,11 @@ def test_any_geometry_forward_and_both_gradients(case):
             onednn.input_gradient(ct, w, geometry, x.shape, first),
             onednn.weight_gradient(x, ct, geometry, w.shape, first),
         )
-        for a, b in zip(ours, expected):
+        wanted = expected
+        if geometry.groups == 1 and len(kernel) < 5:
+            # of any number of channels, where a weight gradient takes many of them
+            ours, wanted = (*ours, onednn._along_channels(x, ct, geometry, w.shape, first)), (*expected, expected[-1])
+        for a, b in zip(ours, wanted):
             assert a.shape == b.shape
             assert float(jnp.abs(a - b).max()) <= 1e-5 * max(1.0, float(jnp.abs(b).max()))
 
@@ -100,9 +104,9 @@ def test_where_it_is_called_and_where_not():
 def test_a_convolution_by_itself_keeps_its_arrays_as_they_lie():
     """No change of order at its ends, forward or backward, where it is all that there is to the program."""
     assert not re.search(r"\b(copy|transpose)\(", _text(_convolve, X, W))
-    assert not re.search(r"f32\[8,16,12,12\]\{1,3,2,0\}", _text(_pullback, X, W, X))
+    assert not re.search(r"f32\[8,12,12,16\]", _text(_pullback, X, W, X))
     inside = _text(lambda x, w: _convolve(F.relu(x), w), X, W)
-    assert re.search(r"f32\[8,16,12,12\]\{1,3,2,0\} custom-call", inside), "between other layers: channels last"
+    assert re.search(r"f32\[8,12,12,16\]\{3,2,1,0\} custom-call", inside), "between other layers: channels last"
 
 
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices: the suite asks XLA for them before JAX starts")
