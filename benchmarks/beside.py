@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import Times, in_slices
+from jaxnn.core.compiling import keep_freed_memory
 
 
 def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
@@ -33,9 +34,7 @@ def parse(options: argparse.ArgumentParser, argv: list[str] | None) -> argparse.
 
     arguments = options.parse_args(argv)
     torch.set_num_threads(arguments.threads)
-    # The C library hands small blocks back to the system, and faults them in again, until a large one has come and gone:
-    # so for the rows at the top of a table, and for those below not, in either library.
-    np.empty(31 << 20, np.uint8)
+    keep_freed_memory()  # for the first rows of a table as for the last, and for both libraries
     return arguments
 
 

@@ -1,9 +1,10 @@
-"""How much of a training step XLA spends in matrix products: the bound that no lowering of ours can pass.
+"""How much of a training step XLA spends in matrix products and convolutions: the bound of the rest of the program.
 
     python -m benchmarks.bound [--only NAME] [--rounds 7]
 
-Every product of the compiled step is timed by itself, inside a loop in one program (so that nothing but the product
-is counted), on operands of its shapes; their sum stands beside the time of the step and beside PyTorch's.
+Every product and every convolution of oneDNN's in the compiled step is timed by itself, inside a loop in one program
+(so that nothing else is counted), on operands of its shapes, and counted as often as the step comes by, those in loops
+over time once for each turn; their sum stands beside the time of the step and beside PyTorch's.
 """
 
 from __future__ import annotations

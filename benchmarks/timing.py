@@ -22,7 +22,7 @@ class Times(NamedTuple):
 
 
 def medians(contenders: dict[str, Callable[[], Any]], calls: int, rounds: int = 25) -> dict[str, float]:
-    """Microseconds for one call of each contender: the median over `rounds` of the mean of `calls`."""
+    """Microseconds for one call of each contender, rested: the median over `rounds` of the mean of `calls`."""
     for call in contenders.values():
         jax.block_until_ready(call())
         jax.block_until_ready(call())
@@ -32,6 +32,7 @@ def medians(contenders: dict[str, Callable[[], Any]], calls: int, rounds: int = 
     try:
         for _ in range(rounds):
             for name, call in contenders.items():
+                time.sleep(REST)
                 start = time.perf_counter()
                 for _ in range(calls):
                     out = call()

@@ -70,19 +70,19 @@ def _recur_jvp(cell: Cell, reverse: bool, primals: tuple[Any, ...], tangents: tu
     run = recur(cell, reverse, *primals)
     before = tuple(_shift(first, stack, reverse) for first, stack in zip(states, run.states))
     apart = tuple(block.astype(before[0].dtype) for block in from_input[cell.gates - cell.apart :])
-    after, linear = jax.vmap(functools.partial(jax.linearize, cell.advance))((*run.gates, *apart), before)
+    after, slopes = cell.linearize((*run.gates, *apart), before)
     from_state = _product_tangents(before[0].astype(dtype), weights_tangents.hh, weights_tangents.bias)
     blocks = join(cell, _instantiate(input_tangents), from_state)
     projected = None if weights.hr is None else _product_tangents(after[0].astype(dtype), weights_tangents.hr)
-    given = (linear, jnp.concatenate(blocks[: cell.gates], axis=-1), blocks[cell.gates :], projected, runs)
+    given = (slopes, jnp.concatenate(blocks[: cell.gates], axis=-1), blocks[cell.gates :], projected, runs)
     # the products of the transposed loop read these by rows
     hh, hr = weights.hh.T, None if weights.hr is None else weights.hr.T
 
     def step(old: States, inputs: Any) -> tuple[States, tuple[States, Blocks]]:
-        linear, gates, apart, projected, runs = inputs
+        slopes, gates, apart, projected, runs = inputs
         gates = gates + times(old[0].astype(dtype), hh, across=1).astype(gates.dtype)
         gates = tuple(jnp.split(gates, cell.gates, axis=-1))
-        new = linear((*gates, *apart), old)
+        new = cell.tangent(slopes, (*gates, *apart), old)
         if hr is not None:
             new = (times(new[0].astype(dtype), hr, across=1) + projected).astype(new[0].dtype), *new[1:]
         new = _hold(runs, new, old)

@@ -97,9 +97,10 @@ def logistic(x: jax.Array) -> jax.Array:
 
 
 @jax.custom_jvp
-def _logistic_slope(y: jax.Array) -> jax.Array:
+def logistic_slope(y: jax.Array) -> jax.Array:
+    """The derivative of `logistic` where its value is `y`."""
     return y * (1 - y)
 
 
-logistic.defjvps(lambda dx, y, x: dx * _logistic_slope(y))
-_logistic_slope.defjvps(lambda dy, slope, y: dy * (1 - 2 * y))
+logistic.defjvps(lambda dx, y, x: dx * logistic_slope(y))
+logistic_slope.defjvps(lambda dy, slope, y: dy * (1 - 2 * y))

@@ -1,5 +1,6 @@
 """Recurrent cells and sequence functions against torch's functions of the same names."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn.functional import recurrent
+from jaxnn.functional._cells import CELLS
 
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3}
 
@@ -400,3 +402,19 @@ def test_strict_promotion():
             cast = jax.tree.map(lambda a, dtype=dtype: jnp.asarray(a, dtype), (x.reshape(18, 4)[:10], states, params))
             results = recurrent.lstm(*cast, True, 2, 0.5, True, False, batch_sizes=[3, 2, 2, 1, 1, 1])
             assert {result.dtype for result in results} == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize("mode", CELLS)
+def test_the_derivative_of_a_cell_is_that_of_its_step(mode):
+    cell = CELLS[mode]
+    keys = iter(jax.random.split(jax.random.key(0), 20))
+    with jax.enable_x64(True):
+
+        def arrays(count):
+            return tuple(jax.random.normal(next(keys), (3, 5), jnp.float64) for _ in range(count))
+
+        at = arrays(cell.gates + cell.apart), arrays(cell.states)
+        tangents = arrays(cell.gates + cell.apart), arrays(cell.states)
+        expected = jax.jvp(cell.advance, at, tangents)
+        after, slopes = cell.linearize(*at)
+        chex.assert_trees_all_close((after, cell.tangent(slopes, *tangents)), expected, rtol=1e-12)
