@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import json
 import re
 import time
 from typing import Any
@@ -23,50 +24,66 @@ from jax import lax
 import jaxnn as nn
 from benchmarks.models import LR, MOMENTUM, compare, step
 from benchmarks.networks import NETWORKS, batch_of
-from jaxnn.functional._dot import by_onednn
+from jaxnn.functional import _onednn
 
 Dims = tuple[int, ...]
+Work = tuple[str, tuple[Dims, ...], Any]  # "dot", "matmul" or "convolution"; the operands' shapes; what tells it apart
 _DOT = re.compile(r"= f32\[[\d,]*\]\S* dot\((%\S+), (%\S+)\), (.*)")
-_ONEDNN = re.compile(r"custom-call\((%\S+), (%\S+)\), custom_call_target=\"__onednn\$matmul\", (.*)")
+_ONEDNN = re.compile(
+    r"= f32\[([\d,]*)\]\S* custom-call\((%\S+), (%\S+)\), custom_call_target=\"__onednn\$(\w+)\", .*backend_config=(.*)"
+)
 _SHAPE = re.compile(r"(%\S+) = f32\[([\d,]*)\]")
+_LOOP = re.compile(r" while\(.*body=(%[\w.\-]+).*known_trip_count\":\{\"n\":\"(\d+)\"")
 
 
 def _numbers(text: str) -> Dims:
     return tuple(int(number) for number in text.split(",") if number)
 
 
-def products(name: str) -> collections.Counter[Any]:
-    """The products of one step and how often each is done: shapes, and dimension numbers or what oneDNN is to turn."""
+def _turns(computations: dict[str, str], name: str, turns: int = 1) -> dict[str, int]:
+    """How often each computation is run by one run of `name`, those that it calls included."""
+    counts: collections.Counter[str] = collections.Counter({name: turns})
+    loops = {body: int(count) for body, count in _LOOP.findall(computations[name])}
+    for called in set(re.findall(r"(?:calls|body|to_apply)=(%[\w.\-]+)", computations[name])):
+        counts.update(_turns(computations, called, turns * loops.get(called, 1)))
+    return counts
+
+
+def work(name: str) -> collections.Counter[Work]:
+    """The products and convolutions of one step, and how often each is done."""
     network = NETWORKS[name]
     nn.manual_seed(0)
     model = network.make(nn)
     optimizer = nn.optim.SGD(model, lr=LR, momentum=MOMENTUM)
     text = step.lower(model, optimizer, *map(jnp.asarray, batch_of(network))).compile().as_text()
-    found: collections.Counter[Any] = collections.Counter()
-    for computation in text.split("\n\n"):
-        shapes = {match[1]: _numbers(match[2]) for match in _SHAPE.finditer(computation)}
-        for match in _DOT.finditer(computation):
+    computations = {match[1]: match[0] for match in re.finditer(r"^(?:ENTRY )?(%[\w.\-]+) \(.*?^\}", text, re.M | re.S)}
+    entry = re.search(r"^ENTRY (%[\w.\-]+)", text, re.M)
+    assert entry is not None
+    found: collections.Counter[Work] = collections.Counter()
+    for computation, turns in _turns(computations, entry[1]).items():
+        shapes = {match[1]: _numbers(match[2]) for match in _SHAPE.finditer(computations[computation])}
+        for match in _DOT.finditer(computations[computation]):
             given = dict(re.findall(r"(\w+)=\{([\d,]*)\}", match[3]))
             left, right = (_numbers(given.get(f"{side}_contracting_dims", "")) for side in ("lhs", "rhs"))
             batch = tuple(_numbers(given.get(f"{side}_batch_dims", "")) for side in ("lhs", "rhs"))
-            found[shapes[match[1]], shapes[match[2]], ((left, right), batch)] += 1
-        for match in _ONEDNN.finditer(computation):
-            turned = tuple(bool(re.search(rf'"transpose_{side}":true', match[3])) for side in "ab")
-            found[shapes[match[1]], shapes[match[2]], turned] += 1
+            found["dot", (shapes[match[1]], shapes[match[2]]), ((left, right), batch)] += turns
+        for result, left, right, kind, config in _ONEDNN.findall(computations[computation]):
+            found[kind, (shapes[left], shapes[right]), (_numbers(result), json.dumps(json.loads(config)))] += turns
     return found
 
 
-def seconds(left: Dims, right: Dims, numbers: Any, rounds: int, loops: int = 10) -> float:
-    """One product by itself: the best of `rounds` programs of `loops` products each."""
+def seconds(item: Work, rounds: int, loops: int = 10) -> float:
+    """One product or convolution by itself: the best of `rounds` programs of `loops` of them each."""
+    kind, shapes, details = item
     rng = np.random.default_rng(0)
-    operands = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in (left, right)]
+    operands = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
 
     def body(_: Any, carry: Any) -> Any:
-        if isinstance(numbers[0], bool):
-            out = by_onednn(carry, operands[1], *numbers)
+        if kind == "dot":
+            out = lax.dot_general(carry, operands[1], details, precision="highest")
         else:
-            out = lax.dot_general(carry, operands[1], numbers, precision="highest")
-        return carry.at[(0,) * carry.ndim].add(out[(0,) * out.ndim] * 1e-9)  # each product needs the one before
+            out = _onednn.call(kind, json.loads(details[1]), carry, operands[1], shape=details[0])
+        return carry.at[(0,) * carry.ndim].add(out[(0,) * out.ndim] * 1e-9)  # each needs the one before
 
     run = jax.jit(lambda a: lax.fori_loop(0, loops, body, a), compiler_options=nn.compiler_options())
     jax.block_until_ready(run(operands[0]))
@@ -83,16 +100,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args(argv)
-    print("| training step | torch eager, ms | jaxnn, ms | in products alone, ms | step / products | step / torch |")
+    print("| training step | torch eager, ms | jaxnn, ms | bound, ms | step / bound | step / torch |")
     print("|---" * 6 + "|")
     for name in NETWORKS:
         if arguments.only.lower() not in name.lower():
             continue
         times = compare(name, arguments.rounds, False)
-        inside = 1e3 * sum(
-            count * seconds(left, right, numbers, arguments.rounds)
-            for (left, right, numbers), count in products(name).items()
-        )
+        inside = 1e3 * sum(count * seconds(item, arguments.rounds) for item, count in work(name).items())
         torch, ours = times["torch"] / 1e3, times["jaxnn"] / 1e3
         print(
             f"| {name} | {torch:.1f} | {ours:.1f} | {inside:.1f} | {ours / inside:.2f} | {ours / torch:.2f} |",

@@ -21,6 +21,7 @@ from benchmarks.networks import NETWORKS, batch_of
 from benchmarks.timing import medians
 
 LR, MOMENTUM = 0.01, 0.9
+STEPS = 5  # of one contender before it is the other's turn, as steps of a training follow each other
 
 
 @nn.jit
@@ -63,7 +64,7 @@ def compare(name: str, rounds: int, compiled: bool) -> dict[str, float]:
     if compiled:
         quick = torch.compile(theirs)
         contenders["torch.compile"] = lambda: torch_step(quick, torch_optimizer, *tensors)
-    return medians(contenders, 1, rounds)
+    return medians(contenders, STEPS, rounds)
 
 
 def main(argv: list[str] | None = None) -> None:
