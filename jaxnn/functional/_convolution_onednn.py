@@ -2,8 +2,8 @@
 
 XLA runs it under the name of a custom call, forward convolutions only. So an input gradient is the convolution of the
 cotangent with the turned kernel (a strided one: one such convolution for each place within a stride), and a weight
-gradient the convolution of the images with the cotangents, channels taken for the batch and the batch for channels.
-`jaxnn._compat.has_onednn` says where all this is known to hold.
+gradient the convolution of the images with the cotangents, the batch taken for channels and the channels for the batch
+or for one more dimension of the image. `jaxnn._compat.has_onednn` says where all this is known to hold.
 
 Images and results are handed over channels last, which oneDNN is fastest on: a chain of such layers, and what lies
 between them, stays in that order, since XLA chooses the order of elementwise operations by what reads them.
@@ -228,7 +228,7 @@ def _of_groups(input: jax.Array, output: jax.Array, geometry: Geometry, shape: S
     """In place of the batch stand the channels of a group, in place of the channels each group's batch."""
     batch, groups, places = input.shape[0], geometry.groups, tuple(range(2, len(shape)))
     lying = input if first else jnp.moveaxis(input, 1, -1)
-    channels = lying.ndim - 1 if not first else 1
+    channels = 1 if first else lying.ndim - 1
     by_group = lying.reshape(*lying.shape[:channels], groups, shape[1], *lying.shape[channels + 1 :])
     turned = by_group.swapaxes(0, channels + 1)  # a group's channels and the batch
     images = turned.reshape(shape[1], *lying.shape[1:channels], groups * batch, *lying.shape[channels + 1 :])
