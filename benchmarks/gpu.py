@@ -10,6 +10,7 @@ of the first step are printed beside the times. With --tiny the same command can
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -82,8 +83,6 @@ def data_of(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
 
 def our_step(workload: Workload, precision: str) -> Callable[[], Any]:
     """One step of jaxnn, which gives up the old weights' memory for the new."""
-    import importlib
-
     nn.manual_seed(0)
     model = workload.make(importlib.import_module(f"examples.models.{workload.file}"))
     optimizer = nn.optim.SGD(model, lr=LR, momentum=MOMENTUM)

@@ -24,31 +24,25 @@ class Cell(NamedTuple):
         gates: how many blocks of hidden_size the weights have.
         states: 1 (h) or 2 (h, c).
         apart: for how many of the gates, the last ones, the hidden side's product is not added to the input's.
-        advance: (blocks as `join` makes them, states) to the new states, element by element.
-        linearize: the same to the new states and the numbers that their derivative multiplies by, as few as there can
-            be: a loop over time is as fast as it reads them.
+        linearize: (blocks as `join` makes them, states) to the new states, element by element, and the numbers that
+            their derivative multiplies by, as few as there can be: a loop over time is as fast as it reads them.
         tangent: (those numbers, the blocks' tangents, the states') to the new states' tangents.
     """
 
     gates: int
     states: int
     apart: int
-    advance: Callable[[Blocks, States], States]
     linearize: Callable[[Blocks, States], tuple[States, Blocks]]
     tangent: Callable[[Blocks, Blocks, States], States]
 
-
-def _advance_tanh(blocks: Blocks, states: States) -> States:
-    return (tanh(*blocks),)
+    def advance(self, blocks: Blocks, states: States) -> States:
+        """The new states alone."""
+        return self.linearize(blocks, states)[0]
 
 
 def _linearize_tanh(blocks: Blocks, states: States) -> tuple[States, Blocks]:
     new = tanh(*blocks)
     return (new,), (1 - new * new,)
-
-
-def _advance_relu(blocks: Blocks, states: States) -> States:
-    return (jax.nn.relu(*blocks),)
 
 
 def _linearize_relu(blocks: Blocks, states: States) -> tuple[States, Blocks]:
@@ -58,12 +52,6 @@ def _linearize_relu(blocks: Blocks, states: States) -> tuple[States, Blocks]:
 
 def _tangent_simple(slopes: Blocks, blocks: Blocks, states: States) -> States:
     return (slopes[0] * blocks[0],)
-
-
-def _advance_lstm(blocks: Blocks, states: States) -> States:
-    i, f, g, o = blocks
-    c = logistic(f) * states[1] + logistic(i) * tanh(g)
-    return logistic(o) * tanh(c), c
 
 
 def _linearize_lstm(blocks: Blocks, states: States) -> tuple[States, Blocks]:
@@ -83,12 +71,6 @@ def _tangent_lstm(slopes: Blocks, blocks: Blocks, states: States) -> States:
     return h_of_o * o + h_of_c * c, c
 
 
-def _advance_gru(blocks: Blocks, states: States) -> States:
-    r, z, hidden_n, input_n = blocks
-    n = tanh(input_n + logistic(r) * hidden_n)
-    return (n + logistic(z) * (states[0] - n),)
-
-
 def _linearize_gru(blocks: Blocks, states: States) -> tuple[States, Blocks]:
     r, z = map(logistic, blocks[:2])
     n = tanh(blocks[3] + r * blocks[2])
@@ -102,10 +84,10 @@ def _tangent_gru(slopes: Blocks, blocks: Blocks, states: States) -> States:
 
 
 CELLS = {
-    "RNN_TANH": Cell(1, 1, 0, _advance_tanh, _linearize_tanh, _tangent_simple),
-    "RNN_RELU": Cell(1, 1, 0, _advance_relu, _linearize_relu, _tangent_simple),
-    "LSTM": Cell(4, 2, 0, _advance_lstm, _linearize_lstm, _tangent_lstm),
-    "GRU": Cell(3, 1, 1, _advance_gru, _linearize_gru, _tangent_gru),
+    "RNN_TANH": Cell(1, 1, 0, _linearize_tanh, _tangent_simple),
+    "RNN_RELU": Cell(1, 1, 0, _linearize_relu, _tangent_simple),
+    "LSTM": Cell(4, 2, 0, _linearize_lstm, _tangent_lstm),
+    "GRU": Cell(3, 1, 1, _linearize_gru, _tangent_gru),
 }
 
 
@@ -162,7 +144,7 @@ def gates_from_input(cell: Cell, x: jax.Array, weights: Weights) -> Blocks:
 
 
 def join(cell: Cell, from_input: Blocks, from_state: jax.Array) -> Blocks:
-    """Both sides' gates, in the computing dtype, as ``cell.advance`` takes them.
+    """Both sides' gates, in the computing dtype, as ``cell.linearize`` takes them.
 
     First the blocks that the hidden side is in, as many as there are gates; then the input's side of those kept apart.
     """

@@ -64,17 +64,25 @@ def forward(
     `order`: the weight's dimensions as they lie in memory, the outermost first. oneDNN puts every weight into an order
     of its own; images in another order than the two usual ones would take it hundreds of times as long.
     """
-    spatial = weight.ndim - 2
     shape = (input.shape[0], weight.shape[0], *geometry.output_size(input.shape[2:], weight.shape[2:]))
     input, padding = _within_reach(input, weight.shape[2:], geometry)
     if 0 in input.shape:
         return _compat.vary_alike(jnp.zeros(shape, input.dtype), input)[0]  # windows over padding alone
     geometry = geometry._replace(padding=padding)
-    as_numbered = tuple(range(spatial + 2))
-    image, order = as_numbered if first else (0, *as_numbered[2:], 1), order or as_numbered
+    image, order = _order(input.ndim, first), order or tuple(range(input.ndim))
     config, lying = _config(geometry, image, order), tuple(shape[axis] for axis in image)
     made = _onednn.call("convolution", config, input.transpose(image), weight.transpose(order), shape=lying)
     return made.transpose(_inverse(image))
+
+
+def _order(ndim: int, first: bool) -> Shape:
+    """The dimensions of an image (N, C, *spatial) as they lie in memory, the outermost first."""
+    return tuple(range(ndim)) if first else (0, *range(2, ndim), 1)
+
+
+def _kernel_order(ndim: int, first: bool) -> Shape:
+    """Those of an image that is taken for a kernel, (C, N, *spatial), so that it stays as it lies."""
+    return tuple((1, 0, *range(2, ndim))[axis] for axis in _order(ndim, first))
 
 
 def _inverse(order: Sequence[int]) -> list[int]:
@@ -211,28 +219,24 @@ def _along_channels(input: jax.Array, output: jax.Array, geometry: Geometry, sha
     oneDNN multiplies matrices of as many rows as the last dimension has places: channels here, and but a few taps where
     they stand in place of the batch.
     """
-    spatial = len(shape) - 2
     options = _over_places(input, output, geometry, shape)
     options = options._replace(
         stride=(*options.stride, 1), padding=(*options.padding, (0, 0)), dilation=(*options.dilation, 1)
     )
     images = lax.expand_dims(jnp.moveaxis(input, 1, -1), (0,))
-    places = tuple(range(2, spatial + 2))
-    order = (*((1, 0, *places) if first else (1, *places, 0)), spatial + 2)  # the cotangent as it lies
-    lying = lax.expand_dims(output if first else jnp.moveaxis(output, 1, -1), (spatial + 2,))
+    order = (*_kernel_order(output.ndim, first), output.ndim)
+    lying = lax.expand_dims(output.transpose(_order(output.ndim, first)), (output.ndim,))
     kernel = lying.transpose(_inverse(order))
     return jnp.moveaxis(forward(images, kernel, options, order)[0], -1, 1)
 
 
 def _of_groups(input: jax.Array, output: jax.Array, geometry: Geometry, shape: Shape, first: bool) -> jax.Array:
     """In place of the batch stand the channels of a group, in place of the channels each group's batch."""
-    batch, groups, places = input.shape[0], geometry.groups, tuple(range(2, len(shape)))
-    lying = input if first else jnp.moveaxis(input, 1, -1)
-    channels = 1 if first else lying.ndim - 1
+    batch, groups, order = input.shape[0], geometry.groups, _order(input.ndim, first)
+    lying, channels = input.transpose(order), order.index(1)
     by_group = lying.reshape(*lying.shape[:channels], groups, shape[1], *lying.shape[channels + 1 :])
     turned = by_group.swapaxes(0, channels + 1)  # a group's channels and the batch
     images = turned.reshape(shape[1], *lying.shape[1:channels], groups * batch, *lying.shape[channels + 1 :])
-    images = images if first else jnp.moveaxis(images, -1, 1)
+    images = images.transpose(_inverse(order))
     options = _over_places(input, output, geometry, shape)._replace(groups=groups)
-    order = (1, 0, *places) if first else (1, *places, 0)  # the cotangent as it lies
-    return forward(images, output.swapaxes(0, 1), options, order, first).swapaxes(0, 1)
+    return forward(images, output.swapaxes(0, 1), options, _kernel_order(output.ndim, first), first).swapaxes(0, 1)
