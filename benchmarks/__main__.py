@@ -1,6 +1,6 @@
 """All benchmarks in one process, one after the other, as Markdown.
 
-    python -m benchmarks [dispatch eager models convolution products pooling compiling init] [--out benchmarks.md] [--gpu]
+    python -m benchmarks [dispatch eager models scaling convolution lowerings ...] [--out benchmarks.md] [--gpu]
 
 Every figure is a ratio of medians (kernels: of the best calls too) that were taken in turn. With --out the tables are
 also written to a file, under a heading with the versions and the machine, and the ratios drawn beside it as .png. With
@@ -25,14 +25,18 @@ BENCHMARKS = {
     "dispatch": "What a call costs before any arithmetic",
     "eager": "Eager forward passes",
     "models": "Training steps of whole networks",
+    "scaling": "Training steps as depth and batch grow",
+    "lowerings": "Each lowering beside plain JAX",
     "convolution": "Forty convolutions",
     "products": "Matrix products",
     "pooling": "Poolings",
     "compiling": "Trace and compile time",
+    "memory": "Memory of training steps",
+    "hlo": "What XLA is given, beside hand-written JAX",
     "init": "Initialisation with torch's numbers",
     "gpu": "Training steps on the GPU",
 }
-ON_GPU = ("dispatch", "compiling", "gpu")
+ON_GPU = ("dispatch", "compiling", "hlo", "gpu")
 
 
 class _Tee(io.StringIO):
@@ -60,26 +64,36 @@ def _version(name: str) -> str:
         return "not installed"
 
 
+def _label(names: list[str], column: int) -> str:
+    """What a column of ratios is of: its own title, or the column's before it."""
+    own = names[column].replace(", ratio", "")
+    return own if own not in ("ratio", "of medians") else f"{names[column - 1]}: {own}"
+
+
 def draw(text: str, path: Path) -> None:
-    """The ratios to PyTorch of a section's table as bars: below 1 is faster than PyTorch."""
+    """The ratios of a section's first table as bars: below 1 is faster than what they are to."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    header = next((line for line in text.splitlines() if line.startswith("| ") and "ratio" in line), "")
-    columns = [i for i, cell in enumerate(header.strip("|").split("|")) if "ratio" in cell]
-    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ") and line != header]
-    rows = [row for row in rows if columns and all(re.fullmatch(r"\s*[\d.]+\s*", row[i]) for i in columns)]
+    tables = re.findall(r"(?:^\|.*\n)+", text + "\n", re.M)
+    names, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in next((table for table in tables if "ratio" in table), "").splitlines()
+        if line.startswith("| ")
+    ] or [[]]
+    number = re.compile(r"[\d.]+")
+    columns = [i for i, cell in enumerate(names) if "ratio" in cell and any(number.fullmatch(row[i]) for row in rows)]
+    rows = [row for row in rows if columns and all(number.fullmatch(row[i]) for i in columns)]
     if not rows:
         return
-    names = header.strip("|").split("|")
     figure, axis = plt.subplots(figsize=(8, 0.6 + 0.22 * len(rows) * len(columns)), layout="constrained")
     height = 0.8 / len(columns)
     for place, column in enumerate(columns):
         at = [i + place * height for i in range(len(rows))]
-        axis.barh(at, [float(row[column]) for row in rows], height, label=f"{names[column - 1].strip()}: ratio")
-    axis.set_yticks([i + 0.4 - height / 2 for i in range(len(rows))], [row[0].strip() for row in rows], fontsize=7)
+        axis.barh(at, [float(row[column]) for row in rows], height, label=_label(names, column))
+    axis.set_yticks([i + 0.4 - height / 2 for i in range(len(rows))], [row[0] for row in rows], fontsize=7)
     axis.invert_yaxis()
     axis.axvline(1, color="black", lw=0.8)
     axis.set(xlabel="time over the first contender's", xscale="log")

@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in NETWORKS:
         if arguments.only.lower() not in name.lower():
             continue
-        times = compare(name, arguments.rounds, False)
+        times = compare(name, arguments.rounds)
         inside = 1e3 * sum(count * seconds(item, arguments.rounds) for item, count in work(name).items())
         torch, ours = times["torch"] / 1e3, times["jaxnn"] / 1e3
         print(

@@ -1,18 +1,20 @@
 """Forward passes called eagerly, layer by layer and without any jit, beside PyTorch's.
 
-python -m benchmarks.eager [--rounds 25]
+    python -m benchmarks.eager [--rounds 15]
+
+Calls follow each other, each waited for, in slices taken in turn.
 """
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 import jaxnn as nn
-from benchmarks.timing import medians
+from benchmarks import beside
+from benchmarks.timing import Times, in_slices
 
 
 def mlp(nn: Any) -> Any:
@@ -35,8 +37,8 @@ def transformer(nn: Any) -> Any:
 NETWORKS = {"MLP": (mlp, (32, 64)), "CNN": (cnn, (8, 3, 32, 32)), "encoder layer": (transformer, (4, 32, 64))}
 
 
-def compare(name: str, rounds: int) -> dict[str, float]:
-    """Microseconds of a forward pass in training mode of each."""
+def compare(name: str, rounds: int) -> dict[str, Times]:
+    """The times of a forward pass in training mode of each."""
     import torch
 
     make, shape = NETWORKS[name]
@@ -52,20 +54,16 @@ def compare(name: str, rounds: int) -> dict[str, float]:
         with nn.no_grad():
             return ours(array)
 
-    return medians({"torch": torch_forward, "jaxnn": forward}, 10, rounds)
+    return in_slices({"torch": torch_forward, "jaxnn": forward}, rounds)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=25)
-    arguments = parser.parse_args(argv)
-    print("| eager forward | torch, us | jaxnn, us | ratio |\n|---|---|---|---|")
+    arguments = beside.parse(beside.parser(__doc__, rounds=15), argv)
+    print("| eager forward | torch, us | ratio | of medians |\n|---|---|---|---|")
     for name in NETWORKS:
         times = compare(name, arguments.rounds)
-        print(
-            f"| {name} | {times['torch']:.0f} | {times['jaxnn']:.0f} | {times['jaxnn'] / times['torch']:.2f} |",
-            flush=True,
-        )
+        best, median = beside.ratios(times)
+        print(f"| {name} | {times['torch'].best:.0f} | {best:.2f} | {median:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

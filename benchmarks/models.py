@@ -1,13 +1,15 @@
-"""One training step (forward, backward, SGD with momentum) of whole networks, beside PyTorch.
+"""One training step (forward, backward, SGD with momentum) of whole networks, beside PyTorch and hand-written JAX.
 
-    python -m benchmarks.models [--only NAME] [--rounds 15] [--compile] [--threads 2]
+    python -m benchmarks.models [--only NAME] [--rounds 15] [--compile] [--threads 2] [--without-hand]
 
-Both start from the same weights (one seed) and take the same steps; their losses are compared after the timing.
+All start from the same weights (one seed), and the losses of the first step are compared. Hand-written JAX
+(`benchmarks.by_hand`) takes seconds for a step with grouped convolutions: where it does, that one step is its figure.
 """
 
 from __future__ import annotations
 
 import statistics
+import time
 from typing import Any
 
 import jax
@@ -16,11 +18,12 @@ import numpy as np
 
 import jaxnn as nn
 import jaxnn.functional as F
-from benchmarks import beside
-from benchmarks.networks import NETWORKS, batch_of
+from benchmarks import beside, by_hand
+from benchmarks.networks import NETWORKS, Network, batch_of
 from benchmarks.timing import medians
 
 LR, MOMENTUM = 0.01, 0.9
+SLOW = 1.0  # seconds: a step that takes longer is timed once
 STEPS = 5  # of one contender before it is the other's turn, as steps of a training follow each other
 
 
@@ -43,7 +46,19 @@ def torch_step(model: Any, optimizer: Any, x: Any, y: Any) -> Any:
     return loss.detach()
 
 
-def compare(name: str, rounds: int, compiled: bool) -> dict[str, float]:
+class HandWritten:
+    """The step of plain JAX, with what it trains."""
+
+    def __init__(self, network: Network, state: by_hand.Arrays) -> None:
+        self.compiled = jax.jit(by_hand.train(network.make(by_hand), LR, MOMENTUM))
+        self.trained = by_hand.start(state)
+
+    def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        *self.trained, loss = self.compiled(*self.trained, x, y)
+        return loss
+
+
+def compare(name: str, rounds: int, compiled: bool = False, hand: bool = False) -> dict[str, float]:
     """Microseconds of a step of each."""
     import torch
 
@@ -53,6 +68,7 @@ def compare(name: str, rounds: int, compiled: bool) -> dict[str, float]:
     ours, theirs = network.make(nn), network.make(torch.nn)
     x, y = batch_of(network)
     arrays, tensors = (jnp.asarray(x), jnp.asarray(y)), (torch.tensor(x), torch.tensor(y))
+    written = HandWritten(network, ours.state_dict()) if hand else None
     optimizer = nn.optim.SGD(ours, lr=LR, momentum=MOMENTUM)
     torch_optimizer = torch.optim.SGD(theirs.parameters(), lr=LR, momentum=MOMENTUM)
     first = float(step(ours, optimizer, *arrays)), float(torch_step(theirs, torch_optimizer, *tensors))
@@ -64,22 +80,32 @@ def compare(name: str, rounds: int, compiled: bool) -> dict[str, float]:
     if compiled:
         quick = torch.compile(theirs)
         contenders["torch.compile"] = lambda: torch_step(quick, torch_optimizer, *tensors)
-    return medians(contenders, STEPS, rounds)
+    if written is None:
+        return medians(contenders, STEPS, rounds)
+    np.testing.assert_allclose(float(written(*arrays)), first[0], rtol=1e-4)
+    began = time.perf_counter()
+    float(written(*arrays))
+    once = time.perf_counter() - began
+    if once > SLOW:
+        return medians(contenders, STEPS, rounds) | {"hand-written JAX": once * 1e6}
+    return medians(contenders | {"hand-written JAX": lambda: written(*arrays)}, STEPS, rounds)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = beside.parser(__doc__, rounds=15)
     parser.add_argument("--only", default="")
     parser.add_argument("--compile", action="store_true", help="torch.compile beside it")
+    parser.add_argument("--without-hand", action="store_true", help="leave hand-written JAX out")
     arguments = beside.parse(parser, argv)
-    others = ["jaxnn", *(["torch.compile"] if arguments.compile else [])]
+    hand = not arguments.without_hand
+    others = ["jaxnn"] + ["torch.compile"] * arguments.compile + ["hand-written JAX"] * hand
     print(f"| training step | torch eager, ms | {', ratio | '.join(others)}, ratio |")
     print("|---" * (2 + len(others)) + "|")
     ratios = []
     for name in NETWORKS:
         if arguments.only.lower() not in name.lower():
             continue
-        times = compare(name, arguments.rounds, arguments.compile)
+        times = compare(name, arguments.rounds, arguments.compile, hand)
         ratios.append(times["jaxnn"] / times["torch"])
         cells = " | ".join(f"{times[other] / times['torch']:.2f}" for other in others)
         print(f"| {name} | {times['torch'] / 1000:.1f} | {cells} |", flush=True)

@@ -14,6 +14,7 @@ from jax import lax
 
 import jaxnn as nn
 import jaxnn.functional as F
+from benchmarks import hlo
 from jaxnn.functional import _convolution_forms as forms
 
 ROOT = Path(__file__).parent.parent
@@ -89,6 +90,14 @@ def test_an_mlp_compiles_to_exactly_the_hand_written_program():
     expected = _instructions(jax.jit(by_hand).lower(params, x))
     for wrap in (jax.jit, nn.jit):
         assert _instructions(wrap(lambda m, x: m(x)).lower(model, x)) == expected
+
+
+@pytest.mark.parametrize("name", ["ResNeXt blocks", "ConvNeXt-like", "ViT-tiny", "GPT-mini", "LSTM, 2 layers"])
+def test_a_step_on_a_gpu_has_the_products_and_convolutions_of_the_hand_written_one(name):
+    ours, by_hand = hlo.compare(name)
+    assert sum(by_hand[kind] for kind in ("dot", "convolution")) > 10
+    for kind in ("dot", "convolution", "while", "custom-call"):
+        assert ours[kind] == by_hand[kind], kind
 
 
 OPTIMIZERS = {"SGD": dict(lr=0.05, momentum=0.9), "Adam": dict(lr=2e-3)}

@@ -17,7 +17,8 @@ class SDPBackend(enum.IntEnum):
     """The implementations of scaled dot product attention, under torch's names.
 
     MATH computes all scores at once with XLA. Every other name stands for the blockwise implementation, which
-    never holds the scores of more than one block of queries and recomputes them in the backward pass.
+    never holds the scores of more than one block of queries and recomputes them in the backward pass. Where nothing
+    is said, the CPU takes that one from 1,024 queries on, and MATH stands for everything else.
 
     Follows ``torch.nn.attention.SDPBackend``.
     """
@@ -62,15 +63,15 @@ def sdpa_kernel(backends: list[SDPBackend] | SDPBackend, set_priority: bool = Fa
         yield {}
 
 
-def choose_backend() -> SDPBackend:
-    """The first implementation that ``sdpa_kernel`` allows now; MATH where nothing is said.
+def choose_backend(default: SDPBackend = SDPBackend.MATH) -> SDPBackend:
+    """The first implementation that ``sdpa_kernel`` allows now; `default` where nothing is said.
 
     Raises:
         RuntimeError: none is allowed.
     """
     allowed = _allowed.value
     if allowed is None:
-        return SDPBackend.MATH
+        return default
     usable = [SDPBackend(backend) for backend in allowed if backend != SDPBackend.ERROR]
     if not usable:
         raise RuntimeError("scaled_dot_product_attention: sdpa_kernel: expected at least one backend, got none")

@@ -7,6 +7,9 @@ the channels last it needs none. The barriers keep XLA from writing it back; the
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +17,22 @@ from jax import lax
 
 from jaxnn import _compat
 
+_convolving: weakref.WeakSet[Any] = weakref.WeakSet()  # the traces that a convolution was recorded into
+
+
+def note_convolution() -> None:
+    """Remember that there is a convolution in what is being traced, so that images lie channels last in it."""
+    if _compat.under_jit():
+        _convolving.add(_compat.current_trace())
+
 
 def is_worth_it(x: jax.Array) -> bool:
-    """Whether `x`, (N, C, *spatial), is likely to lie channels last."""
-    return x.ndim > 2 and x.dtype == np.float32 and _compat.runs_onednn()
+    """Whether `x`, (N, C, *spatial), is likely to lie channels last: where a convolution came before it.
+
+    An image that is given channels second to a program would take five times as long.
+    """
+    likely = x.ndim > 2 and x.dtype == np.float32 and _compat.runs_onednn()
+    return likely and any(trace in _convolving for trace in _compat.enclosing_traces())
 
 
 def channels_last(x: jax.Array) -> jax.Array:

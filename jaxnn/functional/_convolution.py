@@ -147,6 +147,7 @@ def convolve_transposed(
     """
     pads = tuple((before, after) for before, after in padding)
     geometry = Geometry(stride, pads, dilation, groups, modes.matmul_precision())
+    _channels_last.note_convolution()
 
     def run(operand: jax.Array) -> jax.Array:
         shape = (operand.shape[0], groups * weight.shape[1], *size)
@@ -212,6 +213,7 @@ def _convolve(
     if plain and has_forms(input, weight, groups):
         pads = tuple((before, after) for before, after in padding)
         geometry = Geometry(stride, pads, dilation, groups, modes.matmul_precision())
+        _channels_last.note_convolution()
         return _convolution_primitive.convolve(input, weight, geometry)
     # bfloat16 and float16 stay what they are: XLA's convolutions sum them in float32 and round once on every
     # platform. Asking for a float32 result instead would make the backward convolutions float32, off tensor cores.

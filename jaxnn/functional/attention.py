@@ -28,6 +28,9 @@ _NAME = "scaled_dot_product_attention"
 
 # Rows of queries that the blockwise implementation holds the scores of at one time.
 _QUERY_BLOCK = 256
+# From so many queries on it is what the CPU takes: in linear memory, and up to three times as fast
+# (``python -m benchmarks.lowerings --only attention``, ``python -m benchmarks.memory --only attention``).
+_LONG = 1024
 
 
 class Scoring(NamedTuple):
@@ -212,7 +215,9 @@ def attend(query: Any, key: Any, value: Any, scoring: Scoring) -> Any:
         value: (..., H or a divisor, S, Ev).
         scoring: the masks, scale and dropout.
     """
-    if choose_backend() == SDPBackend.MATH or query.shape[-2] <= _QUERY_BLOCK:
+    long = query.shape[-2] >= _LONG and jax.default_backend() == "cpu"
+    backend = choose_backend(SDPBackend.EFFICIENT_ATTENTION if long else SDPBackend.MATH)
+    if backend == SDPBackend.MATH or query.shape[-2] <= _QUERY_BLOCK:
         return attend_at_once(query, key, value, scoring)[0]
     return _attend_by_query_blocks(query, key, value, scoring)
 

@@ -154,6 +154,18 @@ def test_blockwise_gives_the_same(options):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere all scores are computed at once")
+def test_long_sequences_take_linear_memory_on_the_cpu():
+    def peak(length):
+        x = jax.ShapeDtypeStruct((1, 2, length, 16), jnp.float32)
+        gradients = jax.grad(lambda *qkv: (F.scaled_dot_product_attention(*qkv, is_causal=True) ** 2).sum(), (0, 1, 2))
+        return jax.jit(gradients).lower(x, x, x).compile().memory_analysis().temp_size_in_bytes
+
+    assert peak(4096) < 6 * peak(1024)  # 16 times as many scores
+    with sdpa_kernel(SDPBackend.MATH):
+        assert peak(4096) > 10 * peak(1024)
+
+
 def test_no_backend_raises():
     with sdpa_kernel([]), pytest.raises(RuntimeError, match="at least one"):
         F.scaled_dot_product_attention(Q, K, V)

@@ -118,6 +118,21 @@ def test_a_program_split_over_devices_splits_its_convolutions():
     np.testing.assert_allclose(jax.jit(_convolve)(split, W), _convolve(X, W), rtol=1e-4, atol=1e-4)
 
 
+def test_a_batch_norm_without_a_convolution_before_it_takes_images_as_they_lie():
+    def norm(x):
+        return F.batch_norm(x, None, None, training=True)
+
+    def turns(function, *operands):
+        return str(jax.make_jaxpr(function)(*operands)).count(" transpose[")
+
+    x, weight = jnp.ones((2, 3, 8, 8)), jnp.ones((3, 3, 3, 3))
+    assert turns(norm, x) == turns(jax.grad(lambda x: norm(x).sum()), x) == 0
+    assert turns(lambda x, w: norm(F.conv2d(x, w)), x, weight) == 2
+    assert turns(norm, x) == 0  # what one program holds is nothing to another
+    nested = jax.jit(jax.grad(lambda x, w: jax.vmap(norm)(F.conv2d(x, w)[None]).sum()))
+    assert turns(nested, x, weight) >= 2
+
+
 def test_images_stay_channels_last_between_convolutions_and_batch_norms():
     class Net(nn.Module):
         def __init__(self):
