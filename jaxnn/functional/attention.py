@@ -300,8 +300,31 @@ def _softmax_jvp(zero_empty_rows: bool, primals: tuple[Any], tangents: tuple[Any
 
 
 def _attend_by_query_blocks(query: Any, key: Any, value: Any, scoring: Scoring) -> Any:
-    """As ``attend_at_once`` one block of queries after another; the backward pass recomputes each block's scores."""
-    length = query.shape[-2]
+    """As ``attend_at_once`` one block of queries after another; the backward pass recomputes each block's scores.
+
+    Under a causal mask the keys end, for each quarter of the queries, where its last one sees no further.
+    """
+    length, keys, causal = query.shape[-2], key.shape[-2], scoring.causal
+    blocks = -(-length // _QUERY_BLOCK)
+    groups = max(min(blocks // 2, 4), 1) if isinstance(causal, int) else 1
+    ends = [min(blocks * group // groups * _QUERY_BLOCK, length) for group in range(1, groups + 1)]
+    parts = []
+    for start, end in zip([0, *ends], ends):
+        seen = min(max(end + causal, 1), keys) if isinstance(causal, int) else keys
+        masks = tuple(_cut(_cut(mask, -2, start, end), -1, 0, seen) for mask in scoring.masks)
+        rows, near, values = _cut(query, -2, start, end), _cut(key, -2, 0, seen), _cut(value, -2, 0, seen)
+        parts.append(_attend_block_by_block(rows, near, values, scoring._replace(masks=masks), start))
+    return jnp.concatenate(parts, axis=-2)
+
+
+def _cut(array: Any, axis: int, start: int, end: int) -> Any:
+    """From `start` to `end` of an axis that is not one to broadcast."""
+    return array if array.shape[axis] == 1 else lax.slice_in_dim(array, start, end, axis=axis)
+
+
+def _attend_block_by_block(query: Any, key: Any, value: Any, scoring: Scoring, first_row: int) -> Any:
+    """Of queries from `first_row` on, a multiple of a block."""
+    length, first = query.shape[-2], first_row // _QUERY_BLOCK
     blocks = -(-length // _QUERY_BLOCK)
 
     def split(array: Any) -> Any:
@@ -321,7 +344,7 @@ def _attend_by_query_blocks(query: Any, key: Any, value: Any, scoring: Scoring) 
         part = scoring._replace(masks=shared + masks, dropout_key=drop_key)
         return attend_at_once(rows, key, value, part, index * _QUERY_BLOCK)[0]
 
-    steps = (jnp.arange(blocks, dtype=jnp.int32), split(query), by_row)
+    steps = (first + jnp.arange(blocks, dtype=jnp.int32), split(query), by_row)
     output = jnp.moveaxis(lax.map(lambda step: one_block(*step), steps), 0, query.ndim - 2)
     output = output.reshape(*query.shape[:-2], blocks * _QUERY_BLOCK, value.shape[-1])
     return lax.slice_in_dim(output, 0, length, axis=query.ndim - 2)
