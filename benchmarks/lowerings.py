@@ -11,7 +11,6 @@ many products jaxnn leaves to oneDNN, forward and with gradients, where there ar
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -25,6 +24,7 @@ from jax import lax
 
 import jaxnn as nn
 import jaxnn.functional as F
+from benchmarks import by_hand
 from benchmarks.conv_shapes import SHAPES, Conv
 from benchmarks.convolution import chosen, function, operands, options
 from benchmarks.timing import fastest
@@ -108,55 +108,23 @@ def pool(kind: str, kernel: int, stride: int, shape: Shape) -> Lowering:
 TIME, BATCH, FEATURES, HIDDEN = 64, 16, 64, 128
 
 
-def lstm_layer(x: jax.Array, ih: jax.Array, hh: jax.Array, b_ih: jax.Array, b_hh: jax.Array) -> jax.Array:
-    def step(states: tuple[jax.Array, jax.Array], from_input: jax.Array) -> Any:
-        h, c = states
-        i, f, g, o = jnp.split(from_input + h @ hh.T, 4, axis=-1)
-        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h = jax.nn.sigmoid(o) * jnp.tanh(c)
-        return (h, c), h
-
-    start = jnp.zeros((BATCH, HIDDEN))
-    return lax.scan(step, (start, start), x @ ih.T + b_ih + b_hh)[1]
-
-
-def gru_layer(x: jax.Array, ih: jax.Array, hh: jax.Array, b_ih: jax.Array, b_hh: jax.Array) -> jax.Array:
-    def step(h: jax.Array, from_input: jax.Array) -> Any:
-        r, z, n = jnp.split(from_input, 3, axis=-1)
-        of_r, of_z, of_n = jnp.split(h @ hh.T + b_hh, 3, axis=-1)
-        z = jax.nn.sigmoid(z + of_z)
-        h = (1 - z) * jnp.tanh(n + jax.nn.sigmoid(r + of_r) * of_n) + z * h
-        return h, h
-
-    return lax.scan(step, jnp.zeros((BATCH, HIDDEN)), x @ ih.T + b_ih)[1]
-
-
-def recurrent_network(kind: str, gates: int, layer: Function, layers: int = 2) -> Lowering:
+def recurrent_network(kind: str, gates: int, layers: int = 2) -> Lowering:
     rows, sizes = gates * HIDDEN, [FEATURES, *[HIDDEN] * (layers - 1)]
     shapes = [shape for size in sizes for shape in ((rows, size), (rows, HIDDEN), (rows,), (rows,))]
 
     def ours(x: jax.Array, *params: jax.Array) -> jax.Array:
         start = jnp.zeros((layers, BATCH, HIDDEN))
-        hx = (start, start) if kind == "lstm" else start
-        return getattr(recurrent, kind)(x, hx, params, True, layers, 0.0, True, False)[0]
+        hx = (start, start) if kind == "LSTM" else start
+        return getattr(recurrent, kind.lower())(x, hx, params, True, layers, 0.0, True, False, batch_first=True)[0]
 
     def plain(x: jax.Array, *params: jax.Array) -> jax.Array:
-        for first in range(0, 4 * layers, 4):
-            x = layer(x, *params[first : first + 4])
-        return x
+        network = getattr(by_hand, kind)(FEATURES, HIDDEN, layers, batch_first=True)
+        for name, array in zip(network.tensors, params):
+            setattr(network, name, array)
+        return network(x)[0]
 
-    name, form = f"{kind.upper()}, {layers} layers", "a loop with its own derivative"
-    return Lowering(name, form, [(TIME, BATCH, FEATURES), *shapes], ours, plain)
-
-
-def plain_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    seen = jnp.tril(jnp.ones(scores.shape[-2:], bool))
-    return jax.nn.softmax(jnp.where(seen, scores, -jnp.inf)) @ value
-
-
-def plain_cross_entropy(scores: jax.Array, target: jax.Array) -> jax.Array:
-    return -jnp.take_along_axis(jax.nn.log_softmax(scores), target[:, None], 1).mean()
+    form = "a loop with its own derivative"
+    return Lowering(f"{kind}, {layers} layers", form, [(BATCH, TIME, FEATURES), *shapes], ours, plain)
 
 
 def plain_norm(x: jax.Array, weight: jax.Array, bias: jax.Array, axes: Any = -1) -> jax.Array:
@@ -195,24 +163,26 @@ ROWS = (
     pool("max", 13, 1, (4, 128, 20, 20)),
     pool("max", 3, 2, (2, 64, 8, 28, 28)),
     pool("avg", 3, 1, (8, 192, 28, 28)),
-    recurrent_network("lstm", 4, lstm_layer),
-    recurrent_network("gru", 3, gru_layer),
+    recurrent_network("LSTM", 4),
+    recurrent_network("GRU", 3),
     Lowering(
         "attention, 2048 causal",
         "blocks of queries",
         [(1, 4, 2048, 32)] * 3,
         partial(F.scaled_dot_product_attention, is_causal=True),
-        plain_attention,
+        partial(by_hand.scaled_dot_product_attention, is_causal=True),
     ),
     Lowering(
         "linear_cross_entropy",
         "gradient by a mask",
         [(1024, 256), (8000, 256)],
         F.linear_cross_entropy,
-        lambda x, w, target: plain_cross_entropy(x @ w.T, target),
+        lambda x, w, target: by_hand.cross_entropy(x @ w.T, target),
         (1024, 8000),
     ),
-    Lowering("cross_entropy", "gradient by a mask", [(1024, 8000)], F.cross_entropy, plain_cross_entropy, (1024, 8000)),
+    Lowering(
+        "cross_entropy", "gradient by a mask", [(1024, 8000)], F.cross_entropy, by_hand.cross_entropy, (1024, 8000)
+    ),
     Lowering("batch_norm", "corrected moments", [(16, 64, 32, 32), (64,), (64,)], our_batch_norm, plain_batch_norm),
     Lowering(
         "conv2d and batch_norm, three times",
