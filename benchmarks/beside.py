@@ -38,6 +38,28 @@ def parse(options: argparse.ArgumentParser, argv: list[str] | None) -> argparse.
     return arguments
 
 
+def with_gradients(run: Callable[..., Any], count: int | None = None) -> Callable[..., Any]:
+    """The value and what it passes back to the first `count` operands (all), as a function of a cotangent and them."""
+
+    def both(cotangent: jax.Array, *arrays: jax.Array) -> Any:
+        moving = len(arrays) if count is None else count
+        y, pullback = jax.vjp(lambda *operands: run(*operands, *arrays[moving:]), *arrays[:moving])
+        return y, pullback(cotangent)
+
+    return both
+
+
+def going_on(step: Callable[..., tuple[Any, Any]], state: Any, *batch: Any) -> Callable[[], Any]:
+    """``step(state, *batch)``, which gives the state after it and a loss, as a call that goes on from the last one's."""
+
+    def call() -> Any:
+        nonlocal state
+        state, loss = step(state, *batch)
+        return loss
+
+    return call
+
+
 def forward_and_gradients(
     ours: Callable[..., Any],
     theirs: Callable[..., Any],
@@ -58,10 +80,7 @@ def forward_and_gradients(
     cotangent = np.random.default_rng(1).standard_normal(forward(*arrays).shape, np.float32)
     our_cotangent, their_cotangent = jnp.asarray(cotangent), torch.tensor(cotangent)
 
-    @jit
-    def both(cotangent: jax.Array, *arrays: jax.Array) -> Any:
-        y, pullback = jax.vjp(ours, *arrays)
-        return y, pullback(cotangent)
+    both = jit(with_gradients(ours))
 
     def torch_forward() -> None:
         with torch.no_grad():

@@ -111,7 +111,7 @@ class Conv2d(Module):
         stride: int = 1,
         padding: int = 0,
         groups: int = 1,
-        bias: Any = True,
+        bias: bool = True,
     ) -> None:
         self.options: dict[str, Any] = dict(
             window_strides=(stride, stride), padding=[(padding, padding)] * 2, feature_group_count=groups
@@ -263,9 +263,11 @@ def cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def train(network: Module, rate: float, momentum: float) -> Callable[..., Any]:
-    """A training step with SGD: (arrays, velocities, x, y) to the same and the loss; to be compiled."""
+    """A training step with SGD: ((arrays, velocities), x, y) to those two afterwards and the loss; to be compiled."""
 
-    def step(arrays: Arrays, velocities: Arrays, x: jax.Array, y: jax.Array) -> tuple[Arrays, Arrays, jax.Array]:
+    def step(trained: tuple[Arrays, Arrays], x: jax.Array, y: jax.Array) -> tuple[tuple[Arrays, Arrays], jax.Array]:
+        arrays, velocities = trained
+
         def loss(weights: Arrays) -> tuple[jax.Array, Arrays]:
             output, moved = run(network, arrays | weights, x)
             return cross_entropy(output, y), moved
@@ -273,12 +275,12 @@ def train(network: Module, rate: float, momentum: float) -> Callable[..., Any]:
         weights = {name: arrays[name] for name in velocities}
         (value, moved), gradients = jax.value_and_grad(loss, has_aux=True)(weights)
         velocities = {name: momentum * velocities[name] + gradients[name] for name in weights}
-        return moved | {name: weights[name] - rate * velocities[name] for name in weights}, velocities, value
+        return (moved | {name: weights[name] - rate * velocities[name] for name in weights}, velocities), value
 
     return step
 
 
 def start(state: Arrays) -> tuple[Arrays, Arrays]:
-    """The first arguments of a step, from a state_dict."""
+    """What the first step trains, from a state_dict."""
     arrays = {name: jnp.asarray(value) for name, value in state.items()}
     return arrays, {name: jnp.zeros_like(value) for name, value in arrays.items() if not is_buffer(name)}

@@ -18,27 +18,30 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnn as nn
-import jaxnn.functional as F
 from benchmarks.timing import medians
 
 WIDTH, HEADS, TIME = 64, 4, 32
 
 
-class Block(nn.Module):
-    """A pre-norm transformer block."""
+def block_over(nn: Any) -> Any:
+    """A pre-norm transformer block over `torch.nn` or jaxnn."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.ln_1, self.ln_2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.c_attn, self.c_proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.fc, self.proj = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ln_1, self.ln_2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+            self.c_attn, self.c_proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+            self.fc, self.proj = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
 
-    def forward(self, x: jax.Array) -> jax.Array:
-        x = x + self.c_proj(_attend(self.c_attn(self.ln_1(x)), F.scaled_dot_product_attention))
-        return x + self.proj(F.gelu(self.fc(self.ln_2(x))))
+        def forward(self, x: Any) -> Any:
+            attention = nn.functional.scaled_dot_product_attention
+            x = x + self.c_proj(_attend(self.c_attn(self.ln_1(x)), attention))
+            return x + self.proj(nn.functional.gelu(self.fc(self.ln_2(x))))
+
+    return Block
 
 
-def _attend(qkv: jax.Array, attention: Callable[..., jax.Array]) -> jax.Array:
+def _attend(qkv: Any, attention: Callable[..., Any]) -> Any:
     heads = qkv.reshape(*qkv.shape[:2], 3, HEADS, WIDTH // HEADS).swapaxes(1, 3)
     mixed = attention(heads[:, :, 0], heads[:, :, 1], heads[:, :, 2], is_causal=True)
     return mixed.swapaxes(1, 2).reshape(*qkv.shape[:2], WIDTH)
@@ -49,7 +52,8 @@ class Transformer(nn.Module):
 
     def __init__(self, depth: int, scanned: bool) -> None:
         super().__init__()
-        self.blocks, self.scanned = nn.ModuleList(Block() for _ in range(depth)), scanned
+        block = block_over(nn)
+        self.blocks, self.scanned = nn.ModuleList(block() for _ in range(depth)), scanned
 
     def forward(self, x: jax.Array) -> jax.Array:
         if self.scanned:

@@ -58,14 +58,14 @@ def compare(name: str) -> tuple[Counts, Counts]:
     network = NETWORKS[name]
     model, x, y = network.make(nn), *map(jnp.asarray, batch_of(network))
     optimizer = nn.optim.SGD(model, lr=LR, momentum=MOMENTUM)
-    arrays, velocities = by_hand.start(model.state_dict())
+    trained = by_hand.start(model.state_dict())
     written = by_hand.train(network.make(by_hand), LR, MOMENTUM)
 
     def ours(model: Any, optimizer: Any, x: Any, y: Any) -> Any:
         loss = step(model, optimizer, x, y)
         return model, optimizer, loss
 
-    return counts(ours, (model, optimizer, x, y)), counts(written, (arrays, velocities, x, y))
+    return counts(ours, (model, optimizer, x, y)), counts(written, (trained, x, y))
 
 
 def difference(ours: Counts, theirs: Counts) -> str:

@@ -11,7 +11,6 @@ many products jaxnn leaves to oneDNN, forward and with gradients, where there ar
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,10 +23,10 @@ from jax import lax
 
 import jaxnn as nn
 import jaxnn.functional as F
-from benchmarks import by_hand
+from benchmarks import beside, by_hand
 from benchmarks.conv_shapes import SHAPES, Conv
 from benchmarks.convolution import chosen, function, operands, options
-from benchmarks.timing import fastest
+from benchmarks.timing import fastest, lengthy
 from jaxnn.core.compiling import keep_freed_memory
 from jaxnn.functional import _dot, recurrent
 
@@ -212,24 +211,9 @@ def arrays_of(row: Lowering) -> list[jax.Array]:
     return arrays
 
 
-def with_gradients(run: Function, count: int) -> Callable[..., Any]:
-    """The value and what it passes back to the first `count` operands, as a function of a cotangent and all of them."""
-
-    def both(cotangent: jax.Array, *arrays: jax.Array) -> Any:
-        y, pullback = jax.vjp(lambda *moving: run(*moving, *arrays[count:]), *arrays[:count])
-        return y, pullback(cotangent)
-
-    return both
-
-
 def timed(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     """Microseconds of the best call of each, which are compiled already; of what takes long there is one call."""
-    long: dict[str, float] = {}
-    for name, call in calls.items():
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        if (took := time.perf_counter() - start) > LONG:
-            long[name] = took * 1e6
+    long = lengthy(calls, LONG)
     return long | fastest({name: call for name, call in calls.items() if name not in long}, rounds)
 
 
@@ -248,7 +232,7 @@ def cells(row: Lowering, rounds: int) -> tuple[str, list[float]]:
     arrays, runs = arrays_of(row), (row.ours, row.plain)
     shape = jax.eval_shape(row.plain, *arrays).shape
     cotangent = jnp.asarray(np.random.default_rng(1).standard_normal(shape, np.float32))
-    both = [with_gradients(run, len(row.shapes)) for run in runs]
+    both = [beside.with_gradients(run, len(row.shapes)) for run in runs]
     results = compare(runs, arrays, rounds), compare(both, [cotangent, *arrays], rounds)
     counts = ", ".join(str(products) for _, _, products in results)
     form = f"{row.form}; oneDNN's products: {counts}" if results[1][2] else row.form

@@ -9,7 +9,6 @@ All start from the same weights (one seed), and the losses of the first step are
 from __future__ import annotations
 
 import statistics
-import time
 from typing import Any
 
 import jax
@@ -19,8 +18,8 @@ import numpy as np
 import jaxnn as nn
 import jaxnn.functional as F
 from benchmarks import beside, by_hand
-from benchmarks.networks import NETWORKS, Network, batch_of
-from benchmarks.timing import medians
+from benchmarks.networks import NETWORKS, batch_of
+from benchmarks.timing import lengthy, medians
 
 LR, MOMENTUM = 0.01, 0.9
 SLOW = 1.0  # seconds: a step that takes longer is timed once
@@ -46,18 +45,6 @@ def torch_step(model: Any, optimizer: Any, x: Any, y: Any) -> Any:
     return loss.detach()
 
 
-class HandWritten:
-    """The step of plain JAX, with what it trains."""
-
-    def __init__(self, network: Network, state: by_hand.Arrays) -> None:
-        self.compiled = jax.jit(by_hand.train(network.make(by_hand), LR, MOMENTUM))
-        self.trained = by_hand.start(state)
-
-    def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
-        *self.trained, loss = self.compiled(*self.trained, x, y)
-        return loss
-
-
 def compare(name: str, rounds: int, compiled: bool = False, hand: bool = False) -> dict[str, float]:
     """Microseconds of a step of each."""
     import torch
@@ -68,7 +55,10 @@ def compare(name: str, rounds: int, compiled: bool = False, hand: bool = False) 
     ours, theirs = network.make(nn), network.make(torch.nn)
     x, y = batch_of(network)
     arrays, tensors = (jnp.asarray(x), jnp.asarray(y)), (torch.tensor(x), torch.tensor(y))
-    written = HandWritten(network, ours.state_dict()) if hand else None
+    written = {}
+    if hand:
+        compiled_step = jax.jit(by_hand.train(network.make(by_hand), LR, MOMENTUM))
+        written["hand-written JAX"] = beside.going_on(compiled_step, by_hand.start(ours.state_dict()), *arrays)
     optimizer = nn.optim.SGD(ours, lr=LR, momentum=MOMENTUM)
     torch_optimizer = torch.optim.SGD(theirs.parameters(), lr=LR, momentum=MOMENTUM)
     first = float(step(ours, optimizer, *arrays)), float(torch_step(theirs, torch_optimizer, *tensors))
@@ -80,15 +70,11 @@ def compare(name: str, rounds: int, compiled: bool = False, hand: bool = False) 
     if compiled:
         quick = torch.compile(theirs)
         contenders["torch.compile"] = lambda: torch_step(quick, torch_optimizer, *tensors)
-    if written is None:
-        return medians(contenders, STEPS, rounds)
-    np.testing.assert_allclose(float(written(*arrays)), first[0], rtol=1e-4)
-    began = time.perf_counter()
-    float(written(*arrays))
-    once = time.perf_counter() - began
-    if once > SLOW:
-        return medians(contenders, STEPS, rounds) | {"hand-written JAX": once * 1e6}
-    return medians(contenders | {"hand-written JAX": lambda: written(*arrays)}, STEPS, rounds)
+    for call in written.values():
+        np.testing.assert_allclose(float(call()), first[0], rtol=1e-4)
+    slow = lengthy(written, SLOW)
+    contenders |= {name: call for name, call in written.items() if name not in slow}
+    return medians(contenders, STEPS, rounds) | slow
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -35,21 +35,8 @@ Step = Callable[[], Any]
 def transformer(nn: Any, depth: int) -> Any:
     """The network over `torch.nn` or jaxnn: one seed gives both the same weights."""
 
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.ln_1, self.ln_2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-            for name, sizes in LINEAR.items():
-                setattr(self, name, nn.Linear(*sizes))
-
-        def forward(self, x: Any) -> Any:
-            heads = self.c_attn(self.ln_1(x)).reshape(*x.shape[:2], 3, HEADS, WIDTH // HEADS).swapaxes(1, 3)
-            q, k, v = (heads[:, :, i] for i in range(3))
-            mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-            x = x + self.c_proj(mixed.swapaxes(1, 2).reshape(x.shape))
-            return x + self.proj(nn.functional.gelu(self.fc(self.ln_2(x))))
-
-    return nn.Sequential(OrderedDict(blocks=nn.Sequential(*(Block() for _ in range(depth)))))
+    block = compiling.block_over(nn)
+    return nn.Sequential(OrderedDict(blocks=nn.Sequential(*(block() for _ in range(depth)))))
 
 
 def torch_step(depth: int, x: jax.Array, weights: Weights) -> Step:
@@ -70,17 +57,6 @@ def torch_step(depth: int, x: jax.Array, weights: Weights) -> Step:
     return step
 
 
-def _kept(step: Callable[[Any, jax.Array], tuple[Any, jax.Array]], params: Any, x: jax.Array) -> Step:
-    """Each call goes on from the parameters that the last one returned."""
-
-    def call() -> jax.Array:
-        nonlocal params
-        params, loss = step(params, x)
-        return loss
-
-    return call
-
-
 def hand_step(depth: int, x: jax.Array, weights: Weights) -> Step:
     """`jax.jit` over a dict of arrays."""
 
@@ -89,7 +65,7 @@ def hand_step(depth: int, x: jax.Array, weights: Weights) -> Step:
         loss, grads = jax.value_and_grad(lambda params: (compiling.by_hand(params, x, depth) ** 2).mean())(params)
         return jax.tree.map(lambda p, g: p - RATE * g, params, grads), loss
 
-    return _kept(step, weights, x)
+    return beside.going_on(step, weights, x)
 
 
 def _block(layer: Callable[[str, jax.Array], jax.Array], x: jax.Array) -> jax.Array:
@@ -123,7 +99,7 @@ def equinox_step(depth: int, x: jax.Array, weights: Weights) -> Step:
 
     norms = {name: eqx.nn.LayerNorm(WIDTH) for name in ("ln_1", "ln_2")}
     blocks = [Block(norms | {name: linear(f"blocks.{i}.{name}") for name in LINEAR}) for i in range(depth)]
-    return _kept(step, eqx.nn.Sequential([eqx.nn.Lambda(block) for block in blocks]), x)
+    return beside.going_on(step, eqx.nn.Sequential([eqx.nn.Lambda(block) for block in blocks]), x)
 
 
 def flax_step(depth: int, x: jax.Array, weights: Weights) -> Step:

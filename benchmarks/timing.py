@@ -21,11 +21,26 @@ class Times(NamedTuple):
     median: float
 
 
-def medians(contenders: dict[str, Callable[[], Any]], calls: int, rounds: int = 25) -> dict[str, float]:
-    """Microseconds for one call of each contender, rested: the median over `rounds` of the mean of `calls`."""
+def _warm_up(contenders: dict[str, Callable[[], Any]]) -> None:
     for call in contenders.values():
         jax.block_until_ready(call())
         jax.block_until_ready(call())
+
+
+def lengthy(contenders: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """Microseconds of the one call of each contender that takes longer than `seconds`. All have been called before."""
+    found: dict[str, float] = {}
+    for name, call in contenders.items():
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        if (took := time.perf_counter() - start) > seconds:
+            found[name] = took * 1e6
+    return found
+
+
+def medians(contenders: dict[str, Callable[[], Any]], calls: int, rounds: int = 25) -> dict[str, float]:
+    """Microseconds for one call of each contender, rested: the median over `rounds` of the mean of `calls`."""
+    _warm_up(contenders)
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     gc.collect()
     gc.disable()
@@ -46,9 +61,7 @@ def medians(contenders: dict[str, Callable[[], Any]], calls: int, rounds: int = 
 def in_slices(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Times]:
     """Each call by itself, in `rounds` slices taken in turn."""
     samples: dict[str, list[float]] = {name: [] for name in contenders}
-    for call in contenders.values():
-        jax.block_until_ready(call())
-        jax.block_until_ready(call())
+    _warm_up(contenders)
     for _ in range(rounds):
         for name, call in contenders.items():
             time.sleep(REST)

@@ -10,7 +10,6 @@ import functools
 import os
 import platform
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -36,17 +35,14 @@ def at_top_level() -> bool:
     return _trace_context.is_top_level()
 
 
-def enclosing_traces() -> Iterator[Any]:
-    """The trace that operations are recorded into, and those that it is nested in."""
-    trace = _trace_context.trace
-    while trace is not None:
-        yield trace
-        trace = getattr(trace, "parent_trace", None)
-
-
 def under_jit() -> bool:
     """True when operations end up in a jaxpr (jit, scan, eval_shape, ...), however many grads and vmaps lie between."""
-    return any(type(trace).__name__ == "DynamicJaxprTrace" for trace in enclosing_traces())
+    trace = _trace_context.trace
+    while trace is not None:
+        if type(trace).__name__ == "DynamicJaxprTrace":
+            return True
+        trace = getattr(trace, "parent_trace", None)
+    return False
 
 
 def may_hold(home: Any, value: Any) -> bool:

@@ -32,7 +32,7 @@ def is_worth_it(x: jax.Array) -> bool:
     An image that is given channels second to a program would take five times as long.
     """
     likely = x.ndim > 2 and x.dtype == np.float32 and _compat.runs_onednn()
-    return likely and any(trace in _convolving for trace in _compat.enclosing_traces())
+    return likely and any(_compat.is_within(_compat.current_trace(), trace) for trace in _convolving)
 
 
 def channels_last(x: jax.Array) -> jax.Array:

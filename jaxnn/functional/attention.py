@@ -304,13 +304,14 @@ def _attend_by_query_blocks(query: Any, key: Any, value: Any, scoring: Scoring) 
 
     Under a causal mask the keys end, for each quarter of the queries, where its last one sees no further.
     """
-    length, keys, causal = query.shape[-2], key.shape[-2], scoring.causal
+    length, keys = query.shape[-2], key.shape[-2]
     blocks = -(-length // _QUERY_BLOCK)
-    groups = max(min(blocks // 2, 4), 1) if isinstance(causal, int) else 1
+    reach, most = (scoring.causal, 4) if isinstance(scoring.causal, int) else (keys, 1)
+    groups = max(min(blocks // 2, most), 1)
     ends = [min(blocks * group // groups * _QUERY_BLOCK, length) for group in range(1, groups + 1)]
     parts = []
     for start, end in zip([0, *ends], ends):
-        seen = min(max(end + causal, 1), keys) if isinstance(causal, int) else keys
+        seen = min(max(end + reach, 1), keys)
         masks = tuple(_cut(_cut(mask, -2, start, end), -1, 0, seen) for mask in scoring.masks)
         rows, near, values = _cut(query, -2, start, end), _cut(key, -2, 0, seen), _cut(value, -2, 0, seen)
         parts.append(_attend_block_by_block(rows, near, values, scoring._replace(masks=masks), start))
