@@ -75,10 +75,17 @@ def _add(left: _Pair, right: _Pair) -> _Pair:
     return sum, left[1] + right[1] + error
 
 
-def _run_sum(x: jax.Array, *, axes: tuple[int, ...]) -> jax.Array:
+def _run_compensated(x: jax.Array, *, axes: tuple[int, ...]) -> jax.Array:
     zero = np.zeros((), x.dtype)
     sum, error = lax.reduce((x, jnp.zeros_like(x)), (zero, zero), _add, axes)
     return jnp.where(jnp.isfinite(sum), sum + error, sum)  # infinity minus infinity is no error
+
+
+def _run_in_double(x: jax.Array, *, axes: tuple[int, ...]) -> jax.Array:
+    if x.dtype != np.float32:
+        return _run_compensated(x, axes=axes)
+    with jax.enable_x64(True):  # of this program alone: float64 neither enters nor leaves it
+        return jnp.sum(x.astype(np.float64), axes).astype(np.float32)
 
 
 def _run_spread(x: jax.Array, *, shape: tuple[int, ...], into: tuple[int, ...]) -> jax.Array:
@@ -97,8 +104,12 @@ def _make(name: str, run: Any, plain: Any) -> _compat.Primitive:
     return primitive
 
 
-sum_p = _make("short_sum", _run_sum, lambda x, axes: jnp.sum(x, axes))
+sum_p = _make("short_sum", _run_compensated, lambda x, axes: jnp.sum(x, axes))
 spread_p = _make("spread", _run_spread, _run_spread)
+# Where the hardware has float64, one sum in it, which XLA fuses with what follows. A sum of pairs it never does: an
+# operation more for every bias of a network, a sixth of a step of many small layers (``python -m benchmarks.dispatch``).
+for _platform in ("cpu", "cuda", "rocm"):
+    mlir.register_lowering(sum_p, mlir.lower_fun(_run_in_double, multiple_results=False), platform=_platform)
 
 
 def _sum_transpose(cotangent: Any, x: Any, *, axes: tuple[int, ...]) -> list[Any]:

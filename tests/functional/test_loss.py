@@ -298,7 +298,8 @@ def test_a_short_sum_is_rounded_about_once(count):
 
 
 def test_a_short_sum_of_infinities_and_numbers_that_overflow():
-    for values in ([1.0, np.inf], [np.inf, -np.inf], [3e38, 3e38, -3e38], [np.nan, 1.0]):
+    for values in ([1.0, np.inf], [np.inf, -np.inf], [3e38, 3e38], [3e38, 3e38, -3e38], [np.nan, 1.0]):
         values = np.array(values, np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
-            np.testing.assert_array_equal(total(jnp.asarray(values)), values.sum())
+            expected = values.astype(np.float64).sum().astype(np.float32)  # what overflows on the way may come back
+            np.testing.assert_array_equal(total(jnp.asarray(values)), expected)

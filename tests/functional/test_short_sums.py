@@ -15,18 +15,40 @@ CANCELLING = np.concatenate([RNG.normal(0, 1e4, 200), RNG.normal(0, 1, 56)]).ast
 CANCELLING[:200:2] = -CANCELLING[1:200:2]
 
 
-def test_a_sum_is_rounded_once():
+# What computes a sum: by itself on this platform, and on one without float64.
+PROGRAMS = pytest.mark.parametrize(
+    "sum_of",
+    [sum_over, lambda x, axes: _short_sums._run_compensated(x, axes=np.atleast_1d(axes) % x.ndim)],
+    ids=["here", "compensated"],
+)
+
+
+@PROGRAMS
+def test_a_sum_is_rounded_once(sum_of):
     for axes, shape in ((0, (256,)), ((0, 2), (4, 8, 8)), (-1, (2, 128))):
         x = jnp.asarray(CANCELLING.reshape(shape))
         expected = np.asarray(x, np.float64).sum(axes)
-        np.testing.assert_allclose(jax.jit(sum_over, static_argnums=1)(x, axes), expected, rtol=1e-6, atol=1e-5)
+        got = jax.jit(sum_of, static_argnums=1)(x, axes)
+        np.testing.assert_array_max_ulp(np.asarray(got), expected.astype(np.float32), maxulp=1)
     np.testing.assert_array_equal(sum_over(x, -1, keepdims=True)[:, 0], sum_over(x, -1))
     np.testing.assert_allclose(mean_over(x, (-1,)), sum_over(x, -1) / 128)
 
 
-def test_infinities_are_summed_as_such():
-    assert jnp.isposinf(sum_over(jnp.array([1.0, jnp.inf]), 0))
-    assert jnp.isnan(sum_over(jnp.array([-jnp.inf, jnp.inf]), 0))
+def test_a_sum_is_one_operation_that_fuses():
+    """A bias' gradient and its step: as many operations as of a sum that rounds every time."""
+
+    def step(total):
+        compiled = jax.jit(lambda bias, x: bias - 0.1 * total(x * x)).lower(jnp.ones(16), jnp.ones((16, 16))).compile()
+        entry = compiled.as_text().split("ENTRY")[1]
+        return entry.count(" fusion(")
+
+    assert step(lambda x: sum_over(x, 0)) == step(lambda x: jnp.sum(x, 0)) == 1
+
+
+@PROGRAMS
+def test_infinities_are_summed_as_such(sum_of):
+    assert jnp.isposinf(sum_of(jnp.array([1.0, jnp.inf]), 0))
+    assert jnp.isnan(sum_of(jnp.array([-jnp.inf, jnp.inf]), 0))
 
 
 @pytest.mark.parametrize("mode", [jax.grad, jax.jacfwd], ids=["reverse", "forward"])
