@@ -40,10 +40,17 @@ def moments(x: Array, axes: tuple[int, ...], mapped: Any = None) -> tuple[Array,
 
 
 def scale_and_shift(x: Array, scale: Array, weight: Array | None, bias: Array | None, shape: Sequence[int]) -> Array:
-    """``x * scale * weight + bias`` with `weight` and `bias` reshaped to `shape`."""
+    """``x * scale * weight + bias`` with `weight` and `bias` reshaped to `shape`.
+
+    `scale` and `weight` are multiplied first where that is less work than a factor of x each.
+    """
+    factors = [scale]
     if weight is not None:
-        scale = jnp.multiply(*alike(scale, weight.astype(x.dtype).reshape(shape)))
-    x = jnp.multiply(*alike(x, scale))
+        weight = weight.astype(x.dtype).reshape(shape)
+        whole = np.broadcast_shapes(scale.shape, weight.shape) == x.shape
+        factors = [scale, weight] if whole else [jnp.multiply(*alike(scale, weight))]
+    for factor in factors:
+        x = jnp.multiply(*alike(x, factor))
     return x if bias is None else jnp.add(*alike(x, bias.astype(x.dtype).reshape(shape)))
 
 

@@ -69,26 +69,19 @@ _mish_gate.defjvps(lambda dx, gate, x: dx * _mish_slope(x))
 _mish_slope.defjvps(lambda dx, slope, x: dx * (slope * (1 - _sigmoid(x) * (1 + 2 * _mish_gate(x)))))
 
 
-def _normal_density(x: jax.Array) -> jax.Array:
-    return jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-
-
-def _normal_cdf(x: jax.Array) -> jax.Array:
-    return 0.5 * (1 + _special.erf(x * math.sqrt(0.5)))
-
-
 @jax.custom_jvp
 def _gelu(x: jax.Array) -> jax.Array:
-    return x * _normal_cdf(x)
+    return x * _special.normal(x)[0]
 
 
 @jax.custom_jvp
 def _gelu_slope(x: jax.Array) -> jax.Array:
-    return _normal_cdf(x) + x * _normal_density(x)
+    below, density = _special.normal(x, scale=2)
+    return below + x * density
 
 
 _gelu.defjvps(lambda dx, y, x: dx * _gelu_slope(x))
-_gelu_slope.defjvps(lambda dx, slope, x: dx * (_normal_density(x) * (2 - x * x)))
+_gelu_slope.defjvps(lambda dx, slope, x: dx * (_special.normal(x)[1] * (2 - x * x)))
 
 
 @jax.custom_jvp

@@ -20,7 +20,7 @@ from jaxnn.functional._moments import (
     wide,
 )
 from jaxnn.functional._op import op
-from jaxnn.functional._short_sums import alike, mean_over
+from jaxnn.functional._short_sums import mean_over
 
 
 def _check_normalized_shape(function: str, input: Any, normalized_shape: Any, **parameters: Any) -> None:
@@ -128,9 +128,8 @@ def rms_norm(
     eps = float(jnp.finfo(x.dtype).eps) if eps is None else eps
     square = mean_over(lax.square(x), tuple(range(-len(normalized_shape), 0)), keepdims=True)
     shape = (1,) * (x.ndim - len(normalized_shape)) + tuple(normalized_shape)
-    x = jnp.multiply(*alike(x, lax.rsqrt(square + jnp.asarray(eps, x.dtype))))
-    x = x if weight is None else jnp.multiply(*alike(x, weight.astype(x.dtype).reshape(shape)))
-    return x.astype(input.dtype)
+    scale = lax.rsqrt(square + jnp.asarray(eps, x.dtype))
+    return scale_and_shift(x, scale, weight, None, shape).astype(input.dtype)
 
 
 def _check_group_norm(input, num_groups, weight=None, bias=None, eps=1e-5) -> None:
