@@ -34,7 +34,15 @@ def _sigmoid_slope(x: jax.Array) -> jax.Array:
     return decay / ((1 + decay) * (1 + decay))
 
 
+@jax.custom_jvp
+def _sigmoid_beside_slope(x: jax.Array) -> jax.Array:
+    """sigmoid by the exponential that `_sigmoid_slope` takes."""
+    decay = jnp.exp(-jnp.abs(x))
+    return jnp.where(x < 0, decay, 1) / (1 + decay)
+
+
 _sigmoid.defjvps(lambda dx, y, x: dx * _sigmoid_slope(x))
+_sigmoid_beside_slope.defjvps(lambda dx, y, x: dx * _sigmoid_slope(x))
 _sigmoid_slope.defjvps(lambda dx, slope, x: dx * (slope * (1 - 2 * _sigmoid(x))))
 
 
@@ -82,6 +90,26 @@ def _gelu_slope(x: jax.Array) -> jax.Array:
 
 _gelu.defjvps(lambda dx, y, x: dx * _gelu_slope(x))
 _gelu_slope.defjvps(lambda dx, slope, x: dx * (_special.normal(x)[1] * (2 - x * x)))
+
+
+_TANH_GELU = math.sqrt(8 / math.pi), 0.044715 * math.sqrt(8 / math.pi)
+
+
+@jax.custom_jvp
+def _tanh_gelu(x: jax.Array) -> jax.Array:
+    """1 + tanh(u) is 2 * sigmoid(2 * u), which does not cancel for negative u."""
+    first, third = _TANH_GELU
+    return x * lax.logistic(first * x + third * x * x * x)
+
+
+def _tanh_gelu_slope(x: jax.Array) -> jax.Array:
+    first, third = _TANH_GELU
+    square = x * x
+    inner = x * (first + third * square)
+    return _sigmoid_beside_slope(inner) + x * _sigmoid_slope(inner) * (first + 3 * third * square)
+
+
+_tanh_gelu.defjvps(lambda dx, y, x: dx * _tanh_gelu_slope(x))
 
 
 @jax.custom_jvp
@@ -199,11 +227,7 @@ def gelu(input: Float[Array, "*shape"], approximate: str = "none") -> Float[Arra
 
     Follows ``torch.nn.functional.gelu``; "Gaussian Error Linear Units" (Hendrycks and Gimpel, 2016).
     """
-    x = input
-    if approximate == "tanh":
-        # 1 + tanh(u) is 2 * sigmoid(2 * u), which does not cancel for negative u.
-        return x * _sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x * x * x))
-    return _gelu(x)
+    return _tanh_gelu(input) if approximate == "tanh" else _gelu(input)
 
 
 @elementwise(takes="inexact")

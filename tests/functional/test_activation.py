@@ -1,6 +1,7 @@
 """Activations: kinks and infinities, slopes, dtypes, errors, warnings; the broad sweep is parity's."""
 
 import inspect
+import math
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,26 @@ def test_gradients_stay_finite_and_right_far_out(torch, name):
     # torch's second derivative of mish is NaN where exp(x) overflows.
     x = np.array([-1e4, -88, -30, 30, 88, 1e4][: 5 if name == "mish" else 6], np.float32)
     assert_parity(getattr(F, name), getattr(torch.nn.functional, name), x, second=True)
+
+
+def test_gelu_keeps_its_digits_far_below_zero():
+    x = np.linspace(-12, -1, 200, dtype=np.float32)
+    below = np.array([math.erfc(-value / math.sqrt(2)) / 2 for value in x.astype(np.float64)])
+    # exp(-x**2 / 2), to one rounding of x**2
+    error = np.abs(F.gelu(jnp.asarray(x)) / (x * below) - 1)
+    assert np.all(error < (x**2 / 2 + 4) * np.finfo(np.float32).eps)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_is_one_pass_forward_and_one_backward(approximate):
+    """XLA stores what the two share where that took an exponential or a quotient: they share nothing."""
+
+    def both(x, cotangent):
+        value, pull = jax.vjp(lambda x: F.gelu(x, approximate), x)
+        return value.reshape(-1, 16), pull(cotangent)[0].reshape(-1, 16)
+
+    text = jax.jit(both).lower(*[jnp.ones((4, 32, 16))] * 2).compile().as_text()
+    assert text.split("ENTRY")[1].count(" fusion(") == 2
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
