@@ -34,12 +34,17 @@ _TAKES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+@functools.cache
+def _accepts(takes: str, dtype: np.dtype[Any]) -> bool:
+    return _TAKES[takes][0](dtype)
+
+
 def check_takes(function: str, argument: str, value: Any, takes: str) -> None:
     """The argument must be an array (TypeError) of a dtype that `takes` names (NotImplementedError)."""
-    check_array(function, **{argument: value})
-    accepts, expected = _TAKES[takes]
-    if not accepts(value.dtype):
-        fail(NotImplementedError, function, argument, expected, value)
+    if not isinstance(value, (jax.Array, np.ndarray)):
+        check_array(function, **{argument: value})
+    if not _accepts(takes, value.dtype):
+        fail(NotImplementedError, function, argument, _TAKES[takes][1], value)
 
 
 def scalar(value: Any, like: jax.Array) -> Any:

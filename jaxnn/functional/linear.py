@@ -24,33 +24,43 @@ def _add_bias(output: jax.Array, bias: jax.Array | None) -> jax.Array:
     return output if bias is None else output + spread(bias, output.shape)
 
 
-def _check_numbers(function: str, **arrays: Any) -> None:
-    arrays = {name: array for name, array in arrays.items() if array is not None}
-    check_array(function, **arrays)
-    check_same_dtype(function, **arrays)
+def _check_numbers(function: str, bias: Any, **arrays: Any) -> None:
+    """Arrays of one dtype, not bool; the bias may be None. No work before a failure: every eager call comes by here."""
+    if bias is not None:
+        arrays["bias"] = bias
+    dtype: Any = None
     for name, array in arrays.items():
-        if array.dtype == np.bool_:
-            fail(NotImplementedError, function, name, "numbers, not bools", array)
+        if not isinstance(array, (jax.Array, np.ndarray)):
+            check_array(function, **{name: array})
+        if dtype is None:
+            dtype = array.dtype
+        elif array.dtype != dtype:
+            check_same_dtype(function, **arrays)
+    if dtype == np.bool_:
+        name, array = next(iter(arrays.items()))
+        fail(NotImplementedError, function, name, "numbers, not bools", array)
 
 
 def _check_linear(input: Any, weight: Any, bias: Any = None) -> None:
-    check_array("linear", weight=weight)
-    _check_numbers("linear", input=input, weight=weight, bias=bias)
-    if not input.ndim:
+    _check_numbers("linear", bias, input=input, weight=weight)
+    features, kernel = input.shape, weight.shape
+    if not features:
         fail(RuntimeError, "linear", "input", "at least 1D", input)
-    if weight.ndim not in (1, 2):
+    if len(kernel) not in (1, 2):
         fail(RuntimeError, "linear", "weight", "a 2D array (out_features, in_features), or 1D (in_features)", weight)
-    if input.shape[-1] != weight.shape[-1]:
-        wanted = f"{weight.shape[-1]} features in the last dimension, as weight {weight.shape} has"
-        fail(RuntimeError, "linear", "input", wanted, f"{input.shape[-1]} in {input.shape}")
+    if features[-1] != kernel[-1]:
+        wanted = f"{kernel[-1]} features in the last dimension, as weight {kernel} has"
+        fail(RuntimeError, "linear", "input", wanted, f"{features[-1]} in {features}")
     if bias is None:
         return
-    if weight.ndim == 1:
+    if len(kernel) == 1:
         fail(RuntimeError, "linear", "weight", "a 2D array where a bias is given", weight)
-    shape = (*input.shape[:-1], weight.shape[0])
+    if bias.shape == kernel[:1]:
+        return
+    shape = (*features[:-1], kernel[0])
     fits = bias.ndim <= len(shape) and all(n in (1, m) for n, m in zip(bias.shape[::-1], shape[::-1]))
     if not fits:
-        fail(RuntimeError, "linear", "bias", f"shape ({weight.shape[0]},), or one that broadcasts to {shape}", bias)
+        fail(RuntimeError, "linear", "bias", f"shape ({kernel[0]},), or one that broadcasts to {shape}", bias)
 
 
 @op(check=_check_linear, autocast="lower")
@@ -83,8 +93,7 @@ def linear(
 
 
 def _check_bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> None:
-    check_array("bilinear", weight=weight)
-    _check_numbers("bilinear", input1=input1, input2=input2, weight=weight, bias=bias)
+    _check_numbers("bilinear", bias, input1=input1, input2=input2, weight=weight)
     if weight.ndim != 3:
         fail(IndexError, "bilinear", "weight", "a 3D array (out_features, in1_features, in2_features)", weight)
     if not input1.ndim:
