@@ -244,6 +244,8 @@ def choose(
     # Not of few channels: a network's first layer makes more than it takes, and the others want these last.
     if alone and image[1] > 4 and fits("onednn_first", weight, geometry):
         preferred = _ALONE.get(preferred, preferred)
+    elif alone and weight[2:] == (1,):  # a matrix product for each image, as both lie
+        preferred = None
     if preferred is None:
         preferred = (_for_groups if geometry.groups > 1 else _for_one_group)(operation, image, weight, geometry)
     return preferred if fits(preferred, weight, geometry) else "direct"

@@ -44,6 +44,27 @@ def convolutions(draw):
     return geometry, (batch, groups * inputs, *size), (groups * outputs, inputs, *kernel)
 
 
+# Kernels of one channel for which oneDNN would end the process: images, weights.
+TALL = {
+    "a tall kernel": ((2, 1, 704, 9), (8, 1, 700, 1)),
+    "a gradient of a batch of one": ((1, 16, 360, 104), (16, 16, 5, 5)),
+    "a first layer": ((1, 3, 700, 60), (8, 3, 5, 5)),
+}
+
+
+@pytest.mark.parametrize("name", TALL)
+@pytest.mark.parametrize("first", [False, True])
+def test_tall_kernels_of_one_channel(name, first):
+    image, kernel = TALL[name]
+    geometry = Geometry((1, 1), ((0, 0),) * 2, (1, 1), 1, lax.Precision.HIGHEST)
+    x, w = _array(0, *image), _array(1, *kernel)
+    y, pullback = jax.vjp(lambda x, w: direct(x, w, geometry), x, w)
+    ct = _array(2, *y.shape)
+    ours = onednn.forward(x, w, geometry, first=first), onednn.weight_gradient(x, ct, geometry, w.shape, first)
+    for made, plain in zip(ours, (y, pullback(ct)[1])):
+        assert float(jnp.abs(made - plain).max()) <= 1e-5 * max(1.0, float(jnp.abs(plain).max()))
+
+
 @settings(max_examples=30, deadline=None, derandomize=True)  # the same on every machine: oneDNN may end the process
 @given(convolutions())
 def test_any_geometry_forward_and_both_gradients(case):
