@@ -64,19 +64,18 @@ tanh.defjvps(lambda dx, y, x: dx * (1 - y * y))
 
 
 def normal(x: jax.Array, scale: int = 1) -> tuple[jax.Array, jax.Array]:
-    """The normal distribution's cumulative function and density, by one exponential.
+    """The normal distribution's cumulative function and density, in float32 by one exponential.
 
     `scale`, a power of two, changes no bit of them. It keeps XLA from finding in a derivative what the function has
     computed: what took an exponential or a quotient it then stores and reads again, which takes longer than both.
     """
+    if x.dtype != np.float32:
+        return 0.5 * (1 + lax.erf(x * math.sqrt(0.5))), jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
     size = jnp.minimum(scale * jnp.abs(x), 16 * scale)
     bell = jnp.exp(-0.5 / scale**2 * size * size)
-    density = bell / math.sqrt(2 * math.pi)
-    if x.dtype != np.float32:
-        return 0.5 * (1 + lax.erf(x * math.sqrt(0.5))), density
-    part = size * (1 / (size + 3 * scale))
+    part = size * (1 / (size + 3 * scale))  # a quotient that is used once, or it is stored as well
     tail = bell * (0.5 - part * _polynomial(part, _TAIL))
-    return jnp.where(x < 0, tail, 1 - tail), density
+    return jnp.where(x < 0, tail, 1 - tail), bell / math.sqrt(2 * math.pi)
 
 
 @jax.custom_jvp

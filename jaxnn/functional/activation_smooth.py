@@ -103,6 +103,7 @@ def _tanh_gelu(x: jax.Array) -> jax.Array:
 
 
 def _tanh_gelu_slope(x: jax.Array) -> jax.Array:
+    """By an exponential of its own, as `_special.normal` has one with another scale."""
     first, third = _TANH_GELU
     square = x * x
     inner = x * (first + third * square)
