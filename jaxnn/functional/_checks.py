@@ -33,8 +33,9 @@ def check_floating(function: str, argument: str, value: Any, error: type[Excepti
 
 def check_same_dtype(function: str, **arguments: Any) -> None:
     """All arrays given (None is skipped) must have one dtype (RuntimeError)."""
-    given = {argument: value for argument, value in arguments.items() if value is not None}
-    if len({value.dtype for value in given.values()}) > 1:
+    dtypes = [value.dtype for value in arguments.values() if value is not None]
+    if dtypes and dtypes.count(dtypes[0]) < len(dtypes):
+        given = {argument: value for argument, value in arguments.items() if value is not None}
         got = ", ".join(f"{argument} {value.dtype}" for argument, value in given.items())
         fail(RuntimeError, function, " and ".join(given), "one dtype", got)
 

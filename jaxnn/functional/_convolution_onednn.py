@@ -28,7 +28,7 @@ Shape = tuple[int, ...]
 # Of images of one channel, oneDNN writes out a program that grows with the kernel's height and width, and ends the process
 # where that gets too long: 64 by 16,000 taps, 250 by 250, 700 by 1 (AVX-512). A batch of one has such kernels for the
 # gradient of a weight. With a second channel, of zeros, it takes another program.
-TALL = 32
+_TALL = 32
 
 
 def _config(geometry: Geometry, image: Sequence[int], kernel: Sequence[int]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def forward(
     if 0 in input.shape:
         return _compat.vary_alike(jnp.zeros(shape, input.dtype), input)[0]  # windows over padding alone
     geometry = geometry._replace(padding=padding)
-    if input.ndim == 4 and input.shape[1] == 1 and weight.shape[2] > TALL:
+    if input.ndim == 4 and input.shape[1] == 1 and weight.shape[2] > _TALL:
         input, weight = (
             lax.pad(array, jnp.zeros((), array.dtype), [(0, 0, 0), (0, 1, 0), (0, 0, 0), (0, 0, 0)])
             for array in (input, weight)

@@ -41,8 +41,7 @@ def _accepts(takes: str, dtype: np.dtype[Any]) -> bool:
 
 def check_takes(function: str, argument: str, value: Any, takes: str) -> None:
     """The argument must be an array (TypeError) of a dtype that `takes` names (NotImplementedError)."""
-    if not isinstance(value, (jax.Array, np.ndarray)):
-        check_array(function, **{argument: value})
+    check_array(function, **{argument: value})
     if not _accepts(takes, value.dtype):
         fail(NotImplementedError, function, argument, _TAKES[takes][1], value)
 

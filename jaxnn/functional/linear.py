@@ -25,20 +25,14 @@ def _add_bias(output: jax.Array, bias: jax.Array | None) -> jax.Array:
 
 
 def _check_numbers(function: str, bias: Any, **arrays: Any) -> None:
-    """Arrays of one dtype, not bool; the bias may be None. No work before a failure: every eager call comes by here."""
+    """Arrays of one dtype, not bool; the bias may be None."""
     if bias is not None:
         arrays["bias"] = bias
-    dtype: Any = None
-    for name, array in arrays.items():
-        if not isinstance(array, (jax.Array, np.ndarray)):
-            check_array(function, **{name: array})
-        if dtype is None:
-            dtype = array.dtype
-        elif array.dtype != dtype:
-            check_same_dtype(function, **arrays)
-    if dtype == np.bool_:
-        name, array = next(iter(arrays.items()))
-        fail(NotImplementedError, function, name, "numbers, not bools", array)
+    check_array(function, **arrays)
+    check_same_dtype(function, **arrays)
+    name, first = next(iter(arrays.items()))
+    if first.dtype == np.bool_:
+        fail(NotImplementedError, function, name, "numbers, not bools", first)
 
 
 def _check_linear(input: Any, weight: Any, bias: Any = None) -> None:
