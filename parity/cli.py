@@ -1,4 +1,4 @@
-"""The command line: ``python -m parity run | record | replay | report | compare | train | api``."""
+"""The command line: ``python -m parity run | record | replay | golden | report | compare | train | api``."""
 
 from __future__ import annotations
 
@@ -41,6 +41,13 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("--recording", type=pathlib.Path, default=RECORDING)
     replay = commands.add_parser("replay", parents=[running], help="run a recording; needs no PyTorch")
     replay.add_argument("--recording", type=pathlib.Path, default=RECORDING)
+    golden = commands.add_parser("golden", parents=[running], help="hashes of every program, to compare two trees by")
+    golden.add_argument("--recording", type=pathlib.Path, default=RECORDING)
+    golden.add_argument("--write", type=pathlib.Path, metavar="FILE", help="where the record goes")
+    golden.add_argument("--against", type=pathlib.Path, metavar="FILE", help="the record to compare with")
+    golden.add_argument("--cases", type=int, default=0, help="so many of each source and name only (0: all)")
+    golden.add_argument("--hosts", action="store_true", help="also traced as on a host of each platform")
+    golden.add_argument("--texts", default="", metavar="FOLDER", help="where the programs themselves are written")
     report = commands.add_parser("report", help="Markdown and one HTML page from the results")
     report.add_argument("--results", type=pathlib.Path, action="append", help=f"default: {RESULTS}")
     report.add_argument("--out", type=pathlib.Path, default=RESULTS.parent, help="folder for report.md and report.html")
@@ -96,6 +103,13 @@ def _replay(arguments: argparse.Namespace) -> int:
     started = time.perf_counter()
     results = replay.replay(arguments.recording, options)
     return _finish(results, options, arguments, time.perf_counter() - started)
+
+
+def _golden(arguments: argparse.Namespace) -> int:
+    from parity import golden
+
+    wanted = golden.Wanted(str(arguments.recording), arguments.cases, arguments.hosts, arguments.texts)
+    return golden.main(_options(arguments), wanted, arguments.write, arguments.against)
 
 
 def _report(arguments: argparse.Namespace) -> int:

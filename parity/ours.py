@@ -117,6 +117,12 @@ _LARGE_PROGRAMS = ("attention", "recurrent", "transformer")
 
 def run_jit(case: Case, precision: str) -> dict[str, np.ndarray]:
     """Outputs, gradients and second derivatives as one compiled program."""
+    program, args = program_of(case, precision)
+    return {key: np.asarray(value) for key, value in compiled(case, program, *args).items()}
+
+
+def program_of(case: Case, precision: str) -> tuple[Any, tuple[Any, ...]]:
+    """The function that gives outputs, gradients and second derivatives, and the arguments to trace and call it with."""
     arrays = arrays_of(case)
     keys = [key for key in case.expected if key.startswith("output")]
     weights = {
@@ -184,8 +190,7 @@ def run_jit(case: Case, precision: str) -> dict[str, np.ndarray]:
         found = outputs | {f"gradient of {name}": g for name, g in gradients.items()}
         return found | {f"second derivative of {name}": h for name, h in seconds.items()}
 
-    result = compiled(case, program, points, arrays, state, weights, along)
-    return {key: np.asarray(value) for key, value in result.items()}
+    return program, (points, arrays, state, weights, along)
 
 
 # Compiling dominates the time of a run. "quick" leaves LLVM's optimisation, XLA's fusion emitters and the splitting
