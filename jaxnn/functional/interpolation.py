@@ -36,6 +36,9 @@ _SPATIAL = {
 _WITHOUT_CORNERS = ("nearest", "nearest-exact", "area")
 _ANTIALIASED = ("bilinear", "bicubic", "lanczos")
 _BYTES = ("nearest", "nearest-exact", "bilinear", "bicubic", "lanczos")
+# Up to this sum of height and width, torch's "nearest" copies an image of unchanged size and repeats for a doubled one,
+# whatever the scale factor says; larger images follow the scale factor.
+_SMALL_IMAGE = 128
 
 # -- where the values come from ---------------------------------------------------------------------------------------
 
@@ -210,10 +213,16 @@ def _resize(
     axes = list(zip(range(2, 2 + spatial), target, scales))
     if mode in ("nearest", "nearest-exact"):
         kind = np.float64 if input.dtype == np.float64 else np.float32
+        by_sizes = mode == "nearest" and spatial == 2 and sum(target) <= _SMALL_IMAGE
+        # An element that is taken many times has as many gradients, which are summed in this dtype.
+        result = input.astype(compute_dtype(input.dtype))
         for axis, wanted, scale in axes:
-            places = _nearest(input.shape[axis], wanted, scale, mode == "nearest-exact", kind)
-            input = _take(input, axis, places)
-        return input
+            size = result.shape[axis]
+            if by_sizes and wanted in (size, 2 * size):
+                scale = None
+            places = _nearest(size, wanted, scale, mode == "nearest-exact", kind)
+            result = _take(result, axis, places)
+        return result.astype(input.dtype)
     weigh = _weigh if is_floating(input.dtype) else _weigh_bytes
     result = input.astype(compute_dtype(input.dtype))
     for axis, wanted, scale in reversed(axes):

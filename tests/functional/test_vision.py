@@ -37,6 +37,36 @@ def test_nearest_takes_torchs_elements(mode, kind):
             np.testing.assert_array_equal(interpolation._nearest(*args), expected)
 
 
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+@pytest.mark.parametrize("shape", [(1, 1, 19), (1, 1, 3, 7), (2, 4, 5, 5), (1, 2, 60, 61), (1, 1, 3, 5, 7)], ids=str)
+@pytest.mark.parametrize("scale", [1.02, 1.05, 1.1, 2.05, 2.1, 1.9, 2.0, (1.05, 2.1, 2.01), (2.2, 1.3, 1.03)], ids=str)
+def test_nearest_of_a_kept_or_doubled_size(mode, shape, scale):
+    torch = pytest.importorskip("torch")
+    scale = scale[: len(shape) - 2] if isinstance(scale, tuple) else scale
+    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    expected = torch.nn.functional.interpolate(torch.from_numpy(x), scale_factor=scale, mode=mode)
+    np.testing.assert_array_equal(F.interpolate(x, scale_factor=scale, mode=mode), expected.numpy())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+@pytest.mark.parametrize("kwargs", [dict(scale_factor=2), dict(scale_factor=16), dict(size=37)], ids=str)
+def test_nearest_in_16_bits_sums_its_gradient_in_32(mode, kwargs, dtype):
+    torch = pytest.importorskip("torch")
+    arrays = {}
+    x = np.asarray(_random(1, 2, 4, 4), jnp.dtype(dtype))
+    run = lambda x: F.interpolate(x, mode=mode, **kwargs)  # noqa: E731
+    weight = np.asarray(_random(*jax.eval_shape(run, x).shape, seed=1), x.dtype)
+    for kind in ("float64", dtype):
+        leaf = torch.tensor(x.astype(np.float64), dtype=getattr(torch, kind), requires_grad=True)
+        result = torch.nn.functional.interpolate(leaf, mode=mode, **kwargs)
+        result.backward(torch.tensor(weight.astype(np.float64)).to(result.dtype))
+        arrays[kind] = leaf.grad.double().numpy()
+    ours = np.asarray(jax.vjp(run, jnp.asarray(x))[1](jnp.asarray(weight))[0], np.float64)
+    error, own = (np.abs(found - arrays["float64"]).max() for found in (ours, arrays[dtype]))
+    assert error <= 1.01 * own
+
+
 @pytest.mark.parametrize(
     "runs",
     [(1,), (3,), (2, 2, 2), (1, 2, 2), (3, 2, 2, 1), (1, 1, 1), (4, 1), (1, 2, 3, 1), (2, 1, 2, 1)],
