@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.core.dtypes import is_floating
-from jaxnn.core.parameter import structure_epoch
+from jaxnn.core.parameter import note_structure
 
 
 class Hook(NamedTuple):
@@ -99,7 +99,7 @@ class _GlobalHooks(_Table):
 
     def _hooks_changed(self) -> None:
         self.any = any(kind in self._table for kind in _CALL_KINDS)
-        structure_epoch[0] += 1
+        note_structure()
         # The numbers of the hooks, not a count of changes: with all hooks out again, what was compiled before counts.
         self._numbers.set_global(tuple((kind, *hooks) for kind, hooks in self._table.items()))
 
@@ -113,7 +113,7 @@ class Hooks(_Table):
 
     def _hook_table(self, create: bool = True) -> Any:
         held = self.__dict__
-        if "_pending" in held:
+        if held.get("_pending") is not None:
             _ = self._modules  # type: ignore[attr-defined]  # builds the tree, hooks and all
         if create:
             return held.setdefault("_hooks", {})
@@ -122,7 +122,7 @@ class Hooks(_Table):
     def _hooks_changed(self) -> None:
         if not self.__dict__.get("_hooks", True):
             del self.__dict__["_hooks"]
-        structure_epoch[0] += 1
+        note_structure()
 
     def register_forward_pre_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False

@@ -16,7 +16,7 @@ import jax
 
 from jaxnn import _compat
 from jaxnn.core import random, tree
-from jaxnn.core.parameter import Slot, TraceLeakError, leak_message, may_hold, structure_epoch
+from jaxnn.core.parameter import Slot, TraceLeakError, leak_message, may_hold, note_structure
 from jaxnn.core.stateful import Stateful
 from jaxnn.core.tree import Registry, Structure
 
@@ -251,7 +251,7 @@ def _graft(root: Any, cache: tree.Cache, plan: Plan, values: Sequence[Any]) -> N
         keep = {name: value for name, value in obj.__dict__.items() if name == "_home"}
         obj.__dict__.clear()
         obj.__dict__.update(keep)
-    structure_epoch[0] += 1
+    note_structure()
     tree.fill(structure, leaves, objects, boxes, home)
 
 

@@ -8,6 +8,7 @@ from (`owner`), so that assignments and torch's in-place functions can reach the
 from __future__ import annotations
 
 import copy
+import itertools
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +20,16 @@ import numpy as np
 from jaxnn import _compat
 from jaxnn.core.dtypes import as_array, check_dtype, describe, is_floating
 
-# Bumped at every change that may alter the structure of some tree; a cached structure is trusted only while it
-# stands still (see core/tree.py).
+# Another number after every change that may alter the structure of some tree; a cached structure is trusted only
+# while it stands still (see core/tree.py). No number comes twice, whichever threads change trees at once.
 structure_epoch = [0]
+_epochs = itertools.count(1)
+
+
+def note_structure() -> None:
+    """Say that the structure of some tree changes."""
+    structure_epoch[0] = next(_epochs)
+
 
 # id of an array -> the box it was last read from. An entry counts only while that box still holds that very
 # array, which also keeps the id from being reused by another.
@@ -296,7 +304,7 @@ class Parameter(Slot):
             )
         if self._requires_grad != bool(requires_grad):
             self._requires_grad = bool(requires_grad)
-            structure_epoch[0] += 1
+            note_structure()
 
     def requires_grad_(self, requires_grad: bool = True) -> Parameter:
         """Set ``requires_grad``; returns the parameter."""
@@ -345,7 +353,7 @@ class Buffer(Slot):
             return self.counter
         exact = isinstance(value, jax.Array) and abs(int(value)) <= 2**24
         if not exact and self.counter:
-            structure_epoch[0] += 1
+            note_structure()
         return exact
 
     @property
@@ -373,7 +381,7 @@ class Buffer(Slot):
     def persistent(self, persistent: bool) -> None:
         if self._persistent != bool(persistent):
             self._persistent = bool(persistent)
-            structure_epoch[0] += 1
+            note_structure()
 
     @property
     def requires_grad(self) -> bool:

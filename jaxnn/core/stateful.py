@@ -7,9 +7,10 @@ from typing import Any
 import jax
 
 from jaxnn.core import tree
-from jaxnn.core.parameter import Slot, TraceLeakError, current_home, leak_message, may_hold, structure_epoch
+from jaxnn.core.parameter import Slot, TraceLeakError, current_home, leak_message, may_hold, note_structure
 
 _MISSING: Any = object()
+_NOT_PICKLED = ("_cache", "_pending", "_home", "_scope")
 
 
 class Stateful:
@@ -29,7 +30,7 @@ class Stateful:
 
     def __getattr__(self, name: str) -> Any:
         held = self.__dict__
-        if "_pending" in held:
+        if held.get("_pending") is not None:
             tree.build(self)
             return getattr(self, name)
         for registry in tree.REGISTRIES:
@@ -50,11 +51,11 @@ class Stateful:
         held = self.__dict__
         if name in (*tree.REGISTRIES, "_modules"):  # torch code replaces whole registries
             held[name] = tree.Registry(value)
-            structure_epoch[0] += 1
+            note_structure()
             return
         if name == "__class__":  # a lazy layer that becomes its ordinary class, a parametrized one its own
             object.__setattr__(self, name, value)
-            structure_epoch[0] += 1
+            note_structure()
             return
         descriptor = getattr(type(self), name, None)
         if hasattr(type(descriptor), "__set__"):
@@ -78,7 +79,7 @@ class Stateful:
         if old is value and isinstance(value, (bool, int, str, type(None))):
             return
         held[name] = value
-        structure_epoch[0] += 1
+        note_structure()
 
     def _check_home(self, name: str, value: Any) -> None:
         value = value._value if isinstance(value, Slot) else value
@@ -93,11 +94,11 @@ class Stateful:
                 del held[registry][name]
                 return
         object.__delattr__(self, name)
-        structure_epoch[0] += 1
+        note_structure()
 
     def __getstate__(self) -> dict[str, Any]:
         tree.build(self)
-        return {name: value for name, value in self.__dict__.items() if name not in ("_cache", "_home", "_scope")}
+        return {name: value for name, value in self.__dict__.items() if name not in _NOT_PICKLED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

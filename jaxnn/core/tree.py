@@ -10,6 +10,8 @@ first looks for it. A module that goes from one compiled step to the next is nev
 
 from __future__ import annotations
 
+import os
+import threading
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -19,7 +21,7 @@ from jax.tree_util import GetAttrKey, register_pytree_with_keys
 
 from jaxnn import _compat
 from jaxnn.core import static
-from jaxnn.core.parameter import Slot, TraceHome, structure_epoch
+from jaxnn.core.parameter import Slot, TraceHome, note_structure, structure_epoch
 
 REGISTRIES = ("_parameters", "_buffers", "_slots")
 # What a stateful object's __dict__ holds besides its attributes.
@@ -39,7 +41,7 @@ def _noting(name: str) -> Any:
     method = getattr(dict, name)
 
     def changed(self: Registry, *args: Any, **kwargs: Any) -> Any:
-        structure_epoch[0] += 1
+        note_structure()
         return method(self, *args, **kwargs)
 
     changed.__name__ = name
@@ -327,36 +329,63 @@ def unflatten(structure: Structure, leaves: Any) -> Any:
     return obj
 
 
+# Taken only where a tree is built: reading a tree that is built costs no lock.
+_building = threading.RLock()
+
+
+def _renew_lock() -> None:
+    """A child process is born with a lock of its own: a thread that held this one is not there to give it back."""
+    global _building
+    _building = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def build(obj: Any) -> None:
-    """Make the tree below an object that was unflattened, if that has not happened yet."""
-    pending = obj.__dict__.pop("_pending", None)
-    if pending is None:
+    """Make the tree below an object that was unflattened, if that has not happened yet.
+
+    Any number of threads may come here at once: the first builds, and nobody sees a part of what it makes.
+    """
+    if obj.__dict__.get("_pending") is None:
         return
-    structure, leaves, home = pending
-    objects = [obj, *(object.__new__(node.kind) for node in structure.nodes[1:])]
-    boxes = [
-        Slot.from_meta(meta, leaf, home, name) for meta, leaf, name in zip(structure.metas, leaves, structure.names)
-    ]
-    fill(structure, leaves, objects, boxes, home)
+    with _building:
+        pending = obj.__dict__.get("_pending")
+        if pending is None:
+            return
+        structure, leaves, home = pending
+        objects = [obj, *(object.__new__(node.kind) for node in structure.nodes[1:])]
+        boxes = [
+            Slot.from_meta(meta, leaf, home, name) for meta, leaf, name in zip(structure.metas, leaves, structure.names)
+        ]
+        fill(structure, leaves, objects, boxes, home)
+        del obj.__dict__["_pending"]
 
 
 def fill(structure: Structure, leaves: Sequence[Any], objects: list[Any], boxes: list[Slot], home: Any) -> None:
-    """Give `objects` the attributes that `structure` says, with `boxes` in their registries."""
-    for node, obj in zip(structure.nodes, objects):
-        held = obj.__dict__
-        held.update(node.fixed)
-        for registry, entries in zip(REGISTRIES, node.boxes):
-            held[registry] = Registry({name: None if i < 0 else boxes[i] for name, i in entries})
-        held["_modules"] = Registry({name: None if i < 0 else objects[i] for name, i in node.children})
-        held.setdefault("_home", home)
-        held["_scope"] = node.scope
+    """Give `objects` the attributes that `structure` says, with `boxes` in their registries.
+
+    The root comes last, in one act: what other threads can reach is whole.
+    """
     source = static.Thawing(iter(leaves[structure.n_boxes :]), boxes, objects)
     watched = []
+    attributes: list[dict[str, Any]] = []
     for number, (node, obj) in enumerate(zip(structure.nodes, objects)):
+        new = dict(node.fixed)
+        for registry, entries in zip(REGISTRIES, node.boxes):
+            new[registry] = Registry({name: None if i < 0 else boxes[i] for name, i in entries})
+        new["_modules"] = Registry({name: None if i < 0 else objects[i] for name, i in node.children})
+        new["_home"] = obj.__dict__.get("_home", home)
+        new["_scope"] = node.scope
         for name, frozen in node.plain:
-            obj.__dict__[name] = static.thaw(frozen, source)
+            new[name] = static.thaw(frozen, source)
             watched.append((number, None if number == 0 else obj, name, frozen))
-    objects[0].__dict__["_cache"] = Cache(structure, boxes, objects[1:], watched)
+        attributes.append(new)
+    attributes[0]["_cache"] = Cache(structure, boxes, objects[1:], watched)
+    attributes[0]["_pending"] = None
+    for obj, new in zip(reversed(objects), reversed(attributes)):
+        obj.__dict__.update(new)
 
 
 def discard_changes(obj: Any) -> None:

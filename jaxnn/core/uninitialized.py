@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.core.dtypes import check_dtype
-from jaxnn.core.parameter import Buffer, Parameter, Slot, as_sharding, empty, structure_epoch
+from jaxnn.core.parameter import Buffer, Parameter, Slot, as_sharding, empty, note_structure
 
 
 class _Uninitialized(Slot):
@@ -30,7 +30,7 @@ class _Uninitialized(Slot):
         device = self.place if device is None else device
         self.__class__ = self.becomes  # type: ignore[assignment]
         self.replace(empty(shape, dtype, device))
-        structure_epoch[0] += 1
+        note_structure()
 
     @property
     def place(self) -> Any:
