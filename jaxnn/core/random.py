@@ -11,6 +11,7 @@ really be compiled.
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import os
 import threading
@@ -68,7 +69,7 @@ class Generator:
     """
 
     def __init__(self, device: Any = None, *, key: Any = None, fold: Any = None) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._seed = int.from_bytes(os.urandom(8), "little") >> 1
         self._host: Any = None
         self._slot: Slot | None = None if key is None else Slot(_key_data(key))
@@ -111,9 +112,13 @@ class Generator:
     @property
     def slot(self) -> Slot:
         """The box that holds the key stream's state, raw uint32 data, made on first use."""
-        if self._slot is None:
-            self._slot = Slot(_seeded(self._seed), home=None)
-        return self._slot
+        slot = self._slot
+        if slot is None:
+            with self._lock:
+                slot = self._slot
+                if slot is None:
+                    slot = self._slot = Slot(_seeded(self._seed), home=None)
+        return slot
 
     @property
     def draws_on_host(self) -> bool:
@@ -122,12 +127,12 @@ class Generator:
 
     def next_key(self) -> jax.Array:
         """One fresh jax key; the stream moves on."""
-        slot = self.slot
-        state, key = _split(slot.value)
-        if not may_hold(slot.home, state):
-            where = _user_frame()
-            return jax.random.wrap_key_data(_abstract_key.bind(where=where))
-        slot.value = state
+        with self._lock:  # what one thread has read, no other reads before the stream has moved on
+            slot = self.slot
+            state, key = _split(slot.value)
+            if not may_hold(slot.home, state):
+                return jax.random.wrap_key_data(_abstract_key.bind(where=_user_frame()))
+            slot.value = state
         key = jax.random.wrap_key_data(key)
         return key if self._fold is None else jax.random.fold_in(key, self._fold)
 
@@ -155,7 +160,7 @@ class Generator:
         return {"seed": self._seed, "host": self._host, "key": key, "from_key": self._from_key}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._seed, self._host, self._from_key = state["seed"], state["host"], state["from_key"]
         self._fold = None
         self._slot = None if state["key"] is None else Slot(jnp.asarray(state["key"]))
@@ -182,28 +187,35 @@ def _user_frame() -> str:
     return "Drawn here:\n" + "".join(traceback.format_list(frames[-2:]))
 
 
-class _Stack(threading.local):
-    def __init__(self) -> None:
-        self.generators: list[Generator] = []
-
-
 default_generator = Generator()
-_stack = _Stack()
+# Of each thread and each task of an event loop: the generators that `use` has put on, the innermost last.
+_stack: contextvars.ContextVar[tuple[Generator, ...]] = contextvars.ContextVar("jaxnn_generators", default=())
+
+
+def _renew_lock() -> None:
+    """A child process is born with a lock of its own: a thread that held this one is not there to give it back."""
+    default_generator._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def current() -> Generator:
     """The generator that draws come from: the innermost ``nn.rng``'s or transform's, else the global one."""
-    return _stack.generators[-1] if _stack.generators else default_generator
+    generators = _stack.get()
+    return generators[-1] if generators else default_generator
 
 
 @contextmanager
 def use(generator: Generator) -> Iterator[Generator]:
     """Draw from `generator` inside."""
-    _stack.generators.append(generator)
+    before = _stack.get()
+    _stack.set((*before, generator))
     try:
         yield generator
     finally:
-        _stack.generators.pop()
+        _stack.set(before)
 
 
 def rng(key: Any) -> Any:

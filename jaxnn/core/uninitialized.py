@@ -50,6 +50,12 @@ class _Uninitialized(Slot):
             "once, which infers it, or load a state_dict"
         )
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
+        raise ValueError(
+            f"{self.label or type(self).__name__}: an uninitialized parameter or buffer has no numbers yet. Call the "
+            "module once, which infers its shape, or load a state_dict"
+        )
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
 

@@ -391,3 +391,10 @@ def test_eval_is_not_no_grad_and_no_grad_is_not_eval():
     with nn.no_grad():
         assert float(jnp.abs(gradient(model)).sum()) == 0
         assert bool((model(x) == 0).any()) and model.training
+
+
+@pytest.mark.parametrize("kind", [nn.UninitializedParameter, nn.UninitializedBuffer])
+@pytest.mark.parametrize("function", [np.asarray, np.sum, lambda box: np.add(box, 1), jnp.asarray, jnp.array])
+def test_numpy_and_jnp_refuse_a_box_without_numbers(kind, function):
+    with pytest.raises(ValueError, match="uninitialized"):
+        function(kind())

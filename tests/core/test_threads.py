@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import jaxnn as nn
@@ -62,7 +61,7 @@ def test_a_copy_is_first_looked_at_by_several_threads(eager_switches, look, kind
     expected = _LOOKS[look](net)
     for _ in range(15):
         copy = jax.tree.map(lambda leaf: leaf, net)
-        assert at_once(lambda number: _LOOKS[look](copy)) == [expected] * N_THREADS
+        assert at_once(lambda number, copy=copy: _LOOKS[look](copy)) == [expected] * N_THREADS
 
 
 def test_different_first_looks_at_one_copy(eager_switches):
@@ -71,4 +70,44 @@ def test_different_first_looks_at_one_copy(eager_switches):
     expected = [look(net) for look in looks]
     for _ in range(30):
         copy = jax.tree.map(lambda leaf: leaf, net)
-        assert at_once(lambda number: looks[number](copy), len(looks)) == expected
+        assert at_once(lambda number, copy=copy: looks[number](copy), len(looks)) == expected
+
+
+def test_eager_draws_of_several_threads_are_different(eager_switches):
+    nn.manual_seed(0)
+    keys = at_once(lambda number: [jax.random.key_data(nn.next_key()).tolist() for _ in range(40)])
+    drawn = {tuple(key) for row in keys for key in row}
+    assert len(drawn) == N_THREADS * 40
+
+
+def test_eager_dropout_in_threads_gives_different_masks(eager_switches):
+    nn.manual_seed(0)
+    layer, x = nn.Dropout(0.5), jnp.ones(128)
+    layer(x)
+    masks = at_once(lambda number: [layer(x).tobytes() for _ in range(10)])
+    assert len({mask for row in masks for mask in row}) == N_THREADS * 10
+
+
+def test_tasks_of_one_event_loop_draw_each_from_its_own_key():
+    import asyncio
+
+    def draw():
+        return jax.random.key_data(nn.next_key()).tolist()
+
+    def alone(seed):
+        with nn.rng(jax.random.key(seed)):
+            return [draw() for _ in range(3)]
+
+    async def task(seed, pauses):
+        with nn.rng(jax.random.key(seed)):
+            drawn = []
+            for _ in range(3):
+                drawn.append(draw())
+                for _ in range(pauses):
+                    await asyncio.sleep(0)
+        return drawn
+
+    async def main():
+        return await asyncio.gather(*(task(seed, 3 - seed) for seed in range(3)))
+
+    assert asyncio.run(main()) == [alone(seed) for seed in range(3)]
