@@ -33,6 +33,8 @@ class Stateful:
         if held.get("_pending") is not None:
             tree.build(self)
             return getattr(self, name)
+        if name in held:  # another thread has built the tree since the lookup that led here
+            return held[name]
         for registry in tree.REGISTRIES:
             box = held.get(registry, {}).get(name, _MISSING)
             if box is not _MISSING:
