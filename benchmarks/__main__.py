@@ -28,7 +28,6 @@ BENCHMARKS = {
     "scaling": "Training steps as depth and batch grow",
     "lowerings": "Each lowering beside plain JAX",
     "convolution": "Forty convolutions",
-    "products": "Matrix products",
     "pooling": "Poolings",
     "compiling": "Trace and compile time",
     "memory": "Memory of training steps",

@@ -2,16 +2,15 @@
 
     python -m benchmarks.bound [--only NAME] [--rounds 7]
 
-Every product and every convolution of oneDNN's in the compiled step is timed by itself, inside a loop in one program
-(so that nothing else is counted), on operands of its shapes, and counted as often as the step comes by, those in loops
-over time once for each turn; their sum stands beside the time of the step and beside PyTorch's.
+Every product and every convolution in the compiled step is timed by itself, inside a loop in one program (so that
+nothing else is counted), on operands of its shapes, and counted as often as the step comes by, those in loops over time
+once for each turn; their sum stands beside the time of the step and beside PyTorch's.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
-import json
 import re
 import time
 from typing import Any
@@ -24,14 +23,12 @@ from jax import lax
 import jaxnn as nn
 from benchmarks.models import LR, MOMENTUM, compare, step
 from benchmarks.networks import NETWORKS, batch_of
-from jaxnn.functional import _onednn
 
 Dims = tuple[int, ...]
-Work = tuple[str, tuple[Dims, ...], Any]  # "dot", "matmul" or "convolution"; the operands' shapes; what tells it apart
+Work = tuple[str, tuple[Dims, ...], Any]  # "dot" or "convolution"; the operands' shapes; what tells it apart
 _DOT = re.compile(r"= f32\[[\d,]*\]\S* dot\((%\S+), (%\S+)\), (.*)")
-_ONEDNN = re.compile(
-    r"= f32\[([\d,]*)\]\S* custom-call\((%\S+), (%\S+)\), custom_call_target=\"__onednn\$(\w+)\", .*backend_config=(.*)"
-)
+_CONVOLUTION = re.compile(r"= f32\[[\d,]*\]\S* convolution\((%\S+), (%\S+)\), window={(.*?)}, dim_labels=(\S+?),? (.*)")
+_LABELS = str.maketrans("bfoi", "NCOI")  # XLA's names of dimensions, and JAX's
 _SHAPE = re.compile(r"(%\S+) = f32\[([\d,]*)\]")
 _LOOP = re.compile(r" while\(.*body=(%[\w.\-]+).*known_trip_count\":\{\"n\":\"(\d+)\"")
 
@@ -67,9 +64,25 @@ def work(name: str) -> collections.Counter[Work]:
             left, right = (_numbers(given.get(f"{side}_contracting_dims", "")) for side in ("lhs", "rhs"))
             batch = tuple(_numbers(given.get(f"{side}_batch_dims", "")) for side in ("lhs", "rhs"))
             found["dot", (shapes[match[1]], shapes[match[2]]), ((left, right), batch)] += turns
-        for result, left, right, kind, config in _ONEDNN.findall(computations[computation]):
-            found[kind, (shapes[left], shapes[right]), (_numbers(result), config)] += turns
+        for left, right, window, labels, rest in _CONVOLUTION.findall(computations[computation]):
+            groups = re.search(r"feature_group_count=(\d+)", rest)
+            details = window, labels, int(groups[1]) if groups else 1
+            found["convolution", (shapes[left], shapes[right]), details] += turns
     return found
+
+
+def convolve(left: Any, right: Any, window: str, labels: str, groups: int) -> Any:
+    """The convolution that XLA writes as such a window and such labels; kernels that it reverses are taken as they are."""
+    given = dict(option.split("=") for option in window.split())
+    ones = "x".join(["1"] * len(given["size"].split("x")))
+    stride, spread, apart = (
+        [int(number) for number in given.get(name, ones).split("x")] for name in ("stride", "lhs_dilate", "rhs_dilate")
+    )
+    pads = [tuple(map(int, ends.split("_"))) for ends in given.get("pad", ones.replace("1", "0_0")).split("x")]
+    sides = re.split(r"_|->", labels.translate(_LABELS))
+    return lax.conv_general_dilated(
+        left, right, stride, pads, spread, apart, (sides[0], sides[1], sides[2]), groups, precision="highest"
+    )
 
 
 def seconds(item: Work, rounds: int, loops: int = 10) -> float:
@@ -82,7 +95,7 @@ def seconds(item: Work, rounds: int, loops: int = 10) -> float:
         if kind == "dot":
             out = lax.dot_general(carry, operands[1], details, precision="highest")
         else:
-            out = _onednn.call(kind, json.loads(details[1]), carry, operands[1], shape=details[0])
+            out = convolve(carry, operands[1], *details)
         return carry.at[(0,) * carry.ndim].add(out[(0,) * out.ndim] * 1e-9)  # each needs the one before
 
     run = jax.jit(lambda a: lax.fori_loop(0, loops, body, a), compiler_options=nn.compiler_options())

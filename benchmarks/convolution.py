@@ -23,7 +23,6 @@ import jaxnn.functional as F
 from benchmarks import beside
 from benchmarks.conv_shapes import SHAPES, Conv
 from benchmarks.timing import Times, fastest
-from jaxnn import _compat
 from jaxnn.functional import _convolution_forms as forms
 from jaxnn.functional import _convolution_primitive as primitive
 from jaxnn.functional._convolution_geometry import Geometry
@@ -61,9 +60,9 @@ def geometry_of(conv: Conv) -> Geometry:
 
 
 def chosen(conv: Conv, operation: str) -> str:
-    """The form that jaxnn takes on the CPU for a convolution by itself."""
+    """The form that jaxnn takes on the CPU."""
     image, weight = operands(conv)
-    return forms.choose(operation, image.shape, weight.shape, geometry_of(conv), _compat.has_onednn(), alone=True)
+    return forms.choose(operation, image.shape, weight.shape, geometry_of(conv))
 
 
 def by_form(conv: Conv, rounds: int, xla: dict[str, Any]) -> dict[str, dict[str, float]]:

@@ -4,8 +4,7 @@
 
 Plain JAX is what one writes by hand with `jax.lax` and `jax.numpy`, under ``jax.jit`` without `nn.compiler_options`.
 It needs no PyTorch, so that it runs on the newest JAX as on the oldest. Times and ratios are those of the best calls.
-The form of a convolution is what jaxnn takes forward / for the input's gradient / for the weight's; after it stands how
-many products jaxnn leaves to oneDNN, forward and with gradients, where there are any.
+The form of a convolution is what jaxnn takes forward / for the input's gradient / for the weight's.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from benchmarks.conv_shapes import SHAPES, Conv
 from benchmarks.convolution import chosen, function, operands, options
 from benchmarks.timing import fastest, lengthy
 from jaxnn.core.compiling import keep_freed_memory
-from jaxnn.functional import _dot, recurrent
+from jaxnn.functional import recurrent
 
 LONG = 0.5  # seconds of a call from which on one is enough: XLA's gradients of grouped convolutions take as many
 PAYS = 1.05  # the ratio up to which a lowering is worth keeping
@@ -83,11 +82,6 @@ def convolution(name: str) -> Lowering:
     shapes = [operand.shape for operand in operands(conv)]
     ours = partial(function(F, conv), **options(conv))
     return Lowering(name, forms(conv), shapes, ours, partial(plain_convolution, conv=conv))
-
-
-def product(name: str, left: Shape, right: Shape, numbers: Any) -> Lowering:
-    ours = partial(_dot.dot_general, dimension_numbers=numbers)
-    return Lowering(name, "a product", [left, right], ours, partial(lax.dot_general, dimension_numbers=numbers))
 
 
 POOLS = {"max": ("by dimension, gradient by places", -jnp.inf, lax.max), "avg": ("a sum of slices", 0.0, lax.add)}
@@ -156,8 +150,6 @@ def repeated(layers: Function, times: int = 3) -> Function:
 
 ROWS = (
     Lowering("linear", "a product", [(1024, 128), (384, 128), (384,)], F.linear, lambda x, w, b: x @ w.T + b),
-    product("attention scores", (32, 128, 32), (32, 128, 32), (((2,), (2,)), ((0,), (0,)))),
-    product("long sums", (128, 8192), (256, 8192), (((1,), (1,)), ((), ()))),
     pool("max", 3, 2, (8, 64, 56, 56)),
     pool("max", 13, 1, (4, 128, 20, 20)),
     pool("max", 3, 2, (2, 64, 8, 28, 28)),
@@ -185,7 +177,7 @@ ROWS = (
     Lowering("batch_norm", "corrected moments", [(16, 64, 32, 32), (64,), (64,)], our_batch_norm, plain_batch_norm),
     Lowering(
         "conv2d and batch_norm, three times",
-        "channels last",
+        "corrected moments",
         [(16, 64, 32, 32), (64, 64, 3, 3), (64,), (64,)],
         repeated(lambda x, kernel, w, b: our_batch_norm(F.conv2d(x, kernel, None, 1, 1), w, b)),
         repeated(lambda x, kernel, w, b: plain_batch_norm(lax.conv(x, kernel, (1, 1), "SAME"), w, b)),
@@ -217,14 +209,13 @@ def timed(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     return long | fastest({name: call for name, call in calls.items() if name not in long}, rounds)
 
 
-def compare(runs: Sequence[Callable[..., Any]], arrays: Sequence[Any], rounds: int) -> tuple[float, float, int]:
-    """Plain JAX's microseconds, jaxnn's over them, and how many products this leaves to oneDNN; of (jaxnn's, plain)."""
+def compare(runs: Sequence[Callable[..., Any]], arrays: Sequence[Any], rounds: int) -> tuple[float, float]:
+    """Plain JAX's microseconds, and jaxnn's over them; of (jaxnn's, plain)."""
     ours, plain = jax.jit(runs[0], compiler_options=nn.compiler_options()), jax.jit(runs[1])
     for our, expected in zip(jax.tree.leaves(ours(*arrays)), jax.tree.leaves(plain(*arrays)), strict=True):
         np.testing.assert_allclose(our, expected, rtol=1e-3, atol=1e-3 * float(abs(expected).max()))
     times = timed({"plain": partial(plain, *arrays), "jaxnn": partial(ours, *arrays)}, rounds)
-    products = ours.lower(*arrays).as_text().count("__onednn$matmul")
-    return times["plain"], times["jaxnn"] / times["plain"], products
+    return times["plain"], times["jaxnn"] / times["plain"]
 
 
 def cells(row: Lowering, rounds: int) -> tuple[str, list[float]]:
@@ -234,10 +225,8 @@ def cells(row: Lowering, rounds: int) -> tuple[str, list[float]]:
     cotangent = jnp.asarray(np.random.default_rng(1).standard_normal(shape, np.float32))
     both = [beside.with_gradients(run, len(row.shapes)) for run in runs]
     results = compare(runs, arrays, rounds), compare(both, [cotangent, *arrays], rounds)
-    counts = ", ".join(str(products) for _, _, products in results)
-    form = f"{row.form}; oneDNN's products: {counts}" if results[1][2] else row.form
-    times = " | ".join(f"{plain:.0f} | {ratio:.2f}" for plain, ratio, _ in results)
-    return f"| {row.name} | {form} | {times} |", [ratio for _, ratio, _ in results]
+    times = " | ".join(f"{plain:.0f} | {ratio:.2f}" for plain, ratio in results)
+    return f"| {row.name} | {row.form} | {times} |", [ratio for _, ratio in results]
 
 
 def main(argv: list[str] | None = None) -> None:

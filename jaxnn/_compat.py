@@ -6,16 +6,11 @@ on the installed JAX and says which one broke when an upgrade moves something.
 
 from __future__ import annotations
 
-import functools
 import os
-import platform
-import sys
 from typing import Any
 
 import jax
 import jax.core
-import jaxlib.version
-import numpy as np
 from jax._src import core as _core
 from jax._src.lib import utils as _utils  # pyright: ignore[reportPrivateImportUsage]
 
@@ -90,62 +85,7 @@ def vary_alike(*arrays: Any) -> tuple[Any, ...]:
     )
 
 
-def lowered_for(context: Any) -> tuple[str, ...]:
-    """The platforms that what is lowered in `context` is to run on."""
-    return tuple(context.platforms or context.module_context.platforms)
-
-
-def is_given_to_the_program(value: Any) -> bool:
-    """Whether a value that is being lowered is an argument of the whole program: of MLIR's function "main"."""
-    block = getattr(value, "owner", None)
-    function = getattr(block, "owner", None) if type(block).__name__ == "Block" else None
-    name = getattr(function, "name", None)
-    return getattr(name, "value", name) == "main"
-
-
-def dot_general_type(left: Any, right: Any, dimension_numbers: Any, precision: Any) -> Any:
-    """The type of ``lax.dot_general``'s result, operands given by theirs."""
-    options = {"dimension_numbers": dimension_numbers, "precision": precision}
-    aval, _ = jax.lax.dot_general_p.abstract_eval(
-        left, right, **options, preferred_element_type=np.dtype(np.float32), out_sharding=None
-    )
-    return aval
-
-
 def varying_like(aval: Any, operand: Any) -> Any:
     """The type `aval`, varying over the mesh axes that the type `operand` varies over (inside shard_map)."""
     axes = getattr(operand, "mat", None)
     return aval.update(manual_axis_type=axes) if axes is not None and axes.varying else aval
-
-
-# XLA's CPU runtime runs oneDNN under custom call targets that it keeps to itself: nothing says when their format
-# changes, and oneDNN ends the process at a format that it does not know. So: the versions on which the format was tried.
-_ONEDNN_TRIED = ((0, 10), (0, 11), (0, 12))
-
-
-@functools.cache
-def has_onednn() -> bool:
-    """Whether this jaxlib runs oneDNN's convolutions and products as custom calls. ``JAXNN_ONEDNN=0`` says no."""
-    version = tuple(int(part) for part in jaxlib.version.__version__.split(".")[:2])
-    built_with = sys.platform == "linux" and platform.machine() == "x86_64"
-    return built_with and version in _ONEDNN_TRIED and os.environ.get("JAXNN_ONEDNN") != "0"
-
-
-def runs_onednn() -> bool:
-    """Whether what is traced now may come to run by oneDNN: it may be had, and programs run on the CPU by default."""
-    return has_onednn() and jax.default_backend() == "cpu"
-
-
-def may_call_onednn(context: Any) -> bool:
-    """Whether what is lowered in `context` may hold custom calls of oneDNN.
-
-    Not in a program for export, which has to run elsewhere; nor in one that XLA splits over devices, since it does
-    not split custom calls.
-    """
-    module = context.module_context
-    if module.lowering_parameters.for_export or not has_onednn():
-        return False
-    axes = module.axis_context
-    if hasattr(axes, "num_devices"):
-        return axes.num_devices == 1
-    return axes.manual_axes == frozenset(axes.mesh.axis_names)

@@ -13,10 +13,10 @@ from jax import lax
 
 from jaxnn.core import modes
 from jaxnn.core.dtypes import is_floating
-from jaxnn.functional import _channels_last, _convolution_primitive
+from jaxnn.functional import _convolution_primitive
 from jaxnn.functional._checks import check_array, check_ndim, check_same_dtype, fail
 from jaxnn.functional._convolution_geometry import Geometry
-from jaxnn.functional._short_sums import is_short, spread
+from jaxnn.functional._short_sums import spread
 
 Sizes = int | Sequence[int]
 
@@ -147,7 +147,6 @@ def convolve_transposed(
     """
     pads = tuple((before, after) for before, after in padding)
     geometry = Geometry(stride, pads, dilation, groups, modes.matmul_precision())
-    _channels_last.note_convolution()
 
     def run(operand: jax.Array) -> jax.Array:
         shape = (operand.shape[0], groups * weight.shape[1], *size)
@@ -165,28 +164,9 @@ def with_batch_and_bias(
     if bias is not None:
         # 16-bit numbers are added in float32, so that the backward pass sums the bias's gradient in float32.
         wide = jnp.float32 if is_floating(bias.dtype) and bias.dtype.itemsize < 4 else bias.dtype
-        output = _plus_bias(output.astype(wide), bias.astype(wide), channel).astype(input.dtype)
+        moved = spread(bias.astype(wide), output.shape, (channel,))
+        output = (output.astype(wide) + moved).astype(input.dtype)
     return output if batched else lax.squeeze(output, (0,))
-
-
-def _plus_bias(output: jax.Array, bias: jax.Array, channel: int) -> jax.Array:
-    if channel == 1 and _channels_last.is_worth_it(output) and not is_short(output.shape, output.dtype):
-        return _plus_channel_bias(output, bias)
-    return output + spread(bias, output.shape, (channel,))
-
-
-@jax.custom_jvp
-def _plus_channel_bias(output: jax.Array, bias: jax.Array) -> jax.Array:
-    return output + lax.broadcast_in_dim(bias, output.shape, (1,))
-
-
-@_plus_channel_bias.defjvp
-def _plus_channel_bias_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
-    """The bias's tangent is spread out channels last, so that its gradient is a sum over channels last."""
-    moved, bias = tangents
-    shape = (moved.shape[0], *moved.shape[2:], moved.shape[1])
-    spread_last = lax.broadcast_in_dim(bias, shape, (moved.ndim - 1,))
-    return _plus_channel_bias(*primals), moved + _channels_last.channels_second(spread_last)
 
 
 def _convolve(
@@ -213,7 +193,6 @@ def _convolve(
     if plain and has_forms(input, weight, groups):
         pads = tuple((before, after) for before, after in padding)
         geometry = Geometry(stride, pads, dilation, groups, modes.matmul_precision())
-        _channels_last.note_convolution()
         return _convolution_primitive.convolve(input, weight, geometry)
     # bfloat16 and float16 stay what they are: XLA's convolutions sum them in float32 and round once on every
     # platform. Asking for a float32 result instead would make the backward convolutions float32, off tensor cores.

@@ -1,7 +1,7 @@
 """Programs for a convolution other than XLA's own, which on the CPU takes up to a thousand times longer (grouped ones).
 
 Each computes ``form(input, weight, geometry)`` for input (N, C, *spatial), weight (O, C / groups, *kernel). Their
-gradients are their transposes. Which form is used where, `choose` says; ``python -m benchmarks conv`` shows why.
+gradients are their transposes. Which form is used where, `choose` says; ``python -m benchmarks.convolution --forms`` shows why.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn import _compat
-from jaxnn.functional import _convolution_onednn
 from jaxnn.functional._convolution_geometry import Geometry, turned_weight
 from jaxnn.functional._dot import dot_general
 
@@ -171,14 +170,8 @@ def turned(
     return image, turned_weight(weight, geometry.groups), options
 
 
-ONEDNN = {"onednn": False, "onednn_first": True}  # the forms that oneDNN computes: whether of images channels first
-# Where the image is given to the program as it lies: oneDNN in that order; what is fast channels last is not.
-_ALONE: dict[str | None, str | None] = {"onednn": "onednn_first", "patches": None}
-
 FORMS: dict[str, Callable[[jax.Array, jax.Array, Geometry], jax.Array]] = {
     "direct": direct,
-    "onednn": _convolution_onednn.forward,
-    "onednn_first": functools.partial(_convolution_onednn.forward, first=True),
     "taps": taps,
     "columns": columns,
     "joined": joined,
@@ -210,19 +203,10 @@ def fits(form: str, weight: tuple[int, ...], geometry: Geometry) -> bool:
         return weight[1] == 1 and prod(kernel) <= MAX_TAPS
     if form == "patches":
         return geometry.groups == 1 and (max(kernel) == 1 or kernel == geometry.stride and max(geometry.dilation) == 1)
-    if form == "onednn_first":  # in one and three dimensions some numbers were wrong
-        return len(kernel) == 2
-    return form in ("direct", "onednn") or prod(kernel) <= MAX_TAPS
+    return form == "direct" or prod(kernel) <= MAX_TAPS
 
 
-def choose(
-    operation: str,
-    image: tuple[int, ...],
-    weight: tuple[int, ...],
-    geometry: Geometry,
-    onednn: bool = False,
-    alone: bool = False,
-) -> str:
+def choose(operation: str, image: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry) -> str:
     """The form of a convolution or of one of its gradients on the CPU.
 
     XLA's own is slow there where there are groups (its gradients are then loops over single numbers), and takes up
@@ -233,42 +217,11 @@ def choose(
         image: the input's shape.
         weight: the weight's shape.
         geometry: the options.
-        onednn: whether the program may call oneDNN.
-        alone: whether the image is given to the program as it is, channels first, and not made by another layer of it.
     """
     forced = _forced.get()
-    if forced is not None:
-        usable = fits(forced, weight, geometry) and (onednn or forced not in ONEDNN)
-        return forced if usable else "direct"
-    preferred = _beside_onednn(operation, image, weight, geometry) if onednn else None
-    # Not of few channels: a network's first layer makes more than it takes, and the others want these last.
-    if alone and image[1] > 4 and fits("onednn_first", weight, geometry):
-        preferred = _ALONE.get(preferred, preferred)
-    elif alone and weight[2:] == (1,):  # a matrix product for each image, as both lie
-        preferred = None
-    if preferred is None:
-        preferred = (_for_groups if geometry.groups > 1 else _for_one_group)(operation, image, weight, geometry)
-    return preferred if fits(preferred, weight, geometry) else "direct"
-
-
-def _beside_onednn(operation: str, image: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry) -> str | None:
-    """The form where oneDNN may be called, so that images lie channels last; None: as where it may not."""
-    kernel, channels, groups = weight[2:], weight[1], geometry.groups
-    places = image[0] * prod(geometry.output_size(image[2:], kernel))
-    enough = places * prod(weight) >= 1e6  # of less work the call alone takes longer
-    depthwise = groups > 1 and channels == 1
-    few = depthwise and prod(kernel) <= 9  # so few taps that sums of them are the faster ones
-    if operation == "input_gradient" and few and max(geometry.stride) > 1:
-        takes = False
-    elif operation != "weight_gradient":
-        takes = not (depthwise and len(kernel) == 1) and (operation == "forward" or groups > 1 or channels > 4)
-    elif max(kernel) == 1:
-        return "patches" if groups == 1 else None
-    elif groups > 1:
-        takes = not depthwise or (len(kernel) == 2 and not few)
-    else:
-        takes = channels <= 4 or len(kernel) == 3 or (len(kernel) == 2 and prod(weight) < 4 * prod(image))
-    return "onednn" if enough and takes else None
+    if forced is None:
+        forced = (_for_groups if geometry.groups > 1 else _for_one_group)(operation, image, weight, geometry)
+    return forced if fits(forced, weight, geometry) else "direct"
 
 
 def _for_groups(operation: str, image: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry) -> str:

@@ -18,8 +18,7 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxnn import _compat
 from jaxnn.core import primitives
-from jaxnn.functional import _convolution_onednn
-from jaxnn.functional._convolution_forms import FORMS, ONEDNN, choose, taps_weight_gradient, turned
+from jaxnn.functional._convolution_forms import FORMS, choose, taps_weight_gradient, turned
 from jaxnn.functional._convolution_geometry import Geometry
 from jaxnn.functional._once import once
 
@@ -31,8 +30,6 @@ def _forward(input: Any, weight: Any, *, geometry: Geometry, shape: Shape, form:
 
 
 def _input_gradient(output: Any, weight: Any, *, geometry: Geometry, shape: Shape, form: str) -> Any:
-    if form in ONEDNN:
-        return _convolution_onednn.input_gradient(output, weight, geometry, shape, ONEDNN[form])
     if form == "taps" and weight.shape[0] == geometry.groups:
         # As a sum of taps in its turn, not a sum of as many padded images.
         return FORMS[form](*turned(output, weight, geometry, shape))
@@ -40,8 +37,6 @@ def _input_gradient(output: Any, weight: Any, *, geometry: Geometry, shape: Shap
 
 
 def _weight_gradient(input: Any, output: Any, *, geometry: Geometry, shape: Shape, form: str) -> Any:
-    if form in ONEDNN:
-        return _convolution_onednn.weight_gradient(input, output, geometry, shape, ONEDNN[form])
     if form == "taps" and 0 not in (*input.shape, *output.shape):
         return taps_weight_gradient(input, output, geometry, shape)
     return _transposed(lambda weight: FORMS[form](input, weight, geometry), shape, output)
@@ -64,39 +59,23 @@ def _make(name: str, function: Callable[..., Any], shapes: Callable[..., tuple[S
     def run_direct(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
         return function(left, right, geometry=geometry, shape=shape, form="direct")
 
-    def run_on_cpu(left: Any, right: Any, *, geometry: Geometry, shape: Shape, onednn: bool, alone: bool) -> Any:
-        dtypes = [jnp.promote_types(array.dtype, jnp.float32) for array in (left, right)]
-        onednn = onednn and dtypes[0] == dtypes[1] == jnp.float32
-        form = choose(name, *shapes(left, right, shape), geometry, onednn, alone)
+    def run_on_cpu(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
+        form = choose(name, *shapes(left, right, shape), geometry)
         if form == "direct":
             return run_direct(left, right, geometry=geometry, shape=shape)
-        wide = [array.astype(dtype) for array, dtype in zip((left, right), dtypes)]
+        wide = [array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in (left, right)]
         compute = functools.partial(function, *wide, geometry=geometry, shape=shape, form=form)
         # Sums of taps, not matrix products: three times before a BatchNorm, and there in an order that is slow.
-        sums = form not in ONEDNN and (name == "input_gradient" or form == "taps")
+        sums = name == "input_gradient" or form == "taps"
         return (once(compute, wide[1]) if sums else compute()).astype(left.dtype)
-
-    def run_anywhere(left: Any, right: Any, **options: Any) -> Any:
-        on_cpu = functools.partial(run_on_cpu, onednn=False, alone=False, **options)
-        return lax.platform_dependent(left, right, cpu=on_cpu, default=functools.partial(run_direct, **options))
-
-    def lower(context: Any, left: Any, right: Any, **options: Any) -> Any:
-        platforms = _compat.lowered_for(context)
-        if platforms == ("cpu",):
-            onednn, alone = _compat.may_call_onednn(context), _compat.is_given_to_the_program(left)
-            run: Any = functools.partial(run_on_cpu, onednn=onednn, alone=alone)
-        else:
-            run = run_anywhere if "cpu" in platforms else run_direct
-        return mlir.lower_fun(run, multiple_results=False)(context, left, right, **options)
 
     def evaluate(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
         return primitives.result_type(functools.partial(run_direct, geometry=geometry, shape=shape), left, right)
 
     primitive.def_abstract_eval(evaluate)
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=("geometry", "shape")))
-    # Not cached: the same convolution is another program where its image is given to the whole program. One rule for
-    # all platforms, since JAX 0.10 fails on uncached rules for single ones in a program for several.
-    mlir.register_lowering(primitive, lower, cacheable=False)
+    mlir.register_lowering(primitive, mlir.lower_fun(run_direct, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(run_on_cpu, multiple_results=False), platform="cpu")
     return primitive
 
 

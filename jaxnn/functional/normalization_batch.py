@@ -10,7 +10,6 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxnn.core.parameter import update_owner
-from jaxnn.functional import _channels_last
 from jaxnn.functional._checks import fail
 from jaxnn.functional._moments import (
     channels,
@@ -76,15 +75,11 @@ def _batch_norm(
     if input.size == 0:
         return input, running_mean, running_var
     x = wide(input)
-    turned = training and _channels_last.is_worth_it(x)
-    if turned:
-        x = _channels_last.channels_last(x)
-    channel = x.ndim - 1 if turned else 1
-    shape = tuple(size if axis == channel else 1 for axis, size in enumerate(x.shape))
+    shape = tuple(size if axis == 1 else 1 for axis, size in enumerate(x.shape))
     if training:
-        axes = tuple(axis for axis in range(x.ndim) if axis != channel)
+        axes = tuple(axis for axis in range(x.ndim) if axis != 1)
         rest, mean, variance = moments(x, axes, mapped)
-        count = x.size // x.shape[channel] * (lax.axis_size(mapped) if mapped else 1)
+        count = x.size // x.shape[1] * (lax.axis_size(mapped) if mapped else 1)
         unbiased = variance * (count / max(count - 1, 1))
         running_mean = _moved(running_mean, mean.reshape(-1), momentum)
         running_var = _moved(running_var, unbiased.reshape(-1), momentum)
@@ -94,8 +89,6 @@ def _batch_norm(
         variance = running_var.astype(x.dtype).reshape(shape)
     scale = lax.rsqrt(variance + jnp.asarray(eps, x.dtype))
     result = scale_and_shift(rest, scale, weight, bias, shape)
-    if turned:
-        result = _channels_last.channels_second(result)
     return result.astype(input.dtype), running_mean, running_var
 
 

@@ -11,7 +11,6 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 import jaxnn.functional as F
-from jaxnn import _compat
 from jaxnn.functional import _convolution_forms as forms
 from jaxnn.functional import _convolution_primitive as primitive
 
@@ -46,8 +45,6 @@ def form(request, case, monkeypatch):
     """Every convolution in this form, those without groups too."""
     if not forms.fits(request.param, case[2].shape, case[0]):
         pytest.skip("not for these options")
-    if request.param in forms.ONEDNN and not _compat.has_onednn():
-        pytest.skip("this jaxlib does not run oneDNN")
     monkeypatch.setattr(primitive, "choose", lambda *_: request.param)
     return request.param
 
@@ -186,7 +183,7 @@ def test_forcing_a_form():
     assert "stablehlo.convolution" in text("patches", dense), "overlapping kernels: XLA's own"
     depthwise = text("taps", w, groups=4)
     assert "dot_general" not in depthwise and "convolution" not in depthwise
-    with pytest.raises(ValueError, match="one of direct, onednn, onednn_first, taps"), forms.force("fast"):
+    with pytest.raises(ValueError, match="one of direct, taps"), forms.force("fast"):
         pass
 
 

@@ -9,7 +9,7 @@ import jaxnn as nn
 from jaxnn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 # torch says so whenever an LSTM has a projection.
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")
 
 OPTIONS = [
     ("RNN", (4, 6, 2, "relu", False), {}),

@@ -1,0 +1,53 @@
+"""Convolution gradients that once deadlocked or ended the process: each in a child process, with a time limit."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+_CHECKED = """
+import jax, jax.numpy as jnp, numpy as np, sys
+import jaxnn.functional as F
+from jax import lax
+
+def check(image, kernel, groups, stride, padding, calls):
+    spatial = len(image) - 2
+    x = np.random.default_rng(0).standard_normal(image, np.float32)
+    w = np.ones(kernel, np.float32)
+    options = dict(stride=stride, padding=padding, groups=groups)
+    gradient = jax.jit(jax.grad(lambda w: getattr(F, f"conv{spatial}d")(x * 1.0, w, **options).sum()))
+    results = [np.asarray(gradient(w)) for _ in range(calls)]
+    # The cotangent is one everywhere, so each entry is a sum of one channel's strided slice.
+    pads = [(0, 0), (0, 0), *[(p, p) for p in padding]]
+    padded = np.pad(x.astype(np.float64), pads)
+    sizes = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip(image[2:], padding, kernel[2:], stride)]
+    expected = np.zeros(kernel)
+    for place in np.ndindex(*kernel[2:]):
+        cut = tuple(slice(at, at + (n - 1) * s + 1, s) for at, n, s in zip(place, sizes, stride))
+        sums = padded[(slice(None), slice(None), *cut)].sum((0, *range(2, 2 + spatial)))
+        by_group = sums.reshape(groups, kernel[1])
+        expected[(..., *place)] = np.repeat(by_group, kernel[0] // groups, axis=0)
+    for result in results:
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-2)
+    print("done", flush=True)
+"""
+# image, kernel, groups, stride, padding, calls
+CASES = {
+    "1-d, 3 groups of 33 channels": (((1, 99, 5000), (3, 33, 3), 3, (1,), (20,), 5), {}),
+    "1-d, 8 groups of 16 channels": (((1, 128, 3238), (8, 16, 3), 8, (1,), (20,), 5), {}),
+    "2-d, strided, SSE4.1": (
+        ((2, 390, 33, 3), (6, 130, 3, 3), 3, (3, 2), (3, 20), 40),
+        {"XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_weight_gradient_of_a_grouped_convolution_returns(name):
+    arguments, environment = CASES[name]
+    code = f"{_CHECKED}\ncheck(*{arguments!r})"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
+    )
+    assert ran.returncode == 0 and ran.stdout.strip() == "done", ran.stderr[-2000:]
