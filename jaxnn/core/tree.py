@@ -360,7 +360,6 @@ def build(obj: Any) -> None:
             Slot.from_meta(meta, leaf, home, name) for meta, leaf, name in zip(structure.metas, leaves, structure.names)
         ]
         fill(structure, leaves, objects, boxes, home)
-        del obj.__dict__["_pending"]
 
 
 def fill(structure: Structure, leaves: Sequence[Any], objects: list[Any], boxes: list[Slot], home: Any) -> None:
@@ -386,6 +385,7 @@ def fill(structure: Structure, leaves: Sequence[Any], objects: list[Any], boxes:
     attributes[0]["_pending"] = None
     for obj, new in zip(reversed(objects), reversed(attributes)):
         obj.__dict__.update(new)
+    del objects[0].__dict__["_pending"]
 
 
 def discard_changes(obj: Any) -> None:

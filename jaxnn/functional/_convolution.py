@@ -164,8 +164,8 @@ def with_batch_and_bias(
     if bias is not None:
         # 16-bit numbers are added in float32, so that the backward pass sums the bias's gradient in float32.
         wide = jnp.float32 if is_floating(bias.dtype) and bias.dtype.itemsize < 4 else bias.dtype
-        moved = spread(bias.astype(wide), output.shape, (channel,))
-        output = (output.astype(wide) + moved).astype(input.dtype)
+        summand = spread(bias.astype(wide), output.shape, (channel,))
+        output = (output.astype(wide) + summand).astype(input.dtype)
     return output if batched else lax.squeeze(output, (0,))
 
 

@@ -1,7 +1,8 @@
 """Programs for a convolution other than XLA's own, which on the CPU takes up to a thousand times longer (grouped ones).
 
 Each computes ``form(input, weight, geometry)`` for input (N, C, *spatial), weight (O, C / groups, *kernel). Their
-gradients are their transposes. Which form is used where, `choose` says; ``python -m benchmarks.convolution --forms`` shows why.
+gradients are their transposes. Which form is used where, `choose` says; ``python -m benchmarks.convolution --forms``
+shows why.
 """
 
 from __future__ import annotations
@@ -218,10 +219,10 @@ def choose(operation: str, image: tuple[int, ...], weight: tuple[int, ...], geom
         weight: the weight's shape.
         geometry: the options.
     """
-    forced = _forced.get()
-    if forced is None:
-        forced = (_for_groups if geometry.groups > 1 else _for_one_group)(operation, image, weight, geometry)
-    return forced if fits(forced, weight, geometry) else "direct"
+    form = _forced.get()
+    if form is None:
+        form = (_for_groups if geometry.groups > 1 else _for_one_group)(operation, image, weight, geometry)
+    return form if fits(form, weight, geometry) else "direct"
 
 
 def _for_groups(operation: str, image: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry) -> str:

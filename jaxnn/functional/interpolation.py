@@ -211,11 +211,11 @@ def _resize(
         )
         return pool[spatial - 1](input, tuple(target))
     axes = list(zip(range(2, 2 + spatial), target, scales))
+    # An element that is taken many times has as many gradients, which are summed in this dtype.
+    result = input.astype(compute_dtype(input.dtype))
     if mode in ("nearest", "nearest-exact"):
         kind = np.float64 if input.dtype == np.float64 else np.float32
         by_sizes = mode == "nearest" and spatial == 2 and sum(target) <= _SMALL_IMAGE
-        # An element that is taken many times has as many gradients, which are summed in this dtype.
-        result = input.astype(compute_dtype(input.dtype))
         for axis, wanted, scale in axes:
             size = result.shape[axis]
             if by_sizes and wanted in (size, 2 * size):
@@ -224,7 +224,6 @@ def _resize(
             result = _take(result, axis, places)
         return result.astype(input.dtype)
     weigh = _weigh if is_floating(input.dtype) else _weigh_bytes
-    result = input.astype(compute_dtype(input.dtype))
     for axis, wanted, scale in reversed(axes):
         if wanted == input.shape[axis] and (antialias or mode != "bicubic"):
             continue  # whatever the scale factor says, as in torch's forward pass

@@ -77,8 +77,7 @@ def _batch_norm(
     x = wide(input)
     shape = tuple(size if axis == 1 else 1 for axis, size in enumerate(x.shape))
     if training:
-        axes = tuple(axis for axis in range(x.ndim) if axis != 1)
-        rest, mean, variance = moments(x, axes, mapped)
+        rest, mean, variance = moments(x, (0, *range(2, x.ndim)), mapped)
         count = x.size // x.shape[1] * (lax.axis_size(mapped) if mapped else 1)
         unbiased = variance * (count / max(count - 1, 1))
         running_mean = _moved(running_mean, mean.reshape(-1), momentum)
@@ -88,8 +87,7 @@ def _batch_norm(
         rest = x - running_mean.astype(x.dtype).reshape(shape)
         variance = running_var.astype(x.dtype).reshape(shape)
     scale = lax.rsqrt(variance + jnp.asarray(eps, x.dtype))
-    result = scale_and_shift(rest, scale, weight, bias, shape)
-    return result.astype(input.dtype), running_mean, running_var
+    return scale_and_shift(rest, scale, weight, bias, shape).astype(input.dtype), running_mean, running_var
 
 
 def batch_norm(

@@ -1,5 +1,7 @@
 """Several threads at one module, one generator, one compiled step."""
 
+import asyncio
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -27,8 +29,6 @@ def at_once(function, n_threads=N_THREADS):
 @pytest.fixture
 def eager_switches():
     """Threads take turns after every few bytecodes, so that races show."""
-    import sys
-
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -89,8 +89,6 @@ def test_eager_dropout_in_threads_gives_different_masks(eager_switches):
 
 
 def test_tasks_of_one_event_loop_draw_each_from_its_own_key():
-    import asyncio
-
     def draw():
         return jax.random.key_data(nn.next_key()).tolist()
 
