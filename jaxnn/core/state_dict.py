@@ -63,6 +63,16 @@ def incoming(value: Any, key: str, dtype: Any = None) -> Any:
     raise TypeError(f"{key}: expected a jax or NumPy array, got {describe(value)}")
 
 
+def _check_unchanged(state_dict: Mapping[str, Any]) -> None:
+    """Ask the files that arrays are maps of (`jaxnn.load`) whether they are still what was loaded."""
+    for value in state_dict.values():
+        while isinstance(value, np.ndarray):
+            value = value.base
+        check = getattr(value, "check_unchanged", None) if value is not None else None
+        if check is not None:
+            check()
+
+
 def _from_tensor(tensor: Any, key: str, dtype: Any) -> Any:
     if str(tensor.dtype) == "torch.bfloat16":
         return jnp.asarray(tensor.float().numpy()).astype(jnp.bfloat16)
@@ -201,7 +211,10 @@ class StateDict:
         report = _Report(metadata or {}, strict, assign)
         undo = _Undo(self)
         try:
+            _check_unchanged(state_dict)
             _load(self, state_dict, "", report)
+            undo.wait()
+            _check_unchanged(state_dict)
             if strict:
                 report.errors[:0] = _key_errors(report.unexpected, report.missing)
             if report.errors:
@@ -232,6 +245,12 @@ class _Undo:
             for box in getattr(owner, registry).values()
             if box is not None
         ]
+
+    def wait(self) -> None:
+        """Until the boxes' arrays are there: JAX copies later, and the caller may write to what is copied from."""
+        for box, _, _ in self._boxes:
+            if isinstance(box._value, jax.Array) and not isinstance(box._value, _compat.Tracer):
+                box._value.block_until_ready()
 
     def restore(self) -> None:
         for box, value, meta in self._boxes:

@@ -2,7 +2,8 @@
 
 Python's own unpickler calls whatever a file names, and its C version trusts the sizes that a file claims. This one
 interprets the operations itself: there is no import, no attribute access, no call but those of a table of
-constructors, and every length is checked against the bytes that are there.
+constructors, and every length is checked against the bytes that are there. What an operation may cost beyond the bytes
+that it is written in is charged to a budget.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxnn.io.errors import CheckpointError
+import numpy as np
 
-# A checkpoint of 100,000 tensors has about five million. Each operation makes at most a small object, so this bounds
-# the memory that a small file can claim.
-MAX_OPERATIONS = 10_000_000
+from jaxnn.io._budget import Budget
+from jaxnn.io.errors import CheckpointError, NotReadError, plain, quoted
+
 MAX_DIGITS = 4000
 
 _MARK = object()
-_KEYS = (str, int, float, bool, bytes, type(None))
+_ATOMS = (str, bytes, int, float, bool, type(None), np.integer, np.floating)
+_CALL = 256  # bytes: the largest empty container that a call makes
+_SET = 256
+_MEMO_ENTRY = 64
 
 
 class Constructor:
@@ -35,6 +39,18 @@ class Constructor:
         return self.name
 
 
+class LeftOut:
+    """Stands for a value that is not read, where ``load(..., strict=False)`` goes on without it."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<left out: {self.name}>"
+
+
 class Machine:
     """Runs one pickle out of `data`.
 
@@ -42,35 +58,60 @@ class Machine:
         data: bytes-like; the pickle begins at `start`, and the machine leaves off behind it (``end``).
         names: what a file may name, by "module name": Constructors or plain values.
         persistent: what a persistent id stands for (PyTorch: a storage).
+        budget: what is charged for more than the pickle's own bytes.
+        states: what sets the state of an object that is no container, by its type.
+        strict: refuse what is not in `names`; else it becomes a `LeftOut`, and nothing in it is called.
     """
 
-    def __init__(self, data: Any, names: Mapping[str, Any], persistent: Callable[[Any], Any], start: int = 0):
+    def __init__(
+        self,
+        data: Any,
+        names: Mapping[str, Any],
+        persistent: Callable[[Any], Any],
+        start: int = 0,
+        budget: Budget | None = None,
+        states: Mapping[type, Callable[[Any, Any], None]] | None = None,
+        strict: bool = True,
+    ):
         self.data = memoryview(data)
         self.names, self.persistent = names, persistent
-        self.end = start
+        self.end = self._paid = start
+        self.budget = Budget() if budget is None else budget
+        self.states, self.strict = states or {}, strict
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.keys_left_out: list[LeftOut] = []
 
     def run(self) -> Any:
         """The object that the pickle describes.
 
         Raises:
-            CheckpointError: a truncated or malformed pickle, or a name outside the table.
+            CheckpointError: a truncated or malformed pickle, a name outside the table, or too much work for its size.
         """
+        data, operations = self.data, _OPERATIONS
         try:
-            for _ in range(MAX_OPERATIONS):
-                code = self.take(1)[0]
+            while self.end < len(data):
+                code = data[self.end]
+                self.end += 1
                 if code == _STOP:
+                    self.charge(0)
                     return self.pop()
-                operation = _OPERATIONS.get(code)
+                operation = operations.get(code)
                 if operation is None:
                     raise CheckpointError(f"pickle operation {bytes([code])!r} at byte {self.end - 1} is not allowed")
                 operation(self)
         except CheckpointError:
             raise
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, struct.error) as error:
-            raise CheckpointError(f"malformed pickle at byte {self.end}: {error!r}") from error
-        raise CheckpointError(f"a pickle of more than {MAX_OPERATIONS:,} operations")
+            text = f"{type(error).__name__}: {plain(str(error))}"
+            raise CheckpointError(f"malformed pickle at byte {self.end}: {text}") from error
+        raise CheckpointError(f"truncated pickle: no end in {len(data)} bytes")
+
+    def charge(self, count: int) -> None:
+        """Pay for what is not paid for by the bytes of the operation itself."""
+        self.budget.earn(self.end - self._paid)
+        self._paid = self.end
+        self.budget.spend(count)
 
     def take(self, count: int) -> memoryview:
         begin, self.end = self.end, self.end + count
@@ -82,10 +123,15 @@ class Machine:
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def line(self) -> bytes:
-        begin = self.end
-        while self.take(1)[0] != 0x0A:
-            pass
-        return bytes(self.data[begin : self.end - 1])
+        begin = at = self.end
+        while at < len(self.data):
+            chunk = bytes(self.data[at : at + 4096])
+            found = chunk.find(b"\n")
+            if found >= 0:
+                self.end = at + found + 1
+                return bytes(self.data[begin : self.end - 1])
+            at += len(chunk)
+        raise CheckpointError(f"truncated pickle: a line without an end at byte {begin} of {len(self.data)}")
 
     def text(self, count: int) -> str:
         return str(self.take(count), "utf-8", "surrogatepass")
@@ -104,10 +150,13 @@ class Machine:
             raise CheckpointError("malformed pickle: a value is missing on the stack")
         return self.stack.pop()
 
-    def top(self, kind: type | tuple[type, ...]) -> Any:
-        if not self.stack or not isinstance(self.stack[-1], kind):
-            raise CheckpointError("malformed pickle: items for something that is not a container")
-        return self.stack[-1]
+    def top(self, kind: type) -> Any:
+        """The value on the top of the stack, which must be a `kind`; None for one that is left out."""
+        if self.stack and isinstance(self.stack[-1], kind):
+            return self.stack[-1]
+        if self.stack and type(self.stack[-1]) is LeftOut:
+            return None
+        raise CheckpointError("malformed pickle: items for something that is not a container")
 
     def since_mark(self) -> list[Any]:
         for at in range(len(self.stack) - 1, -1, -1):
@@ -117,42 +166,102 @@ class Machine:
                 return items
         raise CheckpointError("malformed pickle: no mark on the stack")
 
-    def find(self, module: Any, name: Any) -> None:
-        try:
-            self.push(self.names[f"{module}.{name}"])
-        except KeyError:
-            raise CheckpointError(
-                f"the file asks for {module}.{name}: only tensors and plain containers are read, and no code is run. "
-                "If the file is yours and you trust it, save its state_dict() alone"
-            ) from None
+    def find(self, module: Any, name: Any) -> Any:
+        known = isinstance(module, str) and isinstance(name, str) and len(module) + len(name) <= 200
+        if known and (value := self.names.get(f"{module}.{name}")) is not None:
+            return value
+        name = f"{plain(module)}.{plain(name)}"
+        if not self.strict:
+            return LeftOut(name)
+        raise CheckpointError(
+            f"the file asks for {name}: only tensors, numbers and plain containers are read, and no code is run. "
+            "jaxnn.load(path, strict=False) leaves it out and reads the rest"
+        )
 
-    def reduce(self) -> None:
-        arguments, function = self.pop(), self.pop()
+    def call(self, function: Any, arguments: Any) -> Any:
+        if type(function) is LeftOut:
+            # Old protocols make all objects by one function, of which the class is the first argument.
+            named = isinstance(arguments, tuple) and arguments and type(arguments[0]) is LeftOut
+            return arguments[0] if named else function
         if not isinstance(function, Constructor):
             raise CheckpointError(f"the file calls {type(function).__name__}, which is not a constructor of the table")
         if not isinstance(arguments, tuple):
             raise CheckpointError("malformed pickle: a call without a tuple of arguments")
-        self.push(function.build(*arguments))
+        self.charge(_CALL + 8 * len(arguments))
+        if not self.strict:
+            for argument in arguments:
+                if type(argument) is LeftOut:
+                    return argument
+        return self.unless_left_out(function.build, *arguments)
+
+    def unless_left_out(self, build: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return build(*arguments)
+        except NotReadError as error:
+            if self.strict:
+                raise NotReadError(
+                    f"{error}. jaxnn.load(path, strict=False) leaves it out and reads the rest"
+                ) from None
+            return LeftOut(str(error))
 
     def build(self) -> None:
-        # The one state that files set: `_metadata` of a state_dict, the versions of its layers.
+        """Set a state: `_metadata` of a state_dict (the versions of its layers), or by the table of states."""
         state, target = self.pop(), self.top(object)
-        if not isinstance(target, OrderedDict) or not isinstance(state, dict) or set(state) - {"_metadata"}:
+        if type(target) is LeftOut:
+            return
+        setter = self.states.get(type(target))
+        if setter is not None:
+            self.charge(0)
+            setter(target, state)
+        elif isinstance(target, OrderedDict) and isinstance(state, dict) and state.keys() <= {"_metadata"}:
+            target.__dict__.update(state)
+        elif self.strict:
             raise CheckpointError(f"the file sets attributes of a {type(target).__name__}")
-        target.__dict__.update(state)
+
+    def pairs(self, items: list[Any], size: int) -> list[tuple[Any, Any]]:
+        """Keys and values for a dict that holds `size` already."""
+        if len(items) % 2:
+            raise CheckpointError("malformed pickle: a key without its value")
+        self.charge(0)
+        pairs = []
+        for i in range(0, len(items), 2):
+            if type(items[i]) is LeftOut:
+                self.keys_left_out.append(items[i])
+                continue
+            pairs.append((plain_key(items[i], self.budget, size + i // 2), items[i + 1]))
+        return pairs
 
 
-def plain_key(key: Any) -> Any:
-    """Keys are plain values or flat tuples of them: hashing a deep tuple that shares parts could take for ever."""
-    if isinstance(key, _KEYS) or (isinstance(key, tuple) and all(isinstance(item, _KEYS) for item in key)):
-        return key
-    raise CheckpointError(f"a dict or set with a key of type {type(key).__name__}")
+def plain_key(key: Any, budget: Budget, size: int) -> Any:
+    """Checks a key of a dict or set that holds `size` already, and pays for the search for its place.
 
-
-def _pairs(items: list[Any]) -> list[tuple[Any, Any]]:
-    if len(items) % 2:
-        raise CheckpointError("malformed pickle: a key without its value")
-    return [(plain_key(items[i]), items[i + 1]) for i in range(0, len(items), 2)]
+    Keys are plain values or flat tuples of them: hashing a deep tuple that shares parts could take for ever. A text
+    may have to be compared with an equal one. Python does not randomise the hashes of numbers: whoever chooses wide
+    ones freely can make each meet all before it, so each pays as if it did. Integers of 32 bits leave too little choice.
+    """
+    kind = type(key)
+    if kind is str or kind is bytes:
+        budget.spend(len(key))
+    elif kind is int and -1 << 32 < key < 1 << 32 or key is None or kind is bool:
+        pass
+    elif kind is tuple:
+        budget.spend(8 * len(key))
+        numbers = 0
+        for item in key:
+            if isinstance(item, (str, bytes)):
+                budget.spend(len(item))
+            elif not isinstance(item, _ATOMS) or type(item) is int and item.bit_length() > 64:
+                raise CheckpointError(
+                    f"a dict or set with a key of type tuple that holds a {type(item).__name__}: {quoted(key)}"
+                )
+            elif item is not None:
+                numbers += 1
+        budget.spend(size >> 3 if numbers else 0)
+    elif kind is float or kind is int and key.bit_length() <= 64 or isinstance(key, (np.integer, np.floating)):
+        budget.spend(size >> 3)
+    else:
+        raise CheckpointError(f"a dict or set with a key of type {kind.__name__}: {quoted(key)}")
+    return key
 
 
 def _integer_line(machine: Machine) -> None:
@@ -172,16 +281,37 @@ def _quoted(machine: Machine) -> None:
 
 
 def _append(machine: Machine, items: list[Any]) -> None:
-    machine.top(list).extend(items)
+    target = machine.top(list)
+    if target is not None:
+        target.extend(items)
 
 
 def _set_items(machine: Machine, items: list[Any]) -> None:
-    machine.top(dict).update(_pairs(items))
+    target = machine.top(dict)
+    if target is not None:
+        target.update(machine.pairs(items, len(target)))
 
 
 def _add_items(machine: Machine) -> None:
     items = machine.since_mark()
-    machine.top(set).update(map(plain_key, items))
+    target = machine.top(set)
+    if target is not None:
+        _add(machine, target, items)
+
+
+def _add(machine: Machine, target: set[Any], items: list[Any]) -> set[Any]:
+    machine.charge(_SET)
+    for item in items:
+        if type(item) is LeftOut:
+            machine.keys_left_out.append(item)
+        else:
+            target.add(plain_key(item, machine.budget, len(target)))
+    return target
+
+
+def _empty_set(machine: Machine) -> None:
+    machine.charge(_SET)
+    machine.push(set())
 
 
 def _tuple(machine: Machine, count: int) -> None:
@@ -189,18 +319,73 @@ def _tuple(machine: Machine, count: int) -> None:
 
 
 def _memo_get(machine: Machine, index: int) -> None:
+    if index not in machine.memo:
+        raise CheckpointError(f"malformed pickle: nothing is remembered as number {quoted(index)}")
     machine.push(machine.memo[index])
 
 
 def _memo_put(machine: Machine, index: int) -> None:
     if machine.top(object) is _MARK:
         raise CheckpointError("malformed pickle: a mark cannot be remembered")
+    if not 0 <= index < 1 << 32:
+        raise CheckpointError(f"malformed pickle: a value to be remembered as number {quoted(index)}")
     machine.memo[index] = machine.stack[-1]
+
+
+def _memoize(machine: Machine) -> None:
+    machine.charge(_MEMO_ENTRY)
+    _memo_put(machine, len(machine.memo))
+
+
+def _global(machine: Machine) -> None:
+    module, name = machine.line(), machine.line()
+    machine.push(machine.find(module.decode("utf-8"), name.decode("utf-8")))
 
 
 def _stack_global(machine: Machine) -> None:
     name, module = machine.pop(), machine.pop()
-    machine.find(module, name)
+    machine.push(machine.find(module, name))
+
+
+def _reduce(machine: Machine) -> None:
+    arguments, function = machine.pop(), machine.pop()
+    machine.push(machine.call(function, arguments))
+
+
+def _instance(machine: Machine, function: Any, operation: bytes) -> None:
+    """The calls of old classes, and those with keywords: none of the table's, so they can only be left out."""
+    if type(function) is not LeftOut:
+        raise CheckpointError(f"pickle operation {operation!r} at byte {machine.end - 1} is not allowed")
+    machine.push(function)
+
+
+def _inst(machine: Machine) -> None:
+    _refuse_if_strict(machine, b"i")
+    _global(machine)
+    function = machine.pop()
+    machine.since_mark()
+    _instance(machine, function, b"i")
+
+
+def _obj(machine: Machine) -> None:
+    _refuse_if_strict(machine, b"o")
+    items = machine.since_mark()
+    _instance(machine, items[0] if items else None, b"o")
+
+
+def _new_with_keywords(machine: Machine) -> None:
+    _refuse_if_strict(machine, b"\x92")
+    machine.pop()  # the keywords
+    machine.pop()  # the arguments
+    _instance(machine, machine.pop(), b"\x92")
+
+
+def _refuse_if_strict(machine: Machine, operation: bytes) -> None:
+    if machine.strict:
+        raise CheckpointError(
+            f"pickle operation {operation!r} at byte {machine.end - 1} makes an object of a class, and is not allowed. "
+            "jaxnn.load(path, strict=False) leaves it out and reads the rest"
+        )
 
 
 def _long(machine: Machine, count: int) -> None:
@@ -224,7 +409,8 @@ def _nothing(machine: Machine) -> None:
 
 
 def _persistent(machine: Machine) -> None:
-    machine.push(machine.persistent(machine.pop()))
+    machine.charge(_CALL)
+    machine.push(machine.unless_left_out(machine.persistent, machine.pop()))
 
 
 _STOP = ord(".")
@@ -261,11 +447,11 @@ _TABLE: dict[bytes, Callable[[Machine], Any]] = {
     b"]": lambda m: m.push([]),
     b")": lambda m: m.push(()),
     b"}": lambda m: m.push({}),
-    b"\x8f": lambda m: m.push(set()),
+    b"\x8f": _empty_set,
     b"l": lambda m: m.push(m.since_mark()),
     b"t": lambda m: m.push(tuple(m.since_mark())),
-    b"d": lambda m: m.push(dict(_pairs(m.since_mark()))),
-    b"\x91": lambda m: m.push(frozenset(map(plain_key, m.since_mark()))),
+    b"d": lambda m: m.push(dict(m.pairs(m.since_mark(), 0))),
+    b"\x91": lambda m: m.push(frozenset(_add(m, set(), m.since_mark()))),
     b"\x85": lambda m: _tuple(m, 1),
     b"\x86": lambda m: _tuple(m, 2),
     b"\x87": lambda m: _tuple(m, 3),
@@ -280,11 +466,14 @@ _TABLE: dict[bytes, Callable[[Machine], Any]] = {
     b"p": lambda m: _memo_put(m, int(m.digits())),
     b"q": lambda m: _memo_put(m, m.number("<B")),
     b"r": lambda m: _memo_put(m, m.number("<I")),
-    b"\x94": lambda m: _memo_put(m, len(m.memo)),
-    b"c": lambda m: m.find(m.line().decode("utf-8"), m.line().decode("utf-8")),
+    b"\x94": _memoize,
+    b"c": _global,
     b"\x93": _stack_global,
-    b"R": lambda m: m.reduce(),
-    b"\x81": lambda m: m.reduce(),  # NEWOBJ: the constructors of the table take what __new__ takes
+    b"R": _reduce,
+    b"\x81": _reduce,  # NEWOBJ: the constructors of the table take what __new__ takes
+    b"i": _inst,
+    b"o": _obj,
+    b"\x92": _new_with_keywords,
     b"b": lambda m: m.build(),
     b"Q": _persistent,
 }

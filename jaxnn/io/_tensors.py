@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from jaxnn.io import _numpy, _sparse
+from jaxnn.io._budget import Budget
 from jaxnn.io._pickle import Constructor, plain_key
-from jaxnn.io.errors import CheckpointError
+from jaxnn.io.errors import CheckpointError, quoted
 
 # torch's dtypes by name. Those of the second table exist in files only, and in no NumPy.
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -64,139 +67,209 @@ class StorageKind(NamedTuple):
     dtype: np.dtype[Any] | None
 
 
-class Storage(NamedTuple):
-    """Bytes of a file, and what they hold (None: the tensors say it)."""
+class Storage:
+    """Bytes of a file, what they hold (None: the tensors say it), and whether their bytes lie in the other order."""
 
-    data: np.ndarray[Any, np.dtype[np.uint8]]
-    dtype: np.dtype[Any] | None
-    swapped: bool = False
+    __slots__ = ("_turned", "data", "dtype", "swapped")
+
+    def __init__(self, data: np.ndarray[Any, np.dtype[np.uint8]], dtype: np.dtype[Any] | None, swapped: bool = False):
+        self.data, self.dtype, self.swapped = data, dtype, swapped
+        self._turned: dict[str, np.ndarray[Any, np.dtype[np.uint8]]] = {}
+
+    def in_native_order(self, dtype: np.dtype[Any], budget: Budget) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The bytes for tensors of `dtype`: swapped once, however many tensors lie in them."""
+        if not self.swapped or dtype.itemsize == 1:
+            return self.data
+        if dtype.str not in self._turned:
+            budget.spend(len(self.data))
+            room = len(self.data) // dtype.itemsize * dtype.itemsize
+            self._turned[dtype.str] = self.data[:room].view(dtype).byteswap().view(np.uint8)
+        return self._turned[dtype.str]
 
 
 def _numbers(values: Any, what: str) -> tuple[int, ...]:
     good = isinstance(values, (tuple, list)) and len(values) <= MAX_DIMENSIONS
-    if not good or any(type(value) is not int or value < 0 for value in values):
-        raise CheckpointError(f"a tensor with {what} {values!r:.80}")
+    if not good or any(type(value) is not int or not 0 <= value < 1 << 63 for value in values):
+        raise CheckpointError(f"a tensor with {what} {quoted(values)}")
     return tuple(values)
 
 
-def strided(storage: Any, dtype: np.dtype[Any] | None, offset: Any, size: Any, stride: Any) -> np.ndarray[Any, Any]:
-    """The view of a storage that a tensor is, having checked that it stays inside."""
+def strided(
+    storage: Any, dtype: np.dtype[Any] | None, offset: Any, size: Any, stride: Any, budget: Budget, mark: Any = None
+) -> np.ndarray[Any, Any]:
+    """The view of a storage that a tensor is, having checked that it stays inside.
+
+    Args:
+        mark: what torch keeps as a mark on the tensor: {"conj": True, "neg": True}. It is applied to the bytes that the
+            tensor lies in: a stride of 0 lets few bytes claim any size.
+    """
     if not isinstance(storage, Storage) or dtype is None:
         raise CheckpointError("a tensor without a storage")
     size, stride, (offset,) = _numbers(size, "size"), _numbers(stride, "stride"), _numbers((offset,), "offset")
     if len(size) != len(stride):
         raise CheckpointError(f"a tensor with {len(size)} sizes and {len(stride)} strides")
     room = len(storage.data) // dtype.itemsize
-    last = offset + sum((count - 1) * step for count, step in zip(size, stride))
+    span = sum((count - 1) * step for count, step in zip(size, stride)) + 1
     empty = 0 in size
-    if (last >= room and not empty) or offset > room or math.prod(size) * dtype.itemsize >= 1 << 62:
-        raise CheckpointError(f"a tensor of size {size} and stride {stride} at {offset} in a storage of {room} values")
+    if (offset + span > room and not empty) or offset > room or math.prod(size) * dtype.itemsize >= 1 << 62:
+        raise CheckpointError(
+            f"a tensor of size {quoted(size)} and stride {quoted(stride)} at {offset} in a storage of {room} values"
+        )
     if empty:
         return np.empty(size, dtype)
+    data = storage.in_native_order(dtype, budget)[offset * dtype.itemsize : (offset + span) * dtype.itemsize]
+    conjugate, negative = _mark(mark)
+    if conjugate or negative:
+        budget.spend(len(data))
+        values = data.view(dtype)
+        values = np.conj(values) if conjugate else values
+        data = (-values if negative else values).view(np.uint8)
     steps = [step * dtype.itemsize for step in stride]
-    array: np.ndarray[Any, Any] = np.ndarray(size, dtype, storage.data, offset * dtype.itemsize, steps)  # type: ignore
-    return array.byteswap() if storage.swapped else array
+    return np.ndarray(size, dtype, data, 0, steps)  # type: ignore[arg-type]
 
 
-def _marked(array: np.ndarray[Any, Any], metadata: Any) -> np.ndarray[Any, Any]:
-    """torch keeps conjugates and negatives as a mark on the tensor."""
+def _mark(metadata: Any) -> tuple[bool, bool]:
     if not metadata:
-        return array
-    if not isinstance(metadata, dict) or set(metadata) - {"conj", "neg"}:
-        raise CheckpointError(f"a tensor with metadata {metadata!r:.80}")
-    array = np.conj(array) if metadata.get("conj") else array
-    return -array if metadata.get("neg") else array
+        return False, False
+    if not isinstance(metadata, dict) or not metadata.keys() <= {"conj", "neg"}:
+        raise CheckpointError(f"a tensor with metadata {quoted(metadata)}")
+    return bool(metadata.get("conj")), bool(metadata.get("neg"))
 
 
-def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> np.ndarray[Any, Any]:
-    return strided(storage, getattr(storage, "dtype", None), offset, size, stride)
+def _rebuild_tensor(
+    budget: Budget, storage: Any, offset: Any, size: Any, stride: Any, metadata: Any = None
+) -> np.ndarray[Any, Any]:
+    return strided(storage, getattr(storage, "dtype", None), offset, size, stride, budget, metadata)
 
 
 def _rebuild_tensor_v2(
-    storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, metadata: Any = None
+    budget: Budget,
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    requires_grad: Any,
+    hooks: Any,
+    metadata: Any = None,
 ) -> np.ndarray[Any, Any]:
-    return _marked(_rebuild_tensor(storage, offset, size, stride), metadata)
+    return _rebuild_tensor(budget, storage, offset, size, stride, metadata)
 
 
 def _rebuild_tensor_v3(
-    storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, dtype: Any, metadata: Any = None
+    budget: Budget,
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    requires_grad: Any,
+    hooks: Any,
+    dtype: Any,
+    metadata: Any = None,
 ) -> np.ndarray[Any, Any]:
     if not isinstance(dtype, np.dtype):
         raise CheckpointError("a tensor without a dtype")
-    return _marked(strided(storage, dtype, offset, size, stride), metadata)
+    return strided(storage, dtype, offset, size, stride, budget, metadata)
 
 
-def _array(value: Any) -> np.ndarray[Any, Any]:
-    if not isinstance(value, np.ndarray):
-        raise CheckpointError(f"a parameter of {type(value).__name__}, not of a tensor")
-    return value
+def _rebuild_parameter(
+    budget: Budget, data: Any, requires_grad: Any, hooks: Any, state: Any = None
+) -> np.ndarray[Any, Any]:
+    if not isinstance(data, np.ndarray):
+        raise CheckpointError(f"a parameter of {type(data).__name__}, not of a tensor")
+    return data
 
 
-def _rebuild_parameter(data: Any, requires_grad: Any, hooks: Any, state: Any = None) -> np.ndarray[Any, Any]:
-    return _array(data)
-
-
-def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
+def _rebuild_from_type(budget: Budget, function: Any, kind: Any, arguments: Any, state: Any) -> Any:
     """A tensor with Python attributes (dropped), or a Parameter."""
     if not isinstance(function, Constructor) or not function.name.startswith("torch._utils._rebuild_"):
         raise CheckpointError("a tensor subclass with a constructor of its own")
+    if not isinstance(arguments, tuple):
+        raise CheckpointError("a tensor subclass without a tuple of arguments")
+    budget.spend(8 * len(arguments))
     return function.build(*arguments)
 
 
-def _tuple(items: Any = ()) -> tuple[Any, ...]:
+def _tuple(budget: Budget, items: Any = ()) -> tuple[Any, ...]:
     if not isinstance(items, (tuple, list)):
         raise CheckpointError(f"a torch.Size of {type(items).__name__}")
+    budget.spend(8 * len(items))
     return tuple(items)
 
 
-def _encode(text: Any, encoding: Any = "utf-8") -> bytes:
+def _list(budget: Budget, items: Any = ()) -> list[Any]:
+    return list(_tuple(budget, items))
+
+
+def _encode(budget: Budget, text: Any, encoding: Any = "utf-8") -> bytes:
     """``_codecs.encode``: bytes as protocol 2 writes them."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "utf-8", "ascii"):
-        raise CheckpointError(f"bytes in encoding {encoding!r:.40}")
+    known = isinstance(encoding, str) and encoding in ("latin1", "latin-1", "utf-8", "ascii")
+    if not isinstance(text, str) or not known:
+        raise CheckpointError(f"bytes in encoding {quoted(encoding)}")
+    budget.spend(4 * len(text))
     return text.encode(encoding)
 
 
-def _device(kind: Any, index: Any = None) -> str:
-    return str(kind) if index is None else f"{kind}:{index}"
+def _device(budget: Budget, kind: Any, index: Any = None) -> str:
+    if (
+        not isinstance(kind, str)
+        or len(kind) > 40
+        or not (index is None or type(index) is int and 0 <= index < 1 << 32)
+    ):
+        raise CheckpointError(f"a device of {quoted((kind, index))}")
+    return kind if index is None else f"{kind}:{index}"
 
 
 def _pairs_of(kind: Callable[..., Any]) -> Callable[..., Any]:
     """Constructor of an OrderedDict or Counter: empty, or from a list of pairs or a dict of plain keys."""
 
-    def build(items: Any = ()) -> Any:
+    def build(budget: Budget, items: Any = ()) -> Any:
+        if not isinstance(items, (dict, list, tuple)):
+            raise CheckpointError(f"a {kind.__name__} of {type(items).__name__}")
+        budget.spend(128 * len(items))
         pairs = items.items() if isinstance(items, dict) else items
-        return kind({plain_key(key): value for key, value in pairs})
+        made = {}
+        for key, value in pairs:
+            made[plain_key(key, budget, len(made))] = value
+        return kind(made)
 
     return build
 
 
 def _items_of(kind: Callable[..., Any]) -> Callable[..., Any]:
-    def build(items: Any = ()) -> Any:
+    def build(budget: Budget, items: Any = ()) -> Any:
         if not isinstance(items, (list, tuple)):
             raise CheckpointError(f"a {kind.__name__} of {type(items).__name__}")
-        return kind(map(plain_key, items))
+        budget.spend(64 * len(items))
+        made: set[Any] = set()
+        for item in items:
+            made.add(plain_key(item, budget, len(made)))
+        return kind(made)
 
     return build
 
 
-def _bytearray(content: Any = b"", encoding: Any = "latin-1") -> bytearray:
-    content = _encode(content, encoding) if isinstance(content, str) else content
+def _bytearray(budget: Budget, content: Any = b"", encoding: Any = "latin-1") -> bytearray:
+    content = _encode(budget, content, encoding) if isinstance(content, str) else content
     if not isinstance(content, (bytes, bytearray)):
         raise CheckpointError(f"a bytearray of {type(content).__name__}")
+    budget.spend(len(content))
     return bytearray(content)
 
 
-def _bytes(content: Any = b"") -> bytes:
-    return bytes(_bytearray(content))
+def _bytes(budget: Budget, content: Any = b"") -> bytes:
+    return bytes(_bytearray(budget, content))
 
 
-def _complex(real: Any, imaginary: Any = 0.0) -> complex:
-    return complex(float(real), float(imaginary))
+def _complex(budget: Budget, real: Any, imaginary: Any = 0.0) -> complex:
+    if not isinstance(real, (int, float)) or not isinstance(imaginary, (int, float)):
+        raise CheckpointError(f"a complex number of {quoted((real, imaginary))}")
+    return complex(real, imaginary)
 
 
-def _default_dict(factory: Any = None) -> Any:
+def _default_dict(budget: Budget, factory: Any = None) -> Any:
     if factory is not None and not (isinstance(factory, Constructor) and factory.name in _FACTORIES):
-        raise CheckpointError(f"a defaultdict of {factory!r:.80}")
+        name = factory.name if isinstance(factory, Constructor) else quoted(factory)
+        raise CheckpointError(f"a defaultdict of {name}")
     return defaultdict(None if factory is None else _FACTORIES[factory.name])
 
 
@@ -204,6 +277,8 @@ _FACTORIES: dict[str, Callable[[], Any]] = {
     "builtins.dict": dict,
     "builtins.list": list,
     "builtins.set": set,
+    "builtins.int": int,
+    "builtins.float": float,
     "collections.OrderedDict": OrderedDict,
 }
 _BUILDERS: dict[str, Callable[..., Any]] = {
@@ -213,7 +288,7 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "builtins.dict": _pairs_of(dict),
     "builtins.set": _items_of(set),
     "builtins.frozenset": _items_of(frozenset),
-    "builtins.list": lambda items=(): list(_tuple(items)),
+    "builtins.list": _list,
     "builtins.bytearray": _bytearray,
     "builtins.bytes": _bytes,
     "builtins.complex": _complex,
@@ -226,20 +301,29 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
     "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
+    **_sparse.BUILDERS,
+    **_numpy.BUILDERS,
 }
 _KINDS = ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
 
 
-def allowed_names() -> dict[str, Any]:
-    """All that a file may name."""
-    table: dict[str, Any] = {name: Constructor(name, build) for name, build in _BUILDERS.items()}
-    table |= {name: name for name in _KINDS}
+def allowed_names(budget: Budget) -> dict[str, Any]:
+    """All that a file may name; what it calls is charged to `budget`."""
+    table: dict[str, Any] = {
+        name: Constructor(name, functools.partial(build, budget)) for name, build in _BUILDERS.items()
+    }
+    table |= {name: name for name in _KINDS} | _numpy.VALUES
     table |= {f"torch.{name}": dtype for name, dtype in DTYPES.items()}
     for module in ("torch", "torch.cuda"):
         table |= {f"{module}.{name}": StorageKind(DTYPES[dtype]) for name, dtype in STORAGES.items()}
     table |= {f"torch.storage.{name}": StorageKind(None) for name in ("UntypedStorage", "_UntypedStorage")}
     python2 = {name.replace("builtins.", "__builtin__."): value for name, value in table.items()}
     return table | python2
+
+
+def allowed_states(budget: Budget) -> dict[type, Callable[[Any, Any], None]]:
+    """What sets the state of an object that is no container, by its type."""
+    return {kind: functools.partial(setter, budget) for kind, setter in _numpy.STATES.items()}
 
 
 def without_tensors(names: dict[str, Any]) -> dict[str, Any]:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Callable, Mapping
+import warnings
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from jaxnn.core.dtypes import describe
-from jaxnn.io.errors import CheckpointError
+from jaxnn.io import _content
+from jaxnn.io._atomic import write_atomically
+from jaxnn.io.errors import CheckpointError, plain, quoted
 
 TORCH_ENDINGS = (".pt", ".pth", ".ckpt", ".bin")
 INDEX_ENDING = ".index.json"
@@ -21,6 +18,8 @@ INDEX_ENDING = ".index.json"
 
 def save(obj: Any, path: str | os.PathLike[str]) -> None:
     """Write a checkpoint. The file appears whole or not at all: a crash leaves what was there before.
+
+    A symbolic link stays and what it names is replaced; a file that is replaced hands its permissions on.
 
     Args:
         obj: what to write. As ``.safetensors``: names to arrays, as ``model.state_dict()`` gives. As ``.pt``,
@@ -31,6 +30,7 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: another ending.
         TypeError: a value that the format cannot hold; names where it is.
+        OSError: the disk is full, or the folder is missing or read-only; what was there before is still there.
 
     Example:
         >>> import tempfile, os, jaxnn as nn
@@ -41,26 +41,37 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        arrays = _arrays(obj)
-        _atomically(path, lambda temporary: _write_safetensors(arrays, temporary))
+        from jaxnn.io import safetensors_files
+
+        prepared = safetensors_files.prepare(obj)
+        write_atomically(path, lambda file: safetensors_files.write(prepared, file))
     elif path.suffix in TORCH_ENDINGS:
         from jaxnn.io import torch_writer
 
-        _atomically(path, lambda temporary: torch_writer.write(obj, temporary, path.stem))
+        pickled = torch_writer.prepare(obj)
+        write_atomically(path, lambda file: torch_writer.write(pickled, file, path.stem))
     else:
         endings = ", ".join((".safetensors", *TORCH_ENDINGS))
         raise ValueError(f"save: path: expected a name that ends in one of {endings}, got {path.name!r}")
 
 
-def load(path: str | os.PathLike[str], verify: bool = False) -> Any:
+def load(path: str | os.PathLike[str], verify: bool = False, *, strict: bool = True, mmap: bool | None = None) -> Any:
     """Read a checkpoint: PyTorch's (either format), .safetensors, or the index of a sharded one. No code in it is run.
 
-    Tensors come as NumPy arrays that share the mapped file (a large file costs no memory until it is used) and each
-    other's memory where they were tied; ``model.load_state_dict`` copies them.
+    Tensors come as NumPy arrays that share each other's memory where they were tied; ``model.load_state_dict`` copies
+    them. Numbers and arrays of NumPy are read too, and sparse tensors as dense arrays. Time and memory are bounded by the
+    size of the file, whatever it holds.
 
     Args:
         path: the content tells the format, whatever the name; an index ends in ``.index.json``.
         verify: read all of a PyTorch file and compare its checksums.
+        strict: refuse a file that holds something else than tensors, numbers and plain containers. False leaves that
+            out and warns of it by name: its key is missing in a dict, and in a list or tuple an object stands in its
+            place that shows as ``<left out: argparse.Namespace>``.
+        mmap: map the file instead of copying it: it costs no memory until it is used, but the arrays are the file as it
+            is then. Whoever writes to it in place changes them, and the system ends a process that looks at what was cut
+            off. (To replace a file, as `save` does, is safe; ``load_state_dict`` notices the rest where it can.)
+            Default: files of more than 1 GiB are mapped.
 
     Returns:
         What was saved: a dict of names and arrays, or whatever containers ``torch.save`` was given.
@@ -69,93 +80,99 @@ def load(path: str | os.PathLike[str], verify: bool = False) -> Any:
         FileNotFoundError: no such file.
         CheckpointError: (a ValueError) a broken file, or one that asks for anything but tensors, plain values and
             containers; the message names it.
+
+    Example:
+        >>> import tempfile, os, numpy as np, jaxnn as nn
+        >>> path = os.path.join(tempfile.mkdtemp(), "run.pt")
+        >>> nn.save({"weight": np.ones((2, 3)), "epoch": 7}, path)
+        >>> nn.load(path)["weight"].shape
+        (2, 3)
     """
     path = Path(path)
+    obj, left_out = _load(path, verify, strict, mmap)
+    if left_out:
+        shown = "; ".join(left_out[:20]) + (f"; and {len(left_out) - 20:,} more" if len(left_out) > 20 else "")
+        warnings.warn(f"load: {path}: left out: {shown}", stacklevel=2)
+    return obj
+
+
+def _load(path: Path, verify: bool, strict: bool, mapped: bool | None) -> tuple[Any, list[str]]:
     try:
         if path.name.endswith(INDEX_ENDING):
-            return _read_index(path, verify)
-        if _is_safetensors(path):
-            return _read_safetensors(path)
+            return _read_index(path, verify, strict, mapped)
+        content = _content.read(path, mapped)
+        if _is_safetensors(path, content):
+            from jaxnn.io import safetensors_files
+
+            return safetensors_files.read(content, strict)
         from jaxnn.io import torch_files
 
-        return torch_files.read(path, verify)
+        return torch_files.read(content, verify, strict)
     except CheckpointError as error:
-        raise CheckpointError(f"load: {path}: {error}") from error.__cause__
+        raise type(error)(f"load: {path}: {error}") from error.__cause__
 
 
-def _arrays(state_dict: Any) -> dict[str, np.ndarray[Any, Any]]:
-    if not isinstance(state_dict, Mapping):
-        raise TypeError(f"save: a .safetensors file holds names and arrays, got {describe(state_dict)}; write .pt")
-    arrays = {}
-    for name, value in state_dict.items():
-        if not isinstance(value, (jax.Array, np.ndarray, np.generic)):
-            raise TypeError(f"save: state_dict[{name!r}]: expected an array, got {describe(value)}")
-        arrays[name] = np.ascontiguousarray(value).reshape(np.shape(value))
-    return arrays
-
-
-def _write_safetensors(arrays: dict[str, np.ndarray[Any, Any]], path: Path) -> None:
-    from safetensors.numpy import save_file
-
-    save_file(arrays, path, metadata={"format": "pt"})
-
-
-def _atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make a file beside `path`, flush it to the disk, then put it in place."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _is_safetensors(path: Path) -> bool:
+def _is_safetensors(path: Path, content: _content.Bytes) -> bool:
     """Eight bytes of length, then a JSON object: no PyTorch file begins so."""
-    with open(path, "rb") as file:
-        head = file.read(9)
-    return path.suffix == ".safetensors" or (
-        len(head) == 9 and head[8:] == b"{" and head[:2] not in (b"PK", b"\x80\x02")
-    )
+    head = bytes(content[:9])
+    return path.suffix == ".safetensors" or (head[8:] == b"{" and head[:2] not in (b"PK", b"\x80\x02"))
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"not a safetensors file: {error}") from error
-
-
-def _read_index(path: Path, verify: bool) -> dict[str, Any]:
+def _read_index(path: Path, verify: bool, strict: bool, mapped: bool | None) -> tuple[dict[str, Any], list[str]]:
     """The arrays of a checkpoint in several files, of which `path` lists where each name is."""
     try:
-        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        files = list(dict.fromkeys(places.values()))
+        with _content.open_regular(path) as file:
+            places = json.loads(file.read().decode("utf-8"))["weight_map"].items()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"not an index of a sharded checkpoint: {error!r}") from error
-    parts: dict[str, Any] = {}
-    for file in files:
-        if not isinstance(file, str) or Path(file).name != file or file.endswith(INDEX_ENDING):
-            raise CheckpointError(f"the index names {file!r:.80}, which is not a file beside it")
-        parts[file] = load(path.parent / file, verify)
+        if isinstance(error, CheckpointError):
+            raise
+        text = f"{type(error).__name__}: {plain(str(error))}"
+        raise CheckpointError(f"not an index of a sharded checkpoint: {text}") from error
+    for _, file in places:
+        if type(file) is not str or not _is_file_name(file):
+            raise CheckpointError(f"the index names {quoted(file)}, which is not a file beside it")
+    files = {file: _beside(path, file) for file in dict.fromkeys(file for _, file in places)}
+    if mapped is None:
+        mapped = sum(part.stat().st_size for part in files.values()) > _content.COPIED
+    parts, left_out = {}, []
+    for file, part in files.items():
+        parts[file], left = _load(part, verify, strict, mapped)
+        left_out += [f"{plain(file)}: {name}" for name in left]
+        if not isinstance(parts[file], dict):
+            raise CheckpointError(f"{quoted(file)} holds no names and arrays")
     arrays = {}
-    for name, file in places.items():
-        if name not in parts[file]:
-            raise CheckpointError(f"{file} lacks {name!r}, which the index places there")
-        arrays[name] = parts[file][name]
-    return arrays
+    for name, file in places:
+        if name in parts[file]:
+            arrays[name] = parts[file][name]
+        elif strict or not left_out:
+            raise CheckpointError(f"{plain(file)} lacks {quoted(name)}, which the index places there")
+    return arrays, left_out
+
+
+def _is_file_name(name: str) -> bool:
+    """A name in the index's own folder: no path, and none that the system refuses."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    odd = {"", ".", ".."} | ({os.altsep} if os.altsep else set())
+    return name not in odd and not set(name) & {"/", "\\", "\0"} and not name.endswith(INDEX_ENDING)
+
+
+def _beside(index: Path, name: str) -> Path:
+    """A file that the index names: in its folder, also where links lead from there to the folder of the index itself.
+
+    A hub's cache keeps index and parts as links into one folder of contents, which is fine; a link to anywhere else may
+    lead to files that the index has no business with.
+    """
+    path = index.parent / name
+    try:
+        folders = {Path(os.path.realpath(index)).parent, Path(os.path.realpath(index.parent))}
+        if Path(os.path.realpath(path)).parent not in folders:
+            raise CheckpointError(
+                f"the index names {quoted(name)}, a link that leads out of its folder: put the file itself beside the index"
+            )
+        path.stat()
+    except OSError as error:
+        raise CheckpointError(f"the index names {quoted(name)}, which cannot be read: {plain(str(error))}") from error
+    return path

@@ -8,32 +8,45 @@ from typing import Any
 
 import numpy as np
 
+from jaxnn.io._leave_out import path_text
 from jaxnn.io.files import load
 
 
-def tensors(obj: Any) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+def tensors(obj: Any) -> Iterator[tuple[str, np.ndarray[Any, Any] | np.generic]]:
     """The arrays in nested containers by path ("optimizer.state.0.exp_avg"), each container entered once."""
     seen: set[int] = set()
-    pending: list[tuple[str, Any]] = [("", obj)]
+    pending: list[tuple[Any, Iterator[tuple[Any, Any]]]] = [(None, iter([(None, obj)]))]
     while pending:
-        path, value = pending.pop()
-        if isinstance(value, np.ndarray):
-            yield path, value
+        path, items = pending[-1]
+        entry = next(items, None)
+        if entry is None:
+            pending.pop()
+            continue
+        key, value = entry
+        below = (path, key) if len(pending) > 1 else None
+        if isinstance(value, (np.ndarray, np.generic)):
+            yield path_text(below), value
         elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
             seen.add(id(value))
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            pending += reversed([(f"{path}.{key}" if path else str(key), item) for key, item in items])
+            pending.append((below, iter(value.items() if isinstance(value, dict) else enumerate(value))))
 
 
 def describe_file(path: str | os.PathLike[str]) -> tuple[list[tuple[str, str, str, str]], str]:
     """Rows (name, shape, dtype, bytes) and a line of totals. A tensor tied to an earlier one counts no bytes.
 
+    What `load` does not read is left out, with its warning.
+
     Raises:
         FileNotFoundError, CheckpointError: as `load`.
     """
-    rows, first, count, total = [], {}, 0, 0
-    for name, array in tensors(load(path)):
-        place = (array.__array_interface__["data"][0], array.shape, array.strides) if array.size else name
+    rows: list[tuple[str, str, str, str]] = []
+    first: dict[str, str] = {}
+    count, total = 0, 0
+    for name, array in tensors(load(path, strict=False)):
+        # A text, since Python randomises the hashes of texts only: a file cannot choose places that collide.
+        place = f"name {name}"
+        if isinstance(array, np.ndarray) and array.size:
+            place = f"{array.__array_interface__['data'][0]} {array.shape} {array.strides}"
         if place in first:
             rows.append((name, _shape(array), str(array.dtype), f"= {first[place]}"))
             continue
@@ -43,7 +56,7 @@ def describe_file(path: str | os.PathLike[str]) -> tuple[list[tuple[str, str, st
     return rows, f"{len(rows):,} tensors, {count:,} values, {_bytes(total)}"
 
 
-def _shape(array: np.ndarray[Any, Any]) -> str:
+def _shape(array: np.ndarray[Any, Any] | np.generic) -> str:
     return "×".join(map(str, array.shape)) or "scalar"
 
 
@@ -62,6 +75,7 @@ def show(path: str | os.PathLike[str]) -> None:
     try:
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
     except ImportError:
         widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(4)]
         for row in (heads, *rows):
@@ -72,5 +86,5 @@ def show(path: str | os.PathLike[str]) -> None:
     for head in heads:
         table.add_column(head, justify="right" if head == "size" else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # names are shown as they are, not read as markup
     Console().print(table, markup=False)

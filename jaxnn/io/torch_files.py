@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import io
 import struct
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from jaxnn.io._budget import Budget
+from jaxnn.io._content import Bytes
+from jaxnn.io._leave_out import leave_out
 from jaxnn.io._pickle import Machine
-from jaxnn.io._tensors import Storage, StorageKind, allowed_names, without_tensors
-from jaxnn.io.errors import CheckpointError
-
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+from jaxnn.io._tensors import Storage, StorageKind, allowed_names, allowed_states, without_tensors
+from jaxnn.io.errors import CheckpointError, NotReadError, plain, quoted
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -24,51 +25,85 @@ LEGACY_VERSION = 1001
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 
 
-def read(path: Path, verify: bool = False) -> Any:
-    """What ``torch.save`` put into a file, its tensors as NumPy arrays over the mapped file.
+def read(content: Bytes, verify: bool = False, strict: bool = True) -> tuple[Any, list[str]]:
+    """What ``torch.save`` put into a file, its tensors as NumPy arrays over `content`, and what was left out of it.
 
     Raises:
         CheckpointError: another format, a broken file, or one that asks for more than tensors and containers.
     """
-    content = _map(path)
-    if bytes(content[:4]) == ZIP_MAGIC:
-        return _read_zip(path, content, verify)
-    return _read_legacy(content)
-
-
-def _map(path: Path) -> Bytes:
-    if os.path.getsize(path) == 0:
-        raise CheckpointError("an empty file")
-    return np.memmap(path, np.uint8, mode="c")  # copy on write: the arrays are the caller's, the file is not
+    reader = _read_zip if bytes(content[:4]) == ZIP_MAGIC else _read_legacy
+    machine = reader(content, verify, strict)
+    obj = machine.run()
+    return (obj, []) if strict else leave_out(obj, machine.keys_left_out)
 
 
 # ----------------------------------------------------------------------------- zip
 
 
-def _read_zip(path: Path, content: Bytes, verify: bool) -> Any:
+class _File(io.RawIOBase):
+    """The content as a file to read: what is looked at is what was read or mapped, whatever the path names by now."""
+
+    def __init__(self, content: Bytes):
+        self._content, self._at = content.data, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._content)}[whence]
+        if at < 0:
+            raise OSError("a place before the file")
+        self._at = at
+        return at
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._content[self._at : self._at + len(buffer)]
+        buffer[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+
+def _entries(content: Bytes) -> dict[str, zipfile.ZipInfo]:
+    """The records by name: each in bytes of its own."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BufferedReader(_File(content))) as archive:
             entries = archive.infolist()
-            if verify and (broken := archive.testzip()):
-                raise CheckpointError(f"record {broken!r} does not match its checksum")
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error, RuntimeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"a broken zip file: {error}") from error
+        raise CheckpointError(f"a broken zip file: {plain(str(error))}") from error
     records = {entry.filename: entry for entry in entries}
     if len(records) != len(entries):
         raise CheckpointError("two records of the same name")
+    plain_entries = (entry for entry in entries if entry.compress_size == entry.file_size)
+    stored = sum(entry.file_size for entry in plain_entries)
+    if stored > len(content):
+        raise CheckpointError("a zip file whose records lie over each other")
+    return records
+
+
+def _verify(content: Bytes, records: dict[str, zipfile.ZipInfo]) -> None:
+    for entry in records.values():
+        if zlib.crc32(_stored(content, entry).data) != entry.CRC:
+            raise CheckpointError(f"record {quoted(entry.filename)} does not match its checksum")
+
+
+def _read_zip(content: Bytes, verify: bool, strict: bool) -> Machine:
+    records = _entries(content)
     pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise CheckpointError("a zip file without the one data.pkl of torch.save")
     prefix = pickles[0].removesuffix("data.pkl")
     if f"{prefix}constants.pkl" in records:
         raise CheckpointError("a TorchScript program, not a checkpoint: save its state_dict() instead")
+    if verify:
+        _verify(content, records)
 
     def record(name: str) -> Bytes:
         entry = records.get(prefix + name)
         if entry is None:
-            raise CheckpointError(f"record {prefix + name!r} is missing")
+            raise CheckpointError(f"record {quoted(prefix + name)} is missing")
         return _stored(content, entry)
 
     swapped = False
@@ -77,24 +112,26 @@ def _read_zip(path: Path, content: Bytes, verify: bool) -> Any:
         if order not in (b"little", b"big"):
             raise CheckpointError(f"byte order {order!r}")
         swapped = order.decode() != sys.byteorder
-    storages: dict[str, Storage] = {}
+    budget = Budget(len(content))
+    storages: dict[tuple[str, Any], Storage] = {}
 
     def persistent(identity: Any) -> Storage:
-        dtype, key, count = _storage_identity(identity)
-        if key not in storages:
+        dtype, key, count = _storage_identity(identity, budget)
+        place = (key, None if dtype is None else dtype.str)
+        if place not in storages:
             data = record(f"data/{key}")
             wanted = count * (dtype.itemsize if dtype is not None else 1)
             if wanted > len(data):
-                raise CheckpointError(f"storage {key!r} is {len(data)} bytes long, not {wanted}")
-            storages[key] = Storage(data, dtype, swapped)
-        return storages[key]._replace(dtype=dtype)
+                raise CheckpointError(f"storage {quoted(key)} is {len(data)} bytes long, not {wanted}")
+            storages[place] = Storage(data, dtype, swapped)
+        return storages[place]
 
-    return Machine(record("data.pkl"), allowed_names(), persistent).run()
+    return Machine(record("data.pkl"), allowed_names(budget), persistent, 0, budget, allowed_states(budget), strict)
 
 
 def _stored(content: Bytes, entry: zipfile.ZipInfo) -> Bytes:
     """The bytes of a record, where they lie in the mapped file."""
-    where = f"record {entry.filename!r}"
+    where = f"record {quoted(entry.filename)}"
     if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or entry.flag_bits & 1:
         raise CheckpointError(f"{where} is compressed or encrypted; torch.save does neither")
     header = bytes(content[entry.header_offset : entry.header_offset + _LOCAL_HEADER.size])
@@ -109,19 +146,35 @@ def _stored(content: Bytes, entry: zipfile.ZipInfo) -> Bytes:
     return content[begin : begin + entry.file_size]
 
 
-def _storage_identity(identity: Any) -> tuple[np.dtype[Any] | None, str, int]:
+def _storage_identity(identity: Any, budget: Budget) -> tuple[np.dtype[Any] | None, str, int]:
     """dtype, key and number of values out of ("storage", class, key, device, count, ...)."""
-    if isinstance(identity, tuple) and len(identity) >= 5 and identity[0] == "storage":
+    if isinstance(identity, tuple) and len(identity) >= 5 and type(identity[0]) is str and identity[0] == "storage":
         _, kind, key, _, count = identity[:5]
-        if isinstance(kind, StorageKind) and isinstance(key, (str, int)) and type(count) is int and count >= 0:
-            return kind.dtype, str(key), count
-    raise CheckpointError(f"an identity that is no storage's: {identity!r:.80}")
+        if isinstance(kind, StorageKind) and _is_count(count):
+            return kind.dtype, _storage_key(key, budget), count
+    if isinstance(identity, tuple) and identity and type(identity[0]) is str and identity[0] == "module":
+        raise NotReadError("the source of a module")
+    raise CheckpointError(f"an identity that is no storage's: {quoted(identity)}")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _storage_key(key: Any, budget: Budget) -> str:
+    """The name of a storage, paid for: equal names are compared."""
+    if isinstance(key, str):
+        budget.spend(len(key))
+        return key
+    if _is_count(key):
+        return str(key)
+    raise CheckpointError(f"a storage by the name of {quoted(key)}")
 
 
 # ----------------------------------------------------------------------------- before 1.6
 
 
-def _read_legacy(content: Bytes) -> Any:
+def _read_legacy(content: Bytes, verify: bool, strict: bool) -> Machine:
     """Pickles one after another (magic, version, system, the object, the keys), then the storages in the keys' order.
 
     The object comes before the storages it is made of: a first pass over it only learns what storages there are.
@@ -129,61 +182,71 @@ def _read_legacy(content: Bytes) -> Any:
     if content[0] != 0x80:
         tar = bytes(content[257:262]) == b"ustar"
         raise CheckpointError("PyTorch's tar format of 2016" if tar else "not a file of torch.save")
-    names = allowed_names()
+    budget = Budget(len(content))
+    names, states = allowed_names(budget), allowed_states(budget)
     kinds: dict[str, np.dtype[Any]] = {}
 
     def note(identity: Any) -> None:
-        dtype, key, _ = _storage_identity(identity)
+        dtype, key, _ = _storage_identity(identity, budget)
         kinds[key] = np.dtype(np.uint8) if dtype is None else dtype
 
-    magic, end = _run(content, names, _no_storage, 0)
+    def run(names: Any, persistent: Callable[[Any], Any], begin: int) -> tuple[Any, int]:
+        machine = Machine(content, names, persistent, begin, budget, states, strict)
+        return machine.run(), machine.end
+
+    magic, end = run(names, _no_storage, 0)
     if magic != LEGACY_MAGIC:
         raise CheckpointError("not a file of torch.save")
-    version, end = _run(content, names, _no_storage, end)
+    version, end = run(names, _no_storage, end)
     if version != LEGACY_VERSION:
-        raise CheckpointError(f"version {version!r:.40} of the format")
-    system, begin = _run(content, names, _no_storage, end)
-    _, end = _run(content, without_tensors(names), note, begin)
-    keys, end = _run(content, names, _no_storage, end)
+        raise CheckpointError(f"version {quoted(version)} of the format")
+    system, begin = run(names, _no_storage, end)
+    _, end = run(without_tensors(names), note, begin)
+    keys, end = run(names, _no_storage, end)
     swapped = isinstance(system, dict) and system.get("little_endian", True) != (sys.byteorder == "little")
-    data = _legacy_storages(content, keys, kinds, end)
+    data = _legacy_storages(content, keys, kinds, end, budget)
+    storages: dict[tuple[str, Any], Storage] = {}
 
     def persistent(identity: Any) -> Storage:
-        dtype, key, _ = _storage_identity(identity)
+        dtype, key, _ = _storage_identity(identity, budget)
         view = identity[5] if len(identity) > 5 else None
-        whole = data[key]
+        place = (key, None if dtype is None else dtype.str)
+        if place not in storages:
+            storages[place] = Storage(data[key], dtype, swapped)
         if view is None:
-            return Storage(whole, dtype, swapped)
+            return storages[place]
+        if not isinstance(view, tuple) or len(view) != 3 or not _is_count(view[1]) or not _is_count(view[2]):
+            raise CheckpointError(f"a part of storage {quoted(key)} that is {quoted(view)}")
         width = 1 if dtype is None else dtype.itemsize
         _, offset, count = view  # a storage that is part of another one
-        if offset < 0 or count < 0 or (offset + count) * width > len(whole):
-            raise CheckpointError(f"a part of storage {key!r} that lies outside it")
-        return Storage(whole[offset * width : (offset + count) * width], dtype, swapped)
+        if (offset + count) * width > len(data[key]):
+            raise CheckpointError(f"a part of storage {quoted(key)} that lies outside it")
+        return Storage(data[key][offset * width : (offset + count) * width], dtype, swapped)
 
-    return _run(content, names, persistent, begin)[0]
-
-
-def _run(content: Bytes, names: Mapping[str, Any], persistent: Callable[[Any], Any], begin: int) -> tuple[Any, int]:
-    machine = Machine(content, names, persistent, begin)
-    return machine.run(), machine.end
+    return Machine(content, names, persistent, begin, budget, states, strict)
 
 
 def _no_storage(identity: Any) -> Any:
     raise CheckpointError("a storage outside the object")
 
 
-def _legacy_storages(content: Bytes, keys: Any, kinds: Mapping[str, np.dtype[Any]], begin: int) -> dict[str, Bytes]:
-    if not isinstance(keys, list) or len(set(map(str, keys))) != len(keys) or set(map(str, keys)) < set(kinds):
+def _legacy_storages(
+    content: Bytes, keys: Any, kinds: dict[str, np.dtype[Any]], begin: int, budget: Budget
+) -> dict[str, Bytes]:
+    if not isinstance(keys, list):
+        raise CheckpointError("the list of storages is none")
+    names = [_storage_key(key, budget) for key in keys]
+    if len(set(names)) != len(names) or set(names) < set(kinds):
         raise CheckpointError("the list of storages does not match the object")
     data = {}
-    for key in map(str, keys):
+    for key in names:
         head = bytes(content[begin : begin + 8])
         if len(head) < 8 or key not in kinds:
-            raise CheckpointError(f"storage {key!r} is missing")
+            raise CheckpointError(f"storage {quoted(key)} is missing")
         length = int.from_bytes(head, "little", signed=True) * kinds[key].itemsize
         begin += 8
         if length < 0 or begin + length > len(content):
-            raise CheckpointError(f"storage {key!r} of {length} bytes in {len(content) - begin}")
+            raise CheckpointError(f"storage {quoted(key)} of {length} bytes in {len(content) - begin}")
         data[key] = content[begin : begin + length]
         begin += length
     return data

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.core.dtypes import describe
-from jaxnn.io._pickle_writer import Call, Global, Persistent, Writer
+from jaxnn.io._pickle_writer import Call, Global, Persistent, Where, Writer, where_text
 from jaxnn.io._tensors import NAMES, STORAGE_OF
 
 ALIGNMENT = 64  # torch.save's own, so that a mapped file holds aligned tensors
@@ -26,19 +26,21 @@ class _Tensors:
         self._keys: dict[tuple[Any, ...], str] = {}
         self._alive: list[Any] = []
 
-    def __call__(self, value: Any, where: str) -> Any:
+    def __call__(self, value: Any, where: Where) -> Any:
         if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-            raise TypeError(f"save: obj{where}: a random key: save jax.random.key_data(key)")
+            raise TypeError(f"save: {where_text(where)}: a random key: save jax.random.key_data(key)")
         if not isinstance(value, (jax.Array, np.ndarray, np.generic)):
             plain = _plain(value)
             if plain is not value:
                 return plain
-            raise TypeError(f"save: obj{where}: expected arrays, plain values and containers, got {describe(value)}")
+            raise TypeError(
+                f"save: {where_text(where)}: expected arrays, plain values and containers, got {describe(value)}"
+            )
         array = np.asarray(value)
         array = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
         name = NAMES.get(array.dtype)
         if name is None:
-            raise TypeError(f"save: obj{where}: PyTorch has no dtype {array.dtype}")
+            raise TypeError(f"save: {where_text(where)}: PyTorch has no dtype {array.dtype}")
         key = self._key(value, array)
         strides = _contiguous_strides(array.shape)
         if name in STORAGE_OF:
@@ -84,18 +86,23 @@ def _contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def write(obj: Any, path: Path, stem: str) -> None:
-    """Put an object into a new file at `path`; `stem` names the folder inside, as torch.save names it.
+def prepare(obj: Any) -> tuple[bytes, list[np.ndarray[Any, Any]]]:
+    """The pickle of an object, and the arrays that it refers to.
 
     Raises:
         TypeError: something in it that is no array, no plain value and no container of them.
     """
     tensors = _Tensors()
-    pickle = Writer(tensors).dump(obj)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+    return Writer(tensors).dump(obj), tensors.storages
+
+
+def write(prepared: tuple[bytes, list[np.ndarray[Any, Any]]], file: Any, stem: str) -> None:
+    """Write what `prepare` made; `stem` names the folder inside the archive, as torch.save names it."""
+    pickle, storages = prepared
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         _add(archive, f"{stem}/data.pkl", pickle)
-        _add(archive, f"{stem}/byteorder", b"little")
-        for key, array in enumerate(tensors.storages):
+        _add(archive, f"{stem}/byteorder", sys.byteorder.encode())
+        for key, array in enumerate(storages):
             data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             _add(archive, f"{stem}/data/{key}", data.data)
         _add(archive, f"{stem}/version", b"3\n")

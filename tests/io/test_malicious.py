@@ -54,7 +54,7 @@ PICKLES = {
     "getattr": (_reduce(getattr, {}, "clear"), "getattr"),
     "import": (_reduce(__import__, "os"), "__import__"),
     "a function of the tests": (_reduce(_raise), "_raise"),
-    "numpy": (pickle.dumps(np.arange(3), 2), r"numpy.*_reconstruct"),
+    "numpy objects": (pickle.dumps(np.array([None]), 2), r"NumPy value of dtype 'O8'"),
     "an old class": (b"\x80\x02(cos\nsystem\no.", "is not allowed|asks for"),
     "INST": (b"(ios\nsystem\n.", "operation b'i'"),
     "EXT1": (b"\x80\x02\x82\x01.", r"operation b'\\x82'"),
@@ -113,13 +113,6 @@ def test_refused(name, kind, tmp_path):
         head = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
         (tmp_path / "x.pt").write_bytes(b"".join(head) + content)
     with pytest.raises(CheckpointError, match=message):
-        nn.load(tmp_path / "x.pt")
-
-
-def test_a_pickle_of_too_many_operations(tmp_path, monkeypatch):
-    monkeypatch.setattr(_pickle, "MAX_OPERATIONS", 1000)
-    _archive(tmp_path / "x.pt", b"\x80\x02" + b"]" * 2000 + b".")
-    with pytest.raises(CheckpointError, match="more than 1,000 operations"):
         nn.load(tmp_path / "x.pt")
 
 
@@ -291,11 +284,12 @@ def test_the_machine_is_a_pickle_machine():
         "keys": {(1, "a"): 1, None: 2, b"k": 3, 1.5: 4},
     }
     obj["again"] = obj["containers"]
+    from jaxnn.io._budget import Budget
     from jaxnn.io._tensors import allowed_names
 
     for protocol in range(6):
         for pickler in (pickle.dumps, pickle._dumps):
-            machine = Machine(pickler(obj, protocol), allowed_names(), None)
+            machine = Machine(pickler(obj, protocol), allowed_names(Budget()), None)
             read = machine.run()
             assert read == obj and read["again"] is read["containers"], protocol
             assert machine.end == len(machine.data)

@@ -192,7 +192,7 @@ def test_a_file_of_5_gigabytes_is_mapped_not_read(tmp_path, monkeypatch):
     opened = zipfile.ZipFile
     with _Sparse(path, "w+b") as file:
         monkeypatch.setattr(torch_writer.zipfile, "ZipFile", lambda _, *args, **options: opened(file, *args, **options))
-        torch_writer.write({"large": large, "small": np.arange(3)}, path, "large")
+        torch_writer.write(torch_writer.prepare({"large": large, "small": np.arange(3)}), path, "large")
     monkeypatch.undo()
     assert path.stat().st_size > 5 << 30
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
