@@ -49,7 +49,8 @@ def _check_conv_transpose(
     if weight.shape[1] == 0:
         fail(RuntimeError, function, "weight", "at least one output channel", weight)
     size = input.shape[-spatial:]
-    if min(_output_size(size, weight.shape[2:], stride, padding, dilation, extra)) < 0:
+    least = 1 if spatial == 3 and groups == 1 else 0  # torch makes no empty volumes, but with groups it does
+    if min(_output_size(size, weight.shape[2:], stride, padding, dilation, extra)) < least:
         fail(RuntimeError, function, "padding", f"an output that is left for an input of {size}", f"{padding}")
 
 

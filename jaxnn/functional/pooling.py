@@ -191,6 +191,12 @@ def max_pool3d_with_indices(
 # -- average ----------------------------------------------------------------------------------------------------------
 
 
+def _check_reach(function: str, windows: Windows) -> None:
+    """torch wants the average's windows within a volume, padding or not; of images and sequences it does not ask it."""
+    if len(windows.size) == 3 and any(length < taps for length, taps in zip(windows.size, windows.kernel)):
+        fail(RuntimeError, function, "kernel_size", f"windows within an input of {windows.size}", f"{windows.kernel}")
+
+
 def _check_avg(
     spatial: int,
     input: Any,
@@ -202,8 +208,9 @@ def _check_avg(
     divisor_override: int | None = None,
 ) -> None:
     function = f"avg_pool{spatial}d"
-    make_windows(function, spatial, input, kernel_size, stride, padding, 1, ceil_mode)
+    windows = make_windows(function, spatial, input, kernel_size, stride, padding, 1, ceil_mode)
     _check_numbers(function, input)
+    _check_reach(function, windows)
     if not isinstance(divisor_override, (int, np.integer, type(None))):
         fail(TypeError, function, "divisor_override", "an int or None", divisor_override)
     if divisor_override == 0:
@@ -337,7 +344,7 @@ def _check_lp(
     spatial: int, input: Any, norm_type: Any, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
 ) -> None:
     function = f"lp_pool{spatial}d"
-    make_windows(function, spatial, input, kernel_size, stride, 0, 1, ceil_mode)
+    _check_reach(function, make_windows(function, spatial, input, kernel_size, stride, 0, 1, ceil_mode))
     _check_numbers(function, input)
     if not isinstance(norm_type, (int, float, np.number, jax.Array)):
         fail(TypeError, function, "norm_type", "a number", norm_type)
