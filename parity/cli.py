@@ -1,4 +1,4 @@
-"""The command line: ``python -m parity run | record | replay | golden | report | compare | train | api``."""
+"""The command line: ``python -m parity run | record | replay | golden | report | compare | train | api | hunt``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from parity import models, train
+from parity import hunt, models, train
 from parity.run import SOURCES, Options
 
 RESULTS = pathlib.Path("out/parity/results.json")
@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_arguments(commands.add_parser("train", help="the same training run in both, step by step"))
     api = commands.add_parser("api", help="every public name and signature against PyTorch's")
     api.add_argument("--all", action="store_true", help="print the explained differences too")
+    hunt.add_arguments(
+        commands.add_parser("hunt", help="random programs in child processes: none may die, hang or be wrong")
+    )
     return parser
 
 
@@ -130,6 +133,10 @@ def _api(arguments: argparse.Namespace) -> int:
     from parity import api
 
     return api.main(show_all=arguments.all)
+
+
+def _hunt(arguments: argparse.Namespace) -> int:
+    return hunt.main(arguments)
 
 
 def _finish(results: list[Any], options: Options, arguments: argparse.Namespace, seconds: float) -> int:
