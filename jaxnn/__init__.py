@@ -13,20 +13,17 @@ from jaxnn import init as init
 from jaxnn import parallel as parallel
 from jaxnn import utils as utils
 from jaxnn._version import __version__ as __version__
-from jaxnn.core.autocast import autocast as autocast
-from jaxnn.core.autocast import is_autocast_enabled as is_autocast_enabled
+from jaxnn.base.autocast import autocast as autocast
+from jaxnn.base.autocast import is_autocast_enabled as is_autocast_enabled
+from jaxnn.base.modes import enable_grad as enable_grad
+from jaxnn.base.modes import get_float32_matmul_precision as get_float32_matmul_precision
+from jaxnn.base.modes import inference_mode as inference_mode
+from jaxnn.base.modes import is_grad_enabled as is_grad_enabled
+from jaxnn.base.modes import is_inference_mode_enabled as is_inference_mode_enabled
+from jaxnn.base.modes import no_grad as no_grad
+from jaxnn.base.modes import set_float32_matmul_precision as set_float32_matmul_precision
+from jaxnn.base.modes import set_grad_enabled as set_grad_enabled
 from jaxnn.core.compiling import compiler_options as compiler_options
-from jaxnn.core.ensemble import stack_module_state as stack_module_state
-from jaxnn.core.functional_call import functional_call as functional_call
-from jaxnn.core.jit import jit as jit
-from jaxnn.core.modes import enable_grad as enable_grad
-from jaxnn.core.modes import get_float32_matmul_precision as get_float32_matmul_precision
-from jaxnn.core.modes import inference_mode as inference_mode
-from jaxnn.core.modes import is_grad_enabled as is_grad_enabled
-from jaxnn.core.modes import is_inference_mode_enabled as is_inference_mode_enabled
-from jaxnn.core.modes import no_grad as no_grad
-from jaxnn.core.modes import set_float32_matmul_precision as set_float32_matmul_precision
-from jaxnn.core.modes import set_grad_enabled as set_grad_enabled
 from jaxnn.core.module import Module as Module
 from jaxnn.core.parameter import Buffer as Buffer
 from jaxnn.core.parameter import Parameter as Parameter
@@ -40,12 +37,6 @@ from jaxnn.core.random import manual_seed as manual_seed
 from jaxnn.core.random import next_key as next_key
 from jaxnn.core.random import rng as rng
 from jaxnn.core.random import set_rng_state as set_rng_state
-from jaxnn.core.scan_layers import scan_layers as scan_layers
-from jaxnn.core.transforms import checkpoint as checkpoint
-from jaxnn.core.transforms import grad as grad
-from jaxnn.core.transforms import scan as scan
-from jaxnn.core.transforms import value_and_grad as value_and_grad
-from jaxnn.core.transforms import vmap as vmap
 from jaxnn.core.uninitialized import UninitializedBuffer as UninitializedBuffer
 from jaxnn.core.uninitialized import UninitializedParameter as UninitializedParameter
 from jaxnn.functional.linear_cross_entropy import LinearCrossEntropyOptions as LinearCrossEntropyOptions
@@ -211,6 +202,15 @@ from jaxnn.modules.upsampling import Upsample as Upsample
 from jaxnn.modules.upsampling import UpsamplingBilinear2d as UpsamplingBilinear2d
 from jaxnn.modules.upsampling import UpsamplingNearest2d as UpsamplingNearest2d
 from jaxnn.parallel.data_parallel import DataParallel as DataParallel
+from jaxnn.transforms.checkpoint import checkpoint as checkpoint
+from jaxnn.transforms.functional_call import functional_call as functional_call
+from jaxnn.transforms.gradients import grad as grad
+from jaxnn.transforms.gradients import value_and_grad as value_and_grad
+from jaxnn.transforms.jit import jit as jit
+from jaxnn.transforms.scan import scan as scan
+from jaxnn.transforms.scan_layers import scan_layers as scan_layers
+from jaxnn.transforms.stack_module_state import stack_module_state as stack_module_state
+from jaxnn.transforms.vmap import vmap as vmap
 
 # Loaded when first used: optax and checkpoint readers would triple the time of `import jaxnn`.
 _LAZY = {

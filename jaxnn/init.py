@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import _compat
-from jaxnn.core import mersenne, random
-from jaxnn.core.dtypes import describe, is_floating
+from jaxnn.base.dtypes import describe, is_floating
+from jaxnn.core import random
 from jaxnn.core.parameter import Slot, owner
+from jaxnn.mersenne import twister
 
 _LINEAR = (
     "linear",
@@ -96,7 +97,7 @@ def _drawn(
 
 def _uniform(name: str, tensor: Any, a: float, b: float, generator: random.Generator | None) -> Any:
     def traced(key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-        mersenne.check_uniform(a, b, dtype)
+        twister.check_uniform(a, b, dtype)
         return jax.random.uniform(key, shape, dtype, jnp.asarray(a, dtype), jnp.asarray(b, dtype))
 
     return _fill(name, tensor, generator, lambda host, shape, dtype: host.uniform(shape, a, b, dtype), traced)
@@ -104,7 +105,7 @@ def _uniform(name: str, tensor: Any, a: float, b: float, generator: random.Gener
 
 def _normal(name: str, tensor: Any, mean: float, std: float, generator: random.Generator | None) -> Any:
     def traced(key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-        mersenne.check_normal(std)
+        twister.check_normal(std)
         return jax.random.normal(key, shape, dtype) * jnp.asarray(std, dtype) + jnp.asarray(mean, dtype)
 
     return _fill(name, tensor, generator, lambda host, shape, dtype: host.normal(shape, mean, std, dtype), traced)

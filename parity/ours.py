@@ -26,7 +26,7 @@ def lookup(path: str) -> Any:
         Missing: it is not there.
     """
     *home, name = path.split(".")
-    for package in ["jaxnn", *([] if home else ["jaxnn.modules", "jaxnn.core.transforms"])]:
+    for package in ["jaxnn", *([] if home else ["jaxnn.modules"])]:
         try:
             module = importlib.import_module(".".join([package, *home]))
         except ImportError:

@@ -219,7 +219,7 @@ def start_worker(options: Options) -> None:
 
         _UNTIL_THE_END.enter_context(_convolution_forms.force(options.convolutions))
     if options.matmul != "highest":
-        from jaxnn.core import modes
+        from jaxnn.base import modes
 
         modes.set_float32_matmul_precision(options.matmul)
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from jaxnn.attention.masks import MaskMod, create_mask, noop_mask, positional_arguments, sliced_mask
-from jaxnn.core.dtypes import describe
+from jaxnn.base.dtypes import describe
 from jaxnn.core.parameter import as_sharding
 
 _BLOCK = 128

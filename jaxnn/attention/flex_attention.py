@@ -17,9 +17,9 @@ from jaxnn.attention.masks import and_masks as and_masks
 from jaxnn.attention.masks import create_mask as create_mask
 from jaxnn.attention.masks import index_ranges, noop_mask, over_indices, sliced_mask
 from jaxnn.attention.masks import or_masks as or_masks
-from jaxnn.functional._checks import check_array, fail
-from jaxnn.functional._op import op
-from jaxnn.functional._reduction import compute_dtype, warn_caller
+from jaxnn.base.checks import check_array, fail, warn_caller
+from jaxnn.base.dtypes import compute_dtype
+from jaxnn.base.op import op
 from jaxnn.functional.attention import grouped_dot, scaled_scores, softmax
 
 _NAME = "flex_attention"

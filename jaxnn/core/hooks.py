@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from jaxnn import _compat
-from jaxnn.core.dtypes import is_floating
+from jaxnn.base.dtypes import is_floating
 from jaxnn.core.parameter import note_structure
 
 

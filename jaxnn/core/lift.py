@@ -206,10 +206,10 @@ def _write_containers(root: Any, cache: tree.Cache, arrays: list[Any], late: lis
     arrays = list(arrays)
     for position, value in late:
         arrays[position] = value
-    source = tree.static.Thawing(iter(arrays), cache.boxes, [root, *cache.below])
+    source = tree.freezing.Thawing(iter(arrays), cache.boxes, [root, *cache.below])
     for _, holder, name, frozen in cache.watched:
         held = (root if holder is None else holder).__dict__
-        old, new = held[name], tree.static.thaw(frozen, source)
+        old, new = held[name], tree.freezing.thaw(frozen, source)
         if type(old) is list:
             old[:] = new
         elif type(old) is dict:

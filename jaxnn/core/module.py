@@ -12,9 +12,10 @@ import jax
 import numpy as np
 
 from jaxnn import _compat
-from jaxnn.core import modes, tree
-from jaxnn.core.convert import Conversions
-from jaxnn.core.dtypes import describe
+from jaxnn.base import modes
+from jaxnn.base.dtypes import describe
+from jaxnn.core import tree
+from jaxnn.core.conversions import Conversions
 from jaxnn.core.hooks import Hooks, call_with_hooks, global_hooks, on_registration
 from jaxnn.core.parameter import Buffer, Parameter, Slot, TraceLeakError, encloses, leak_message, may_hold, owner
 from jaxnn.core.state_dict import StateDict

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import _compat
-from jaxnn.core.dtypes import as_array, check_dtype, describe, is_floating
+from jaxnn.base.dtypes import as_array, check_dtype, describe, is_floating
 
 # Another number after every change that may alter the structure of some tree; a cached structure is trusted only
 # while it stands still (see core/tree.py). No number comes twice, whichever threads change trees at once.

@@ -1,7 +1,7 @@
 """Random numbers: torch's host generator for initialisation, a jax key stream for dropout and its like.
 
 One `Generator` holds both: a Mersenne twister (NumPy's MT19937, drawn from in torch's order and arithmetic by
-``jaxnn.core.mersenne``) and a jax key that is split at each draw. ``nn.jit`` and the other lifted transforms
+``jaxnn.mersenne.twister``) and a jax key that is split at each draw. ``nn.jit`` and the other lifted transforms
 thread the key of the current generator through the compiled code like any other state.
 
 A draw from a generator that lives outside the trace would bake one set of random numbers into the compiled
@@ -102,9 +102,9 @@ class Generator:
 
     @property
     def host(self) -> Any:
-        """The Mersenne twister (``jaxnn.core.mersenne.Twister``) that weights are drawn from."""
+        """The Mersenne twister (``jaxnn.mersenne.twister.Twister``) that weights are drawn from."""
         if self._host is None:
-            from jaxnn.core.mersenne import Twister
+            from jaxnn.mersenne.twister import Twister
 
             self._host = Twister(self._seed)
         return self._host

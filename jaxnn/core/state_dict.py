@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import _compat
+from jaxnn.base.dtypes import as_array, describe, is_floating
 from jaxnn.core import tree
-from jaxnn.core.dtypes import as_array, describe, is_floating
 from jaxnn.core.parameter import Buffer, Parameter, Slot, TraceLeakError, leak_message, may_hold
 
 EXTRA_STATE = "_extra_state"

@@ -20,7 +20,7 @@ from typing import Any
 from jax.tree_util import GetAttrKey, register_pytree_with_keys
 
 from jaxnn import _compat
-from jaxnn.core import static
+from jaxnn.core import freezing
 from jaxnn.core.parameter import Slot, TraceHome, note_structure, structure_epoch
 
 REGISTRIES = ("_parameters", "_buffers", "_slots")
@@ -104,7 +104,7 @@ class Cache:
         self.homes = [home for home in {id(box.home): box.home for box in boxes}.values() if home is not None]
 
 
-class _Walk(static.Places):
+class _Walk(freezing.Places):
     """Walks a tree once and numbers its objects and boxes: the registered ones first, then what attributes hold."""
 
     def __init__(self, root: Any) -> None:
@@ -181,7 +181,7 @@ class _Walk(static.Places):
         for name in sorted(held.keys() - _INTERNAL):
             self._attribute = number, name
             self.arrays, self.mutable, self.refers = [], False, False
-            frozen = static.freeze(held[name], self)
+            frozen = freezing.freeze(held[name], self)
             if self.mutable:
                 # The root goes by number: the cache must not keep it alive.
                 self.watched.append((number, None if number == 0 else obj, name, frozen))
@@ -234,7 +234,7 @@ def _warn_dropped(box: Slot) -> None:
     )
 
 
-class _Recheck(static.Places):
+class _Recheck(freezing.Places):
     """Freezes again what can change in place, with the numbers that a cache gave."""
 
     def __init__(self, cache: Cache, root: Any) -> None:
@@ -283,7 +283,7 @@ def cache_of(obj: Any) -> tuple[Cache, list[Any]]:
     recheck = _Recheck(cache, obj)
     for _, holder, name, frozen in cache.watched:
         held_now = (obj if holder is None else holder).__dict__
-        if name not in held_now or static.freeze(held_now[name], recheck) != frozen:
+        if name not in held_now or freezing.freeze(held_now[name], recheck) != frozen:
             cache = held["_cache"] = _analyse(obj)
             return cache, [array for watched in cache.watched for array in _arrays_in(cache, obj, watched)]
     return cache, recheck.arrays
@@ -292,7 +292,7 @@ def cache_of(obj: Any) -> tuple[Cache, list[Any]]:
 def _arrays_in(cache: Cache, root: Any, watched: tuple[Any, ...]) -> list[Any]:
     _, holder, name, _ = watched
     recheck = _Recheck(cache, root)
-    static.freeze((root if holder is None else holder).__dict__[name], recheck)
+    freezing.freeze((root if holder is None else holder).__dict__[name], recheck)
     return recheck.arrays
 
 
@@ -367,7 +367,7 @@ def fill(structure: Structure, leaves: Sequence[Any], objects: list[Any], boxes:
 
     The root comes last, in one act: what other threads can reach is whole.
     """
-    source = static.Thawing(iter(leaves[structure.n_boxes :]), boxes, objects)
+    source = freezing.Thawing(iter(leaves[structure.n_boxes :]), boxes, objects)
     watched = []
     attributes: list[dict[str, Any]] = []
     for number, (node, obj) in enumerate(zip(structure.nodes, objects)):
@@ -378,7 +378,7 @@ def fill(structure: Structure, leaves: Sequence[Any], objects: list[Any], boxes:
         new["_home"] = obj.__dict__.get("_home", home)
         new["_scope"] = node.scope
         for name, frozen in node.plain:
-            new[name] = static.thaw(frozen, source)
+            new[name] = freezing.thaw(frozen, source)
             watched.append((number, None if number == 0 else obj, name, frozen))
         attributes.append(new)
     attributes[0]["_cache"] = Cache(structure, boxes, objects[1:], watched)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import _compat
-from jaxnn.core.dtypes import check_dtype
+from jaxnn.base.dtypes import check_dtype
 from jaxnn.core.parameter import Buffer, Parameter, Slot, as_sharding, empty, note_structure
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,37 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnn.core import modes
-from jaxnn.core.dtypes import is_floating
+from jaxnn.base import modes
+from jaxnn.base.checks import check_array, check_ndim, check_same_dtype, fail
+from jaxnn.base.dtypes import is_floating
 from jaxnn.functional import _convolution_primitive
-from jaxnn.functional._checks import check_array, check_ndim, check_same_dtype, fail
 from jaxnn.functional._convolution_geometry import Geometry
 from jaxnn.functional._short_sums import spread
-
-Sizes = int | Sequence[int]
-
-
-def spatial_sizes(function: str, argument: str, value: Any, ndim: int, low: int | None = None) -> tuple[int, ...]:
-    """`value`, one int or one for each of `ndim` dimensions, as `ndim` ints; none may be under `low`.
-
-    Raises:
-        TypeError: not ints.
-        RuntimeError: another number of them, or one that is too small.
-    """
-    given = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    try:
-        if any(isinstance(item, (bool, np.bool_)) for item in given):
-            raise TypeError
-        sizes = tuple(map(operator.index, given))
-    except TypeError:
-        fail(TypeError, function, argument, f"an int or {ndim} ints", value)
-    if len(sizes) == 1:
-        sizes *= ndim
-    if len(sizes) != ndim:
-        fail(RuntimeError, function, argument, f"one int or {ndim} ints", f"{len(sizes)}: {sizes}")
-    if low is not None and min(sizes) < low:
-        fail(RuntimeError, function, argument, f"numbers from {low} up", f"{sizes}")
-    return sizes
 
 
 def check_operands(

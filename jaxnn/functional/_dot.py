@@ -6,7 +6,7 @@ from typing import Any
 
 from jax import lax
 
-from jaxnn.core import modes
+from jaxnn.base import modes
 
 
 def dot_general(left: Any, right: Any, dimension_numbers: Any, preferred: Any = None, precision: Any = None) -> Any:

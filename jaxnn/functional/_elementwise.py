@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.core.dtypes import is_floating, is_integer
-from jaxnn.functional._checks import check_array, fail
-from jaxnn.functional._op import op
-from jaxnn.functional._reduction import compute_dtype, floating
+from jaxnn.base.checks import check_array, fail
+from jaxnn.base.dtypes import compute_dtype, floating, is_floating, is_integer
+from jaxnn.base.op import op
 
 
 def _is_complex(dtype: Any) -> bool:

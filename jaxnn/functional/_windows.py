@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import dtypes, lax
 
-from jaxnn.core.dtypes import is_floating
-from jaxnn.functional._checks import check_array, check_ndim, fail
-from jaxnn.functional._convolution import spatial_sizes
+from jaxnn.base.checks import check_array, check_ndim, fail, spatial_sizes
+from jaxnn.base.dtypes import is_floating
 from jaxnn.functional._once import once
 
 # Up to so many taps (in one dimension), windows are taken as shifted slices, which fuse; above, by a gather.

@@ -14,12 +14,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Num
 
+from jaxnn.base.checks import check_array, check_same_dtype, concrete, fail
+from jaxnn.base.dtypes import compute_dtype, is_floating
+from jaxnn.base.op import op
 from jaxnn.core import random
-from jaxnn.core.dtypes import is_floating
-from jaxnn.functional._checks import check_array, check_same_dtype, concrete, fail
 from jaxnn.functional._elementwise import check_takes, elementwise, scalar
-from jaxnn.functional._op import op
-from jaxnn.functional._reduction import compute_dtype
 from jaxnn.functional._short_sums import spread
 
 

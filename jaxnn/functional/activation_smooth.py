@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Num, Shaped
 
+from jaxnn.base.checks import check_choice, concrete, fail
 from jaxnn.functional import _special
-from jaxnn.functional._checks import check_choice, concrete, fail
 from jaxnn.functional._elementwise import check_dim, elementwise, scalar
 
 _SELU_ALPHA = 1.6732632423543772848170429916717

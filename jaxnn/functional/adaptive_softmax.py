@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jax import dtypes
 from jaxtyping import Array, Float, Int
 
-from jaxnn.core.dtypes import is_integer
-from jaxnn.functional._checks import check_array, concrete, fail
-from jaxnn.functional._op import op
-from jaxnn.functional._reduction import compute_dtype
+from jaxnn.base.checks import check_array, concrete, fail
+from jaxnn.base.dtypes import compute_dtype, is_integer
+from jaxnn.base.op import op
 from jaxnn.functional.loss_classification import pick_class, shift_and_normalizer
 
 _NAME = "AdaptiveLogSoftmaxWithLoss"

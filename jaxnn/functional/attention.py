@@ -12,15 +12,14 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxnn.attention.backends import SDPBackend, choose_backend
-from jaxnn.attention.bias import CausalBias
+from jaxnn.base.checks import check_array, fail
+from jaxnn.base.dtypes import compute_dtype, is_floating
+from jaxnn.base.op import op
 from jaxnn.core import random
-from jaxnn.core.dtypes import is_floating
-from jaxnn.functional._checks import check_array, fail
 from jaxnn.functional._dot import dot_general
-from jaxnn.functional._op import op
-from jaxnn.functional._reduction import compute_dtype
 from jaxnn.functional._short_sums import sum_over
+from jaxnn.functional.attention_backends import SDPBackend, choose_backend
+from jaxnn.functional.attention_bias import CausalBias
 from jaxnn.functional.dropout import dropout
 from jaxnn.functional.softmax import softmax_tangent
 

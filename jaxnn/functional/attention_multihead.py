@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
+from jaxnn.base.checks import check_array, check_same_dtype, fail, warn_caller
+from jaxnn.base.dtypes import as_array, compute_dtype, is_floating
+from jaxnn.base.op import op
 from jaxnn.core import random
-from jaxnn.core.dtypes import as_array, is_floating
-from jaxnn.functional._checks import check_array, check_same_dtype, fail
 from jaxnn.functional._dot import dot_general
-from jaxnn.functional._op import op
-from jaxnn.functional._reduction import compute_dtype, warn_caller
 from jaxnn.functional._short_sums import spread
 from jaxnn.functional.attention import Scoring, attend, attend_at_once
 

@@ -11,10 +11,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Num
 
-from jaxnn.core import modes
-from jaxnn.functional._checks import check_array, check_ndim, check_same_dtype, fail
-from jaxnn.functional._convolution import Sizes, check_not_empty, check_operands, convolve, spatial_sizes
-from jaxnn.functional._op import op
+from jaxnn.base import modes
+from jaxnn.base.checks import Sizes, check_array, check_ndim, check_same_dtype, fail, spatial_sizes
+from jaxnn.base.op import op
+from jaxnn.functional._convolution import check_not_empty, check_operands, convolve
 
 
 def same_padding(kernel_size: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:

@@ -9,18 +9,10 @@ import jax
 from jax import lax
 from jaxtyping import Array, Inexact
 
-from jaxnn.core.dtypes import is_integer
-from jaxnn.functional._checks import fail
-from jaxnn.functional._convolution import (
-    Sizes,
-    check_not_empty,
-    check_operands,
-    convolve,
-    convolve_transposed,
-    has_forms,
-    spatial_sizes,
-)
-from jaxnn.functional._op import op
+from jaxnn.base.checks import Sizes, fail, spatial_sizes
+from jaxnn.base.dtypes import is_integer
+from jaxnn.base.op import op
+from jaxnn.functional._convolution import check_not_empty, check_operands, convolve, convolve_transposed, has_forms
 
 
 def _check_conv_transpose(

@@ -15,9 +15,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxnn.core.dtypes import as_array, describe, is_floating, is_integer
-from jaxnn.functional._checks import check_array, concrete, fail
-from jaxnn.functional._reduction import REDUCTIONS, check_reduction, compute_dtype, loss_op, reduce_loss, resolve
+from jaxnn.base.checks import check_array, concrete, fail
+from jaxnn.base.dtypes import as_array, compute_dtype, describe, is_floating, is_integer
+from jaxnn.functional._loss import REDUCTIONS, check_reduction, loss_op, reduce_loss, resolve
 
 _NAME = "ctc_loss"
 

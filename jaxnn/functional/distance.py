@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Num
 
-from jaxnn.core.dtypes import is_floating
-from jaxnn.functional._checks import check_array, concrete, fail
+from jaxnn.base.checks import check_array, check_broadcast, check_not_bool, concrete, fail
+from jaxnn.base.dtypes import common_dtype, compute_dtype, floating, is_floating
+from jaxnn.base.op import op
 from jaxnn.functional._elementwise import check_dim, scalar
-from jaxnn.functional._op import op
-from jaxnn.functional._reduction import check_broadcast, check_not_bool, common_dtype, compute_dtype, floating, prepare
+from jaxnn.functional._loss import prepare
 
 
 def _abs(x: jax.Array) -> jax.Array:

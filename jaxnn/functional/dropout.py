@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
+from jaxnn.base.checks import check_array, concrete, fail, warn_caller
+from jaxnn.base.dtypes import compute_dtype
+from jaxnn.base.op import op
 from jaxnn.core import random
-from jaxnn.functional._checks import check_array, concrete, fail
 from jaxnn.functional._elementwise import check_takes
-from jaxnn.functional._op import op
-from jaxnn.functional._reduction import compute_dtype, warn_caller
 
 # The negative saturation value of SELU, to which alpha dropout sets what it drops.
 _ALPHA = 1.7580993408473766

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxnn.core.dtypes import is_floating, is_integer
-from jaxnn.functional._checks import check_array, check_same_dtype, concrete, fail
-from jaxnn.functional._op import op
-from jaxnn.functional._reduction import compute_dtype, warn_caller
+from jaxnn.base.checks import check_array, check_same_dtype, concrete, fail, warn_caller
+from jaxnn.base.dtypes import compute_dtype, is_floating, is_integer
+from jaxnn.base.op import op
 from jaxnn.functional.sparse import renormalize, take_rows
 
 _NAME = "embedding_bag"

@@ -11,10 +11,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Shaped
 
-from jaxnn.core.dtypes import is_integer
-from jaxnn.functional._checks import check_array, fail
-from jaxnn.functional._convolution import Sizes, spatial_sizes
-from jaxnn.functional._op import op
+from jaxnn.base.checks import Sizes, check_array, fail, spatial_sizes
+from jaxnn.base.dtypes import is_integer
+from jaxnn.base.op import op
 
 Pair = tuple[int, int]
 

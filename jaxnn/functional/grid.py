@@ -12,10 +12,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnn.core.dtypes import is_floating
-from jaxnn.functional._checks import check_array, check_choice, fail
-from jaxnn.functional._op import op
-from jaxnn.functional._reduction import compute_dtype, warn_caller
+from jaxnn.base.checks import check_array, check_choice, fail, warn_caller
+from jaxnn.base.dtypes import compute_dtype, is_floating
+from jaxnn.base.op import op
 
 GRID_SAMPLE_INTERPOLATION_MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
 GRID_SAMPLE_PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}

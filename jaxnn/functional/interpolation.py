@@ -13,11 +13,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Num
 
-from jaxnn.core.dtypes import is_floating
+from jaxnn.base.checks import check_array, fail, warn_caller
+from jaxnn.base.dtypes import compute_dtype, is_floating
+from jaxnn.base.op import op
 from jaxnn.functional import pooling_adaptive
-from jaxnn.functional._checks import check_array, fail
-from jaxnn.functional._op import op
-from jaxnn.functional._reduction import compute_dtype, warn_caller
 
 Size = int | Sequence[int] | None
 Scale = float | Sequence[float] | None

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Num
 
-from jaxnn.functional._checks import check_array, check_same_dtype, fail
+from jaxnn.base.checks import check_array, check_same_dtype, fail
+from jaxnn.base.op import op
 from jaxnn.functional._dot import dot_general
-from jaxnn.functional._op import op
 from jaxnn.functional._short_sums import spread
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Num
 
-from jaxnn.core.dtypes import is_integer
-from jaxnn.functional._checks import check_array, check_same_dtype, concrete, fail
+from jaxnn.base.checks import check_array, check_same_dtype, concrete, fail, warn_caller
+from jaxnn.base.dtypes import compute_dtype, is_integer
 from jaxnn.functional._dot import dot_general
-from jaxnn.functional._reduction import REDUCTIONS, check_reduction, compute_dtype, loss_op, warn_caller
+from jaxnn.functional._loss import REDUCTIONS, check_reduction, loss_op
 from jaxnn.functional.linear import linear
 from jaxnn.functional.loss_classification import (
     average,

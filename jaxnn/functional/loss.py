@@ -1,5 +1,6 @@
 """All losses of ``torch.nn.functional`` under one name; each kind has its own file."""
 
+from jaxnn.functional._loss import legacy_get_string as legacy_get_string
 from jaxnn.functional.ctc import ctc_loss as ctc_loss
 from jaxnn.functional.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from jaxnn.functional.loss_classification import cross_entropy as cross_entropy

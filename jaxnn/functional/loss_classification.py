@@ -11,9 +11,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Num
 
-from jaxnn.core.dtypes import is_floating, is_integer
-from jaxnn.functional._checks import check_indices, check_same_dtype, concrete, fail
-from jaxnn.functional._reduction import common_dtype, compute_dtype, loss_op, reduce_loss, resolve, total
+from jaxnn.base.checks import check_indices, check_same_dtype, concrete, fail
+from jaxnn.base.dtypes import common_dtype, compute_dtype, is_floating, is_integer
+from jaxnn.functional._loss import loss_op, reduce_loss, resolve, total
 from jaxnn.functional._short_sums import spread, sum_over
 from jaxnn.functional.softmax import log_sum_exp
 

@@ -9,20 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from jaxnn.functional._checks import check_array, concrete, fail
-from jaxnn.functional._reduction import (
-    check_broadcast,
-    check_not_bool,
-    check_reduction,
-    common_dtype,
-    floating,
-    is_complex,
-    is_inexact,
-    loss_op,
-    prepare,
-    reduce_loss,
-    resolve,
-)
+from jaxnn.base.checks import check_array, check_broadcast, check_not_bool, concrete, fail
+from jaxnn.base.dtypes import common_dtype, floating, is_complex, is_inexact
+from jaxnn.functional._loss import check_reduction, loss_op, prepare, reduce_loss, resolve
 from jaxnn.functional.activation_smooth import _log1p_exp as log1p_exp
 from jaxnn.functional.distance import pairwise_distance
 

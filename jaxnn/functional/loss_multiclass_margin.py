@@ -8,18 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Num
 
-from jaxnn.core.dtypes import is_floating, is_integer
-from jaxnn.functional._checks import check_same_dtype, concrete, fail
-from jaxnn.functional._reduction import (
-    check_broadcast,
-    check_not_bool,
-    common_dtype,
-    compute_dtype,
-    loss_op,
-    prepare,
-    reduce_loss,
-    resolve,
-)
+from jaxnn.base.checks import check_broadcast, check_not_bool, check_same_dtype, concrete, fail
+from jaxnn.base.dtypes import common_dtype, compute_dtype, is_floating, is_integer
+from jaxnn.functional._loss import loss_op, prepare, reduce_loss, resolve
 from jaxnn.functional.activation_smooth import _log1p_exp as log1p_exp
 from jaxnn.functional.loss_classification import pick_class
 

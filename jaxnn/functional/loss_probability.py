@@ -12,21 +12,9 @@ from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import xlogy
 from jaxtyping import Array, Float, Num
 
-from jaxnn.core.dtypes import is_floating
-from jaxnn.functional._checks import check_same_dtype, concrete, fail
-from jaxnn.functional._reduction import (
-    REDUCTIONS,
-    check_broadcast,
-    common_dtype,
-    compute_dtype,
-    is_complex,
-    is_inexact,
-    loss_op,
-    prepare,
-    reduce_loss,
-    resolve,
-    warn_caller,
-)
+from jaxnn.base.checks import check_broadcast, check_same_dtype, concrete, fail, warn_caller
+from jaxnn.base.dtypes import common_dtype, compute_dtype, is_complex, is_floating, is_inexact
+from jaxnn.functional._loss import REDUCTIONS, loss_op, prepare, reduce_loss, resolve
 from jaxnn.functional.activation_smooth import _log1p_exp as log1p_exp
 
 _LOWEST_LOG = -100.0  # torch's floor of the logarithms, so that a wrong certainty costs 100 and not infinity

@@ -10,23 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Num
 
-from jaxnn.functional._checks import concrete, fail
-from jaxnn.functional._reduction import (
-    check_broadcast,
-    check_not_bool,
-    common_dtype,
-    compute_dtype,
-    floating,
-    is_bool,
-    is_complex,
-    is_inexact,
-    loss_op,
-    prepare,
-    reduce_loss,
-    resolve,
-    total,
-    warn_sizes,
-)
+from jaxnn.base.checks import check_broadcast, check_not_bool, concrete, fail
+from jaxnn.base.dtypes import common_dtype, compute_dtype, floating, is_bool, is_complex, is_inexact
+from jaxnn.functional._loss import loss_op, prepare, reduce_loss, resolve, total, warn_sizes
 
 _STRICT = ("none", "mean", "sum")
 

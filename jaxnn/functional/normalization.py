@@ -11,15 +11,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnn.functional._checks import check_array, fail
-from jaxnn.functional._moments import (
-    check_input,
-    check_parameters,
-    moments,
-    scale_and_shift,
-    wide,
-)
-from jaxnn.functional._op import op
+from jaxnn.base.checks import check_array, fail
+from jaxnn.base.op import op
+from jaxnn.functional._normalization import check_input, check_parameters, moments, scale_and_shift, wide
 from jaxnn.functional._short_sums import mean_over
 
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxnn.base.checks import fail
+from jaxnn.base.op import op
 from jaxnn.core.parameter import update_owner
-from jaxnn.functional._checks import fail
-from jaxnn.functional._moments import (
+from jaxnn.functional._normalization import (
     channels,
     check_batch_size,
     check_input,
@@ -20,7 +21,6 @@ from jaxnn.functional._moments import (
     scale_and_shift,
     wide,
 )
-from jaxnn.functional._op import op
 from jaxnn.functional._short_sums import mean_over
 
 

@@ -12,12 +12,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Inexact
 
-from jaxnn.functional._checks import check_array, fail
-from jaxnn.functional._moments import (
-    check_input,
-    wide,
-)
-from jaxnn.functional._op import op
+from jaxnn.base.checks import check_array, fail
+from jaxnn.base.op import op
+from jaxnn.functional._normalization import check_input, wide
 
 
 def _channel_window(x: Array, before: int, after: int) -> Array:

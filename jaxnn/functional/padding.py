@@ -11,9 +11,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Shaped
 
-from jaxnn.core.dtypes import is_floating, is_integer
-from jaxnn.functional._checks import check_array, fail
-from jaxnn.functional._op import op
+from jaxnn.base.checks import check_array, fail
+from jaxnn.base.dtypes import is_floating, is_integer
+from jaxnn.base.op import op
 
 # Which element each position shows: positions count from the first element, n is the number of elements.
 _SOURCES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {

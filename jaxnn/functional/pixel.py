@@ -8,8 +8,8 @@ from typing import Any
 import jax
 from jaxtyping import Array, Shaped
 
-from jaxnn.functional._checks import check_array, fail
-from jaxnn.functional._op import op
+from jaxnn.base.checks import check_array, fail
+from jaxnn.base.op import op
 
 
 def _factor(function: str, argument: str, value: Any) -> int:

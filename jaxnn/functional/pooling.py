@@ -12,11 +12,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Num
 
-from jaxnn.core.dtypes import is_floating
-from jaxnn.functional._checks import fail
-from jaxnn.functional._convolution import Sizes
-from jaxnn.functional._op import op
-from jaxnn.functional._reduction import compute_dtype
+from jaxnn.base.checks import Sizes, fail
+from jaxnn.base.dtypes import compute_dtype, is_floating
+from jaxnn.base.op import op
 from jaxnn.functional._windows import Windows, make_windows, window_argmax, window_max, window_sum
 
 # -- maximum ----------------------------------------------------------------------------------------------------------

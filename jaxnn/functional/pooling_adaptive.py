@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from jaxnn.core.dtypes import is_floating
-from jaxnn.functional._checks import check_array, check_ndim, fail
-from jaxnn.functional._op import op
-from jaxnn.functional._reduction import compute_dtype
+from jaxnn.base.checks import check_array, check_ndim, fail
+from jaxnn.base.dtypes import compute_dtype, is_floating
+from jaxnn.base.op import op
 from jaxnn.functional._windows import Windows, grid, pick_max, window_argmax, window_max, window_sum
 
 Target = int | None | Sequence[int | None]

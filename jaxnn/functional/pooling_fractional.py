@@ -12,10 +12,9 @@ import numpy as np
 from jax import dtypes
 from jaxtyping import Array, Float, Int
 
+from jaxnn.base.checks import Sizes, check_array, check_floating, check_ndim, check_same_dtype, fail, spatial_sizes
+from jaxnn.base.op import op
 from jaxnn.core import random
-from jaxnn.functional._checks import check_array, check_floating, check_ndim, check_same_dtype, fail
-from jaxnn.functional._convolution import Sizes, spatial_sizes
-from jaxnn.functional._op import op
 from jaxnn.functional._windows import pick_max
 
 

@@ -13,14 +13,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxnn.base.checks import check_array, check_same_dtype, fail
+from jaxnn.base.dtypes import as_array, compute_dtype
+from jaxnn.base.op import op
 from jaxnn.core import random
-from jaxnn.core.dtypes import as_array
-from jaxnn.functional import _packing
-from jaxnn.functional._cells import CELLS, advance, blocks_of, gates_from_input, group_weights
-from jaxnn.functional._checks import check_array, check_same_dtype, fail
-from jaxnn.functional._op import op
-from jaxnn.functional._reduction import compute_dtype
-from jaxnn.functional._scan import run_layers
+from jaxnn.functional import packed_sequence
+from jaxnn.functional._recurrent_cells import CELLS, advance, blocks_of, gates_from_input, group_weights
+from jaxnn.functional._recurrent_layers import run_layers
 
 _Pair = tuple[Float[Array, "batch hidden"], Float[Array, "batch hidden"]]
 
@@ -228,8 +227,8 @@ def _sequence(
     states = tuple(_convert(name, "hx", state) for state in states)
     layout = lengths = None
     if batch_sizes is not None:
-        layout = _packing.Layout(name, batch_sizes)
-        input = _packing.take_rows(input, layout.padded_index(input.shape[0]))
+        layout = packed_sequence.Layout(name, batch_sizes)
+        input = packed_sequence.take_rows(input, layout.padded_index(input.shape[0]))
         lengths = layout.lengths_if_ragged()
         batch_first = False
     _check_sequence(name, mode, input, states, params, num_layers * (2 if bidirectional else 1))
@@ -241,7 +240,7 @@ def _sequence(
     options = (has_biases, num_layers, float(dropout), bidirectional, batch_first)
     output, *last = run_layers(name, mode, input, states, list(params), lengths, key, *options)
     if layout is not None:
-        output = _packing.take_rows(output.reshape(-1, output.shape[-1]), layout.packed_index())
+        output = packed_sequence.take_rows(output.reshape(-1, output.shape[-1]), layout.packed_index())
     return (output, *last)
 
 

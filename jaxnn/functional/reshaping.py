@@ -7,9 +7,9 @@ from typing import Any
 
 from jaxtyping import Array, Shaped
 
-from jaxnn.functional._checks import check_array, fail
+from jaxnn.base.checks import check_array, fail
+from jaxnn.base.op import op
 from jaxnn.functional._elementwise import check_dim
-from jaxnn.functional._op import op
 
 
 def _check_flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> None:

@@ -11,12 +11,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Num
 
+from jaxnn.base.checks import fail, warn_caller
+from jaxnn.base.dtypes import check_dtype, compute_dtype, is_floating
+from jaxnn.base.op import op
 from jaxnn.core import random
-from jaxnn.core.dtypes import check_dtype, is_floating
-from jaxnn.functional._checks import fail
 from jaxnn.functional._elementwise import check_dim, check_takes, scalar
-from jaxnn.functional._op import op
-from jaxnn.functional._reduction import compute_dtype, warn_caller
 from jaxnn.functional._short_sums import is_short, spread, sum_over
 
 

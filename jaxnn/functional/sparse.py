@@ -10,11 +10,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxnn.core.dtypes import is_floating
+from jaxnn.base.checks import check_array, check_indices, concrete, fail
+from jaxnn.base.dtypes import compute_dtype, is_floating
+from jaxnn.base.op import op
 from jaxnn.core.parameter import update_owner
-from jaxnn.functional._checks import check_array, check_indices, concrete, fail
-from jaxnn.functional._op import op
-from jaxnn.functional._reduction import compute_dtype
 from jaxnn.functional.distance import vector_norm
 
 _INDEX_DTYPES = (np.dtype("int32"), np.dtype("int64"))

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Num
 
-from jaxnn.functional._checks import check_array, check_ndim, concrete, fail
-from jaxnn.functional._convolution import Sizes, spatial_sizes
-from jaxnn.functional._op import op
+from jaxnn.base.checks import Sizes, check_array, check_ndim, concrete, fail, spatial_sizes
+from jaxnn.base.op import op
 
 
 def _output_size(

@@ -11,7 +11,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from jaxnn.core.dtypes import describe
+from jaxnn.base.dtypes import describe
 from jaxnn.io._content import Bytes
 from jaxnn.io.errors import CheckpointError, plain, quoted
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.core.dtypes import describe
+from jaxnn.base.dtypes import describe
 from jaxnn.io._pickle_writer import Call, Global, Persistent, Where, Writer, where_text
 from jaxnn.io._tensors import NAMES, STORAGE_OF
 

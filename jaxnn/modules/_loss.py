@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from jaxnn.core.module import Module
-from jaxnn.functional._reduction import legacy_get_string
+from jaxnn.functional.loss import legacy_get_string
 
 
 class _Loss(Module):

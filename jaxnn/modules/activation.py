@@ -11,10 +11,9 @@ import jax
 
 import jaxnn.functional as F
 from jaxnn import init as initializers
+from jaxnn.base.checks import fail, warn_caller
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, empty
-from jaxnn.functional._checks import fail
-from jaxnn.functional._reduction import warn_caller
 from jaxnn.modules.softmax import LogSoftmax as LogSoftmax
 from jaxnn.modules.softmax import Softmax as Softmax
 from jaxnn.modules.softmax import Softmax2d as Softmax2d

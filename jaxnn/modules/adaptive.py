@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxnn.base.checks import fail
 from jaxnn.core.module import Module
-from jaxnn.functional._checks import fail
 from jaxnn.functional.adaptive_softmax import (
     adaptive_log_prob,
     adaptive_log_softmax_with_loss,

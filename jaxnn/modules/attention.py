@@ -7,9 +7,9 @@ from typing import Any
 import jax
 
 from jaxnn import init
+from jaxnn.base.checks import fail
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, empty
-from jaxnn.functional._checks import fail
 from jaxnn.functional.attention_multihead import MultiHeadArrays, MultiHeadOptions, canonical_mask, multi_head_attention
 from jaxnn.modules.linear import NonDynamicallyQuantizableLinear
 

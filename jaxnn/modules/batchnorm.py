@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import _compat, init
+from jaxnn.base.checks import fail
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Buffer, Parameter, as_sharding, empty
-from jaxnn.functional._checks import fail
 from jaxnn.functional.normalization_batch import batch_norm_over
 
 

@@ -10,9 +10,9 @@ import jax
 
 import jaxnn.functional as F
 from jaxnn import init
+from jaxnn.base.checks import fail
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, empty
-from jaxnn.functional._checks import fail
 from jaxnn.functional.conv import same_padding
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxnn.functional._checks import fail
+from jaxnn.base.checks import fail
 from jaxnn.functional.normalization_batch import instance_norm
 from jaxnn.modules.batchnorm import _check_dim, _NormBase
 

@@ -9,9 +9,9 @@ import jax
 
 import jaxnn.functional as F
 from jaxnn import init
+from jaxnn.base.checks import fail
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, empty
-from jaxnn.functional._checks import fail
 
 
 class Identity(Module):

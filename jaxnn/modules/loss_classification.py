@@ -7,9 +7,8 @@ from typing import Any
 
 import jax
 
+from jaxnn.base.checks import fail, warn_caller
 from jaxnn.functional import loss as F
-from jaxnn.functional._checks import fail
-from jaxnn.functional._reduction import warn_caller
 from jaxnn.functional.linear_cross_entropy import LinearCrossEntropyOptions
 from jaxnn.modules._loss import _Loss, _WeightedLoss
 from jaxnn.modules.linear import Linear

@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
+from jaxnn.base.checks import fail
 from jaxnn.functional import loss as F
-from jaxnn.functional._checks import fail
 from jaxnn.modules._loss import _Loss, _WeightedLoss
 from jaxnn.modules.distance import PairwiseDistance
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax
 
+from jaxnn.base.checks import fail
 from jaxnn.functional import loss as F
-from jaxnn.functional._checks import fail
 from jaxnn.modules._loss import _Loss
 
 

@@ -10,9 +10,9 @@ import numpy as np
 
 import jaxnn.functional.normalization as F
 from jaxnn import init
+from jaxnn.base.checks import fail
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, empty
-from jaxnn.functional._checks import fail
 from jaxnn.functional.normalization_local import cross_map_lrn2d, local_response_norm
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 import jaxnn.functional as F
+from jaxnn.base.checks import fail
 from jaxnn.core.module import Module
-from jaxnn.functional._checks import fail
 
 
 class _PadNd(Module):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxnn import functional as F
+from jaxnn.base.checks import Sizes
 from jaxnn.core.module import Module
-from jaxnn.functional._convolution import Sizes
 from jaxnn.functional.pooling_adaptive import Target
 
 

@@ -12,19 +12,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import init
-from jaxnn.core.autocast import is_autocast_enabled
-from jaxnn.core.dtypes import as_array
+from jaxnn.base.autocast import is_autocast_enabled
+from jaxnn.base.checks import check_array, fail, warn_caller
+from jaxnn.base.dtypes import as_array
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, empty
 from jaxnn.functional import recurrent
-from jaxnn.functional._checks import check_array, fail
-from jaxnn.functional._reduction import warn_caller
-from jaxnn.functional._scan import CELLS
+from jaxnn.functional.packed_sequence import PackedSequence
+from jaxnn.functional.recurrent import CELLS
 from jaxnn.modules.rnn_cell import GRUCell as GRUCell
 from jaxnn.modules.rnn_cell import LSTMCell as LSTMCell
 from jaxnn.modules.rnn_cell import RNNCell as RNNCell
 from jaxnn.modules.rnn_cell import RNNCellBase as RNNCellBase
-from jaxnn.utils.rnn import PackedSequence
 
 
 @functools.lru_cache

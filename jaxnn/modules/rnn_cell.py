@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import init
-from jaxnn.core.dtypes import as_array
+from jaxnn.base.checks import check_array, fail
+from jaxnn.base.dtypes import as_array
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, empty
 from jaxnn.functional import recurrent
-from jaxnn.functional._checks import check_array, fail
 
 
 class RNNCellBase(Module):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 
 import jaxnn.functional as F
+from jaxnn.base.checks import fail
 from jaxnn.core.module import Module
-from jaxnn.functional._checks import fail
 
 
 class _AlongDim(Module):

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 
 from jaxnn import init
-from jaxnn.core.dtypes import describe
+from jaxnn.base.checks import fail
+from jaxnn.base.dtypes import describe
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, empty
-from jaxnn.functional._checks import fail
 from jaxnn.functional.embedding_bag import embedding_bag
 from jaxnn.functional.sparse import embedding
 

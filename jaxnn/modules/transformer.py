@@ -11,10 +11,9 @@ import numpy as np
 
 import jaxnn.functional as F
 from jaxnn import init
+from jaxnn.base.checks import concrete, fail, warn_caller
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import as_sharding
-from jaxnn.functional._checks import concrete, fail
-from jaxnn.functional._reduction import warn_caller
 from jaxnn.modules.container import ModuleList
 from jaxnn.modules.normalization import LayerNorm
 from jaxnn.modules.transformer_layer import (

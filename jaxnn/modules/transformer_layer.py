@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 import jaxnn.functional as F
+from jaxnn.base.checks import fail
 from jaxnn.core.module import Module
-from jaxnn.functional._checks import fail
 from jaxnn.functional.attention_multihead import canonical_mask, check_mask
 from jaxnn.modules.activation import GELU, ReLU
 from jaxnn.modules.attention import MultiheadAttention

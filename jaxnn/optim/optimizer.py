@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from jaxnn import _compat
-from jaxnn.core.dtypes import describe
+from jaxnn.base.dtypes import describe
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, Slot, structure_epoch
 from jaxnn.core.stateful import Stateful

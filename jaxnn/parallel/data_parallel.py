@@ -13,9 +13,9 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxnn import _compat
-from jaxnn.core.dtypes import as_array
+from jaxnn.base.checks import fail
+from jaxnn.base.dtypes import as_array
 from jaxnn.core.module import Module
-from jaxnn.functional._checks import fail
 
 _AXIS = "data"
 _Devices = tuple[Any, ...]

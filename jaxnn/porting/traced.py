@@ -237,7 +237,7 @@ def _var(x: Any, dim: Any = None, keepdim: bool = False, unbiased: bool = True, 
 
 
 def _matmul(a: Any, b: Any) -> Any:
-    from jaxnn.core import modes
+    from jaxnn.base import modes
 
     return jnp.matmul(a, b, precision=modes.matmul_precision())
 

@@ -273,7 +273,7 @@ def _precision(pair: Pair) -> str | None:
         return None
     if close(_to_bfloat16(theirs), ours, 1e-7) or np.array_equal(_to_bfloat16(ours), ours):
         return "precision mode: this runs in bfloat16 (autocast, or a module in half precision)"
-    from jaxnn.core import modes
+    from jaxnn.base import modes
 
     mode = modes.get_float32_matmul_precision()
     said = (

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import _compat
-from jaxnn.core.dtypes import as_array
+from jaxnn.base.dtypes import as_array
 from jaxnn.core.module import Module
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -283,7 +283,7 @@ def _record_ours(model: Module, inputs: list[Any], kwargs: dict[str, Any], gradi
 
 def _our_gradients(model: Module, args: Any, kwargs: Any, calls: list[Call]) -> tuple[Arrays, list[Arrays]]:
     """Gradients of parameters, and of every call's outputs: those of zeros that hooks add to the outputs."""
-    from jaxnn.core.transforms import value_and_grad
+    from jaxnn.transforms.gradients import value_and_grad
 
     zeros = [
         {key: jnp.zeros(value.shape, value.dtype) for key, value in call.outputs.items() if _floating(value)}

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Inexact
 
-from jaxnn.core import modes
-from jaxnn.functional._op import op
+from jaxnn.base import modes
+from jaxnn.base.op import op
 
 
 def dot(a: Array, b: Array) -> Array:

@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact
 
 from jaxnn import _compat
-from jaxnn.core.dtypes import is_floating
+from jaxnn.base.checks import fail
+from jaxnn.base.dtypes import is_floating
+from jaxnn.base.op import op
 from jaxnn.core.parameter import Slot
-from jaxnn.functional._checks import fail
-from jaxnn.functional._op import op
 
 __all__ = ["clip_grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
 

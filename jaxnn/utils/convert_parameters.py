@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Array, Shaped
 
 from jaxnn import _compat
+from jaxnn.base.checks import check_array, fail
 from jaxnn.core.parameter import Slot, owner
-from jaxnn.functional._checks import check_array, fail
 
 __all__ = ["parameters_to_vector", "vector_to_parameters"]
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import functional as F
+from jaxnn.base.checks import fail
 from jaxnn.core.module import Module
-from jaxnn.functional._checks import fail
 from jaxnn.utils import _hooked, _orthogonal, parametrize
 from jaxnn.utils.spectral_norm import default_dim, over_spectral_norm, power_iterations
 from jaxnn.utils.weight_norm import norm_except_dim, normalized_weight

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import init
+from jaxnn.base.checks import fail
 from jaxnn.core.module import Module
-from jaxnn.functional._checks import fail
 from jaxnn.utils import _hooked
 from jaxnn.utils.convert_parameters import parameters_to_vector
 

@@ -7,182 +7,20 @@ pad instead and mask.
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
-from jaxnn.core.dtypes import as_array, check_dtype
-from jaxnn.core.parameter import as_sharding
-from jaxnn.functional._checks import check_array, check_choice, fail
-from jaxnn.functional._op import op
-from jaxnn.functional._packing import Layout, host_integers, take_rows
-
-_REMEDY = "Pass a list or a NumPy array, made outside the traced function: the shapes of the results depend on it"
-
-
-class _Fields(NamedTuple):
-    data: Any
-    batch_sizes: Any
-    sorted_indices: Any
-    unsorted_indices: Any
-
-
-@jax.tree_util.register_pytree_with_keys_class
-class PackedSequence(_Fields):
-    """A batch of sequences without padding; made by `pack_padded_sequence` and `pack_sequence`.
-
-    torch: the index fields are NumPy arrays, static in jax's transforms; only `data` is traced.
-
-    Attributes:
-        data: step after step, the elements of the sequences that still run: (sum of lengths, *).
-        batch_sizes: how many sequences run at each step; int64, on the host.
-        sorted_indices: the place in the batch of each sequence, longest first; None where they came sorted.
-        unsorted_indices: the inverse permutation.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from jaxnn.utils.rnn import pack_sequence
-        >>> packed = pack_sequence([jnp.array([1, 2, 3]), jnp.array([4])])
-        >>> print(packed.data, packed.batch_sizes)
-        [1 4 2 3] [2 1 1]
-
-    Follows ``torch.nn.utils.rnn.PackedSequence``.
-    """
-
-    __slots__ = ()
-
-    def __new__(
-        cls, data: Any, batch_sizes: Any = None, sorted_indices: Any = None, unsorted_indices: Any = None
-    ) -> PackedSequence:
-        if batch_sizes is None:
-            if not (isinstance(data, (list, tuple)) and len(data) == 2):
-                fail(AssertionError, cls.__name__, "data", "a pair (data, batch_sizes) where batch_sizes is None", data)
-            data, batch_sizes = data
-        batch_sizes = host_integers(cls.__name__, "batch_sizes", batch_sizes, _REMEDY)
-        sorted_indices = _permutation(cls.__name__, "sorted_indices", sorted_indices)
-        unsorted_indices = _permutation(cls.__name__, "unsorted_indices", unsorted_indices)
-        if unsorted_indices is None:
-            unsorted_indices = invert_permutation(sorted_indices)
-        data = as_array(data, f"{cls.__name__}: data") if isinstance(data, np.ndarray) else data
-        return super().__new__(cls, data, batch_sizes, sorted_indices, unsorted_indices)
-
-    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
-        static = tuple(None if array is None else array.tobytes() for array in self[1:])
-        return ((jax.tree_util.GetAttrKey("data"), self.data),), static
-
-    def tree_flatten(self) -> tuple[Any, Any]:
-        return (self.data,), self.tree_flatten_with_keys()[1]
-
-    @classmethod
-    def tree_unflatten(cls, static: Any, leaves: Any) -> PackedSequence:
-        arrays = (None if part is None else np.frombuffer(part, np.int64) for part in static)
-        return tuple.__new__(cls, (*leaves, *arrays))
-
-    def to(self, *args: Any, **kwargs: Any) -> PackedSequence:
-        """`data` in another dtype or on another device: ``to(dtype)``, ``to(device)``, ``to(device, dtype)``.
-
-        Args:
-            args: a dtype, a device, a sharding, or an array whose dtype and device are taken.
-            kwargs: ``dtype``, ``device``; torch's ``non_blocking`` and ``copy`` are accepted.
-
-        Returns:
-            A new packed sequence, or this one where nothing changes.
-        """
-        dtype, device = kwargs.get("dtype"), kwargs.get("device")
-        for value in args:
-            if isinstance(value, (jax.Array, np.ndarray)):
-                dtype, device = value.dtype, getattr(value, "sharding", None)
-            elif isinstance(value, (str, jax.Device, jax.sharding.Sharding)):
-                device = value
-            elif value is not None and not isinstance(value, bool):
-                dtype = value
-        data = self.data
-        dtype = data.dtype if dtype is None else check_dtype(dtype, "PackedSequence.to")
-        sharding = as_sharding(device, "PackedSequence.to: device")
-        if data.dtype == dtype and (sharding is None or getattr(data, "sharding", None) == sharding):
-            return self
-        data = data.astype(dtype)
-        return self._replace(data=data if sharding is None else jax.device_put(data, sharding))
-
-    def cpu(self) -> PackedSequence:
-        """`data` on the CPU."""
-        return self.to("cpu")
-
-    def cuda(self, device: Any = None) -> PackedSequence:
-        """`data` on a GPU: the first, or the one numbered or given as `device`."""
-        return self.to(f"cuda:{device or 0}" if device is None or isinstance(device, builtins.int) else device)
-
-    def double(self) -> PackedSequence:
-        """`data` as float64; raises TypeError unless ``jax_enable_x64`` is on."""
-        return self.to(np.float64)
-
-    def float(self) -> PackedSequence:
-        """`data` as float32."""
-        return self.to(jnp.float32)
-
-    def half(self) -> PackedSequence:
-        """`data` as float16."""
-        return self.to(jnp.float16)
-
-    def long(self) -> PackedSequence:
-        """`data` as int64; int32 unless ``jax_enable_x64`` is on."""
-        return self.to(np.int64)
-
-    def int(self) -> PackedSequence:
-        """`data` as int32."""
-        return self.to(jnp.int32)
-
-    def short(self) -> PackedSequence:
-        """`data` as int16."""
-        return self.to(jnp.int16)
-
-    def char(self) -> PackedSequence:
-        """`data` as int8."""
-        return self.to(jnp.int8)
-
-    def byte(self) -> PackedSequence:
-        """`data` as uint8."""
-        return self.to(jnp.uint8)
-
-
-def _permutation(function: str, argument: str, indices: Any) -> Any:
-    """The indices as host numbers, each of 0, 1, ... once: gathers by them are then known to have no repetition."""
-    if indices is None:
-        return None
-    indices = host_integers(function, argument, indices, _REMEDY)
-    if indices.ndim != 1 or not np.array_equal(np.sort(indices), np.arange(indices.size)):
-        fail(ValueError, function, argument, "a permutation", str(indices))
-    return indices
-
-
-def invert_permutation(permutation: Any) -> Any:
-    """The permutation that undoes this one; NumPy in, NumPy out, jax in, jax out.
-
-    Args:
-        permutation: 1D, each index once; None gives None.
-
-    Example:
-        >>> import numpy as np
-        >>> from jaxnn.utils.rnn import invert_permutation
-        >>> print(invert_permutation(np.array([2, 0, 1])))
-        [1 2 0]
-
-    Follows ``torch.nn.utils.rnn.invert_permutation``.
-    """
-    if permutation is None:
-        return None
-    check_array("invert_permutation", permutation=permutation)
-    if isinstance(permutation, np.ndarray):
-        inverse = np.empty_like(permutation)
-        inverse[permutation] = np.arange(permutation.size)
-        return inverse
-    order = jnp.arange(permutation.size, dtype=permutation.dtype)
-    return jnp.zeros_like(permutation).at[permutation].set(order, unique_indices=True)
+from jaxnn.base.checks import check_array, check_choice, fail
+from jaxnn.base.dtypes import as_array
+from jaxnn.base.op import op
+from jaxnn.functional.packed_sequence import REMEDY, Layout, host_integers, take_rows
+from jaxnn.functional.packed_sequence import PackedSequence as PackedSequence
+from jaxnn.functional.packed_sequence import invert_permutation as invert_permutation
 
 
 def pack_padded_sequence(
@@ -222,7 +60,7 @@ def pack_padded_sequence(
     check_array(name, input=input)
     if input.ndim < 2:
         fail(IndexError, name, "input", "at least 2D: time and batch", input)
-    numbers = host_integers(name, "lengths", lengths, _REMEDY)
+    numbers = host_integers(name, "lengths", lengths, REMEDY)
     batch, steps = input.shape[:2] if batch_first else input.shape[1::-1]
     if numbers.ndim != 1 or numbers.size != batch:
         fail(RuntimeError, name, "lengths", f"one for each of {batch} sequences", f"shape {numbers.shape}")
@@ -366,7 +204,7 @@ def unpad_sequence(
     Follows ``torch.nn.utils.rnn.unpad_sequence``.
     """
     check_array("unpad_sequence", padded_sequences=padded_sequences)
-    numbers = host_integers("unpad_sequence", "lengths", lengths, _REMEDY)
+    numbers = host_integers("unpad_sequence", "lengths", lengths, REMEDY)
     batch = padded_sequences.shape[0 if batch_first else 1]
     if numbers.shape != (batch,):
         fail(ValueError, "unpad_sequence", "lengths", f"one for each of {batch} sequences", f"shape {numbers.shape}")

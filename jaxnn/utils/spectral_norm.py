@@ -10,11 +10,11 @@ from jax import lax
 from jaxtyping import Array, Inexact
 
 from jaxnn import functional as F
-from jaxnn.core import modes
+from jaxnn.base import modes
+from jaxnn.base.op import op
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter
 from jaxnn.core.state_dict import incoming
-from jaxnn.functional._op import op
 from jaxnn.modules.conv import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from jaxnn.utils import _hooked
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from jaxnn.core import functional_call as _functional_call
 from jaxnn.core.module import Module
+from jaxnn.transforms import functional_call as _functional_call
 
 __all__ = ["functional_call"]
 

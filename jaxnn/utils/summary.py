@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 
+from jaxnn.base.dtypes import describe
 from jaxnn.core import random, tree
-from jaxnn.core.dtypes import describe
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter
 from jaxnn.core.primitives import known_as

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
+from jaxnn.base.op import op
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter
-from jaxnn.functional._op import op
 from jaxnn.utils import _hooked
 
 __all__ = ["WeightNorm", "weight_norm", "remove_weight_norm"]

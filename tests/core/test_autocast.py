@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import jaxnn.functional as F
-from jaxnn.core.autocast import autocast
-from jaxnn.core.modes import autocast_state
+from jaxnn.base.autocast import autocast
+from jaxnn.base.modes import autocast_state
 
 
 class Arrays:

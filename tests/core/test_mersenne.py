@@ -10,8 +10,9 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import init
-from jaxnn.core import _bulk, random
-from jaxnn.core.mersenne import Twister
+from jaxnn.core import random
+from jaxnn.mersenne import compiled_fills
+from jaxnn.mersenne.twister import Twister
 
 DTYPES = {
     "float32": np.float32,
@@ -79,18 +80,18 @@ def test_normal_float32_has_the_same_bits(torch, size):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("before", [0, 5, 624, 637])
 def test_long_fills_are_compiled_and_have_the_same_bits(monkeypatch, before, dtype):
-    size = 2 * _bulk.WORDS + 37
+    size = 2 * compiled_fills.WORDS + 37
     long, short = Twister(1), Twister(1)
     for twister, limit in ((long, 0), (short, 10**18)):
-        monkeypatch.setattr(_bulk, "_PAYS_AFTER", limit)
-        monkeypatch.setattr(_bulk, "same_bits", {})
+        monkeypatch.setattr(compiled_fills, "_PAYS_AFTER", limit)
+        monkeypatch.setattr(compiled_fills, "same_bits", {})
         twister.uniform((before,))
         numbers = [
             twister.uniform((size,), -0.3, 0.3, DTYPES[dtype]),
             twister.normal((size,), 0.1, 0.02, DTYPES[dtype]),
         ]
         if twister is long:
-            assert set(_bulk.same_bits) == {"uniform", "normal"}
+            assert set(compiled_fills.same_bits) == {"uniform", "normal"}
             expected = numbers
     for ours, theirs in zip(numbers, expected):
         np.testing.assert_array_equal(ours, theirs)
@@ -98,14 +99,14 @@ def test_long_fills_are_compiled_and_have_the_same_bits(monkeypatch, before, dty
 
 
 def test_a_compiler_with_other_bits_is_not_used(monkeypatch):
-    monkeypatch.setattr(_bulk, "_PAYS_AFTER", 0)
-    monkeypatch.setattr(_bulk, "same_bits", {})
-    expected = Twister(1).uniform((_bulk.WORDS * 2,))
-    monkeypatch.setattr(_bulk, "same_bits", {})
-    sound = _bulk.uniform
-    monkeypatch.setattr(_bulk, "uniform", lambda *args: (sound(*args)[0] + 0.5, *sound(*args)[1:]))
-    np.testing.assert_array_equal(Twister(1).uniform((_bulk.WORDS * 2,)), expected)
-    assert _bulk.same_bits == {"uniform": False}
+    monkeypatch.setattr(compiled_fills, "_PAYS_AFTER", 0)
+    monkeypatch.setattr(compiled_fills, "same_bits", {})
+    expected = Twister(1).uniform((compiled_fills.WORDS * 2,))
+    monkeypatch.setattr(compiled_fills, "same_bits", {})
+    sound = compiled_fills.uniform
+    monkeypatch.setattr(compiled_fills, "uniform", lambda *args: (sound(*args)[0] + 0.5, *sound(*args)[1:]))
+    np.testing.assert_array_equal(Twister(1).uniform((compiled_fills.WORDS * 2,)), expected)
+    assert compiled_fills.same_bits == {"uniform": False}
 
 
 def test_the_second_of_a_pair_waits_for_the_next_call(torch):

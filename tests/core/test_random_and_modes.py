@@ -7,7 +7,8 @@ import pytest
 
 import jaxnn as nn
 import jaxnn.functional as F
-from jaxnn.core import modes, random
+from jaxnn.base import modes
+from jaxnn.core import random
 from tests.core.layers import Affine, Net, Noise
 
 X = jnp.zeros(16)

@@ -8,7 +8,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn.functional import recurrent
-from jaxnn.functional._cells import CELLS
+from jaxnn.functional._recurrent_cells import CELLS
 
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3}
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnn.core import _boxmuller as bm
+from jaxnn.mersenne import box_muller as bm
 
 _BLOCKS = 208
 WORDS = _BLOCKS * 624  # drawn by one call; a multiple of 16
@@ -128,7 +128,7 @@ def _sin_cos(x: Any) -> tuple[Any, Any]:
 
 @jax.jit
 def normal(window: Any) -> tuple[Any, Any, Any]:
-    """Normal numbers of mean 0 and standard deviation 1, by groups of 16 as in ``_boxmuller.fill``, and the windows.
+    """Normal numbers of mean 0 and standard deviation 1, by groups of 16 as in ``box_muller.fill``, and the windows.
 
     Scaled by the caller: two scalars more, and XLA's long loop is not vectorised, which makes it ten times slower.
     """

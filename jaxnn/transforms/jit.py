@@ -11,7 +11,7 @@ import jax
 from jaxnn.core import lift, random
 from jaxnn.core.compiling import Jitted
 from jaxnn.core.lift import Plan, Watch
-from jaxnn.core.wrapping import as_tuple, shift, unbound, wraps
+from jaxnn.transforms.signature import as_tuple, shift, unbound, wraps
 
 
 class _Results:

@@ -8,7 +8,7 @@ Same seed, same weights: uniform and normal numbers equal torch's bit for bit. W
   group by drawing the last 16 again; fewer are made in pairs in float64, the second of a pair kept for the next call.
 
 A fill is cut into pieces: this thread draws them, spare threads turn them into numbers. A long one is compiled
-(`_bulk`).
+(`compiled_fills`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from jaxnn.core import _boxmuller, _bulk
+from jaxnn.mersenne import box_muller, compiled_fills
 
 Array = np.ndarray[Any, Any]
 
@@ -143,7 +143,7 @@ class Twister:
 
     def _pieces(self, out: Array, turn: Turn, bulk: Bulk | None = None) -> None:
         """Fill flat `out` with ``turn(draws, piece)``, or the most of it by what `bulk` says."""
-        if bulk and out.dtype != np.float64 and _bulk.worthwhile(out.size) and _bulk.usable(bulk[0]):
+        if bulk and out.dtype != np.float64 and compiled_fills.worthwhile(out.size) and compiled_fills.usable(bulk[0]):
             out = out[self._in_bulk(out, turn, *bulk) :]
         draw = self.long_words if out.dtype == np.float64 else self.words
         workers = _workers() if out.size > 4 * _PIECE else None
@@ -165,24 +165,24 @@ class Twister:
         state: Any = self._bits.state
         key, position = state["state"]["key"].astype(np.uint32), int(state["state"]["pos"])
         # The next 624 raw words: the rest of this block, and the beginning of the one after it.
-        window = np.concatenate([key[position:], _bulk.next_block(key, np)[:position]])
-        made = compiled(jax.device_put(window, _bulk.device()))
-        if kind not in _bulk.same_bits:
+        window = np.concatenate([key[position:], compiled_fills.next_block(key, np)[:position]])
+        made = compiled(jax.device_put(window, compiled_fills.device()))
+        if kind not in compiled_fills.same_bits:
             piece, expected = np.empty((2, 1 << 14), out.dtype)
             turn(self.words(expected.size), expected)
             self._bits.state = state
             finish(np.asarray(made[0])[: piece.size], piece)
-            _bulk.same_bits[kind] = bool(np.array_equal(piece, expected))
-            if not _bulk.same_bits[kind]:
+            compiled_fills.same_bits[kind] = bool(np.array_equal(piece, expected))
+            if not compiled_fills.same_bits[kind]:
                 return 0
         done = 0
         while True:
             values, window, last = made
-            more = out.size - done >= 2 * _bulk.WORDS
+            more = out.size - done >= 2 * compiled_fills.WORDS
             if more:
                 made = compiled(window)  # is computed while these are copied
-            finish(np.asarray(values), out[done : done + _bulk.WORDS])
-            done += _bulk.WORDS
+            finish(np.asarray(values), out[done : done + compiled_fills.WORDS])
+            done += compiled_fills.WORDS
             if not more:
                 break
         # Back to the generator's own blocks: the one that the position after these words lies in.
@@ -207,7 +207,9 @@ class Twister:
             finish(_affine(draws, low, high, piece.dtype), piece)
 
         scalars = np.float32(low), np.float32(high)
-        self._pieces(out.reshape(-1), turn, ("uniform", lambda window: _bulk.uniform(window, *scalars), finish))
+        self._pieces(
+            out.reshape(-1), turn, ("uniform", lambda window: compiled_fills.uniform(window, *scalars), finish)
+        )
         return out
 
     def normal(self, shape: tuple[int, ...], mean: float = 0.0, std: float = 1.0, dtype: Any = np.float32) -> Array:
@@ -226,13 +228,13 @@ class Twister:
             if values.dtype == np.float64:
                 values = _normal_float64(values, mean, std)
             else:
-                _boxmuller.fill(values, mean, std)
+                box_muller.fill(values, mean, std)
             np.copyto(piece, values, casting="same_kind")
 
         def finish(values: Array, piece: Array) -> None:
-            _boxmuller.scale(values, mean, std, piece)
+            box_muller.scale(values, mean, std, piece)
 
-        self._pieces(flat[:whole], turn, ("normal", _bulk.normal, finish))
+        self._pieces(flat[:whole], turn, ("normal", compiled_fills.normal, finish))
         extra = flat.size - whole
         if extra and dtype not in _REDUCED:
             # Uniform numbers for every place are drawn first, also for those of the tail, which it then overwrites.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxnn.functional._cells import Blocks, Cell, Hidden, States, advance, blocks_of, join, times
+from jaxnn.functional._recurrent_cells import Blocks, Cell, Hidden, States, advance, blocks_of, join, times
 
 
 class Run(NamedTuple):

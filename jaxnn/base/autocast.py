@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.core import modes
-from jaxnn.core.dtypes import describe, is_floating
+from jaxnn.base import modes
+from jaxnn.base.dtypes import describe, is_floating
 
 _LOWER = (np.dtype(jnp.bfloat16), np.dtype("float16"))
 

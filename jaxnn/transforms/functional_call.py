@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnn.base.dtypes import describe
 from jaxnn.core import tree
-from jaxnn.core.dtypes import describe
 from jaxnn.core.parameter import Buffer, Parameter, Slot
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)

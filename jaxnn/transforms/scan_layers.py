@@ -7,9 +7,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnn.core import lift, transforms, tree
+from jaxnn.core import lift, tree
 from jaxnn.core.lift import Plan
 from jaxnn.core.tree import Structure
+from jaxnn.transforms.checkpoint import checkpoint as checkpointed
+from jaxnn.transforms.scan import scan
 
 
 def scan_layers(
@@ -71,11 +73,11 @@ def scan_layers(
     stacked = tree.unflatten(structure, stacked_leaves)
 
     def step(x: Any, layer: Any) -> tuple[Any, None]:
-        call = transforms.checkpoint(layer, policy=policy, prevent_cse=False) if checkpoint else layer
+        call = checkpointed(layer, policy=policy, prevent_cse=False) if checkpoint else layer
         return call(x, *args, **kwargs), None
 
     # One layer for all, where there are no arrays to scan over.
-    x, _ = transforms.scan(step, x, stacked, length=len(blocks), unroll=unroll)
+    x, _ = scan(step, x, stacked, length=len(blocks), unroll=unroll)
     after, _ = tree.flatten(stacked)
     changed = [i for i, (new, old) in enumerate(zip(after, stacked_leaves)) if new is not old]
     for number, block in enumerate(blocks):

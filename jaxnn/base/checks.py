@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -9,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxnn import _compat
-from jaxnn.core.dtypes import describe, is_floating
+from jaxnn.base.dtypes import describe, is_bool, is_floating
 
 
 def fail(error: type[Exception], function: str, argument: str, expected: str, got: Any, remedy: str = "") -> NoReturn:
@@ -81,3 +84,57 @@ def check_indices(
         bad &= known != ignore
     if bad.any():
         fail(IndexError, function, argument, f"indices from {low} to {size - 1}", f"{known[bad].flat[0]}, out of range")
+
+
+def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn on the line outside jaxnn that led here, however deep the helpers between."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("jaxnn."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+def check_broadcast(function: str, into: tuple[int, ...] | None = None, **arrays: Any) -> None:
+    """The arrays must broadcast together, to the shape `into` where one is given (RuntimeError)."""
+    given = {name: array for name, array in arrays.items() if array is not None}
+    try:
+        shape = np.broadcast_shapes(*[array.shape for array in given.values()])
+    except ValueError:
+        shape = None
+    if shape is None or (into is not None and shape != tuple(into)):
+        wanted = "shapes that broadcast together" + ("" if into is None else f" to {tuple(into)}")
+        got = ", ".join(f"{name} {array.shape}" for name, array in given.items())
+        fail(RuntimeError, function, " and ".join(given), wanted, got)
+
+
+def check_not_bool(function: str, **arrays: Any) -> None:
+    """torch has no subtraction of bools (RuntimeError)."""
+    for name, array in arrays.items():
+        if array is not None and is_bool(array):
+            fail(RuntimeError, function, name, "numbers, not bools", array, "Cast it with astype first")
+
+
+Sizes = int | Sequence[int]
+
+
+def spatial_sizes(function: str, argument: str, value: Any, ndim: int, low: int | None = None) -> tuple[int, ...]:
+    """`value`, one int or one for each of `ndim` dimensions, as `ndim` ints; none may be under `low`.
+
+    Raises:
+        TypeError: not ints.
+        RuntimeError: another number of them, or one that is too small.
+    """
+    given = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    try:
+        if any(isinstance(item, (bool, np.bool_)) for item in given):
+            raise TypeError
+        sizes = tuple(map(operator.index, given))
+    except TypeError:
+        fail(TypeError, function, argument, f"an int or {ndim} ints", value)
+    if len(sizes) == 1:
+        sizes *= ndim
+    if len(sizes) != ndim:
+        fail(RuntimeError, function, argument, f"one int or {ndim} ints", f"{len(sizes)}: {sizes}")
+    if low is not None and min(sizes) < low:
+        fail(RuntimeError, function, argument, f"numbers from {low} up", f"{sizes}")
+    return sizes

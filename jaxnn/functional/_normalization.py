@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from jaxnn.functional._checks import check_array, fail
+from jaxnn.base.checks import check_array, fail
 from jaxnn.functional._short_sums import alike, mean_over
 
 _REDUCED = (np.dtype(jnp.bfloat16), np.dtype("float16"))

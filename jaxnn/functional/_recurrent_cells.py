@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnn.base.dtypes import compute_dtype
 from jaxnn.functional._dot import dot_general
-from jaxnn.functional._reduction import compute_dtype
 from jaxnn.functional._special import logistic, logistic_slope, tanh
 
 States = tuple[jax.Array, ...]

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnn.functional._cells import CELLS, Cell, States, Weights, gates_from_input, group_weights
-from jaxnn.functional._checks import fail
-from jaxnn.functional._op import op
-from jaxnn.functional._recurrence import recur
-from jaxnn.functional._reduction import compute_dtype
+from jaxnn.base.checks import fail
+from jaxnn.base.dtypes import compute_dtype
+from jaxnn.base.op import op
+from jaxnn.functional._recurrent_cells import CELLS, Cell, States, Weights, gates_from_input, group_weights
+from jaxnn.functional._recurrent_loop import recur
 from jaxnn.functional.dropout import dropout as drop
 
 

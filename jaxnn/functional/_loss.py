@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 import types
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,23 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.core.dtypes import default_float, describe
-from jaxnn.functional._checks import check_array, fail
-from jaxnn.functional._op import op
+from jaxnn.base.checks import check_array, check_broadcast, fail, warn_caller
+from jaxnn.base.dtypes import compute_dtype, describe
+from jaxnn.base.op import op
 from jaxnn.functional._short_sums import is_short, spread, sum_over
 
 REDUCTIONS = ("none", "mean", "sum", "elementwise_mean")
-
-_BOOL, _INTEGER, _FLOATING, _COMPLEX = range(4)
-_HALVES = (np.dtype(jnp.bfloat16), np.dtype("float16"))
-
-
-def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn on the line outside jaxnn that led here, however deep the helpers between."""
-    level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("jaxnn."):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level)
 
 
 def legacy_get_string(size_average: bool | None, reduce: bool | None, emit_warning: bool = True) -> str:
@@ -138,75 +125,11 @@ def loss_op(
     return op(function, check=check_call, autocast=autocast)
 
 
-def _category(dtype: Any) -> int:
-    kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
-    return next(i for i, kind in enumerate(kinds) if jnp.issubdtype(dtype, kind))
-
-
-def is_bool(array: Any) -> bool:
-    return _category(array.dtype) == _BOOL
-
-
-def is_inexact(array: Any) -> bool:
-    """Floating or complex."""
-    return _category(array.dtype) >= _FLOATING
-
-
-def is_complex(array: Any) -> bool:
-    return _category(array.dtype) == _COMPLEX
-
-
-def common_dtype(*arrays: Any, scalars_count: bool = False) -> Any:
-    """torch's result dtype: an array of no dimensions counts only where its kind is higher than the others'.
-
-    Args:
-        arrays: jax arrays; None is skipped.
-        scalars_count: treat arrays of no dimensions like any other (torch's losses that broadcast first).
-    """
-    given = [array for array in arrays if array is not None]
-    full = [array.dtype for array in given if array.ndim or scalars_count]
-    scalars = [array.dtype for array in given if not array.ndim]
-    if not full or not scalars:
-        return functools.reduce(jnp.promote_types, full or scalars)
-    dtype, scalar = functools.reduce(jnp.promote_types, full), functools.reduce(jnp.promote_types, scalars)
-    return dtype if _category(dtype) >= _category(scalar) else jnp.promote_types(dtype, scalar)
-
-
-def floating(dtype: Any) -> Any:
-    """`dtype`, or the default float where it is an integer or bool."""
-    return dtype if _category(dtype) >= _FLOATING else default_float()
-
-
-def compute_dtype(dtype: Any) -> Any:
-    """What a result of `dtype` is computed in: float32 for the half types, which are rounded once at the end."""
-    return np.dtype("float32") if np.dtype(dtype) in _HALVES else np.dtype(dtype)
-
-
 def prepare(dtype: Any, *arrays: Any) -> list[Any]:
     """The arrays (None stays None) in the dtype to compute a result of `dtype` in, broadcast together."""
     shape = np.broadcast_shapes(*[array.shape for array in arrays if array is not None])
     wide = compute_dtype(dtype)
     return [None if array is None else spread(array.astype(wide), shape) for array in arrays]
-
-
-def check_broadcast(function: str, into: tuple[int, ...] | None = None, **arrays: Any) -> None:
-    """The arrays must broadcast together, to the shape `into` where one is given (RuntimeError)."""
-    given = {name: array for name, array in arrays.items() if array is not None}
-    try:
-        shape = np.broadcast_shapes(*[array.shape for array in given.values()])
-    except ValueError:
-        shape = None
-    if shape is None or (into is not None and shape != tuple(into)):
-        wanted = "shapes that broadcast together" + ("" if into is None else f" to {tuple(into)}")
-        got = ", ".join(f"{name} {array.shape}" for name, array in given.items())
-        fail(RuntimeError, function, " and ".join(given), wanted, got)
-
-
-def check_not_bool(function: str, **arrays: Any) -> None:
-    """torch has no subtraction of bools (RuntimeError)."""
-    for name, array in arrays.items():
-        if array is not None and is_bool(array):
-            fail(RuntimeError, function, name, "numbers, not bools", array, "Cast it with astype first")
 
 
 def warn_sizes(function: str, given: Any) -> None:

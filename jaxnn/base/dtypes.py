@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -84,3 +85,53 @@ def describe(value: Any) -> str:
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
     return f"{value!r} ({type(value).__name__})"
+
+
+_BOOL, _INTEGER, _FLOATING, _COMPLEX = range(4)
+
+
+_HALVES = (np.dtype(jnp.bfloat16), np.dtype("float16"))
+
+
+def _category(dtype: Any) -> int:
+    kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
+    return next(i for i, kind in enumerate(kinds) if jnp.issubdtype(dtype, kind))
+
+
+def is_bool(array: Any) -> bool:
+    return _category(array.dtype) == _BOOL
+
+
+def is_inexact(array: Any) -> bool:
+    """Floating or complex."""
+    return _category(array.dtype) >= _FLOATING
+
+
+def is_complex(array: Any) -> bool:
+    return _category(array.dtype) == _COMPLEX
+
+
+def common_dtype(*arrays: Any, scalars_count: bool = False) -> Any:
+    """torch's result dtype: an array of no dimensions counts only where its kind is higher than the others'.
+
+    Args:
+        arrays: jax arrays; None is skipped.
+        scalars_count: treat arrays of no dimensions like any other (torch's losses that broadcast first).
+    """
+    given = [array for array in arrays if array is not None]
+    full = [array.dtype for array in given if array.ndim or scalars_count]
+    scalars = [array.dtype for array in given if not array.ndim]
+    if not full or not scalars:
+        return functools.reduce(jnp.promote_types, full or scalars)
+    dtype, scalar = functools.reduce(jnp.promote_types, full), functools.reduce(jnp.promote_types, scalars)
+    return dtype if _category(dtype) >= _category(scalar) else jnp.promote_types(dtype, scalar)
+
+
+def floating(dtype: Any) -> Any:
+    """`dtype`, or the default float where it is an integer or bool."""
+    return dtype if _category(dtype) >= _FLOATING else default_float()
+
+
+def compute_dtype(dtype: Any) -> Any:
+    """What a result of `dtype` is computed in: float32 for the half types, which are rounded once at the end."""
+    return np.dtype("float32") if np.dtype(dtype) in _HALVES else np.dtype(dtype)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.core.dtypes import check_dtype, describe, is_floating
+from jaxnn.base.dtypes import check_dtype, describe, is_floating
 from jaxnn.core.parameter import Slot, as_sharding
 
 

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from jaxnn import _compat
-from jaxnn.core import modes
-from jaxnn.core.autocast import cast_arguments
+from jaxnn.base import modes
+from jaxnn.base.autocast import cast_arguments
+from jaxnn.base.dtypes import as_array
 from jaxnn.core.compiling import Jitted
-from jaxnn.core.dtypes import as_array
 
 
 class _Static:

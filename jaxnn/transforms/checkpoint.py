@@ -1,0 +1,48 @@
+"""`checkpoint` for modules and functions of modules."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jaxnn.core.lift import Call
+from jaxnn.core.primitives import Policy
+from jaxnn.transforms.signature import as_tuple, unbound, wraps
+
+
+def checkpoint(
+    fun: Callable[..., Any] | None = None,
+    *,
+    prevent_cse: bool = True,
+    policy: Callable[..., bool] | None = None,
+    static_argnums: int | tuple[int, ...] = (),
+) -> Any:
+    """``jax.checkpoint`` for modules and functions of modules: what is inside is computed again for the gradient.
+
+    Args:
+        fun: a module, a module's method, or a function of modules.
+        prevent_cse, policy, static_argnums: as in jax.
+    """
+    if fun is None:
+        return functools.partial(checkpoint, prevent_cse=prevent_cse, policy=policy, static_argnums=static_argnums)
+    function, bound = unbound(fun)
+    static = {n + len(bound) for n in as_tuple(static_argnums)}
+
+    @wraps(fun)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        args = bound + args
+        call = Call(args, kwargs)
+        rest_args, rest_kwargs = call.rest
+        dynamic = {i: arg for i, arg in enumerate(rest_args) if i not in static}
+
+        def pure(leaves: list[Any], key: Any, dynamic: dict[int, Any], kwargs: Any) -> Any:
+            now = tuple(dynamic.get(i, arg) for i, arg in enumerate(rest_args))
+            return call.run(function, leaves, key, (now, kwargs))
+
+        remat = jax.checkpoint(pure, prevent_cse=prevent_cse, policy=policy and Policy(policy))
+        return call.finish(*remat(list(call.leaves), call.key, dynamic, rest_kwargs))
+
+    return wrapper

@@ -1,0 +1,101 @@
+"""The transforms besides jit: JAX's own, on functions whose arguments are modules that change inside.
+
+All of them stand on core/lift.py. Options are those of the jax function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from jaxnn.core.lift import Call
+from jaxnn.core.stateful import Stateful
+from jaxnn.transforms.signature import as_tuple, unbound, wraps
+
+
+def value_and_grad(
+    fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False, **options: Any
+) -> Callable[..., Any]:
+    """``jax.value_and_grad`` with respect to a module's parameters that require gradients.
+
+    What `fun` changes (running statistics, the random stream) is kept, in eager mode and inside ``nn.jit`` alike.
+
+    Args:
+        fun: a function that returns a scalar, or with `has_aux` a pair of a scalar and anything.
+        argnums: the argument, or arguments, to differentiate with respect to: modules, or arrays as in jax.
+        has_aux: as in jax.
+        options: ``holomorphic``, ``allow_int``, ``reduce_axes`` as in jax.
+
+    Returns:
+        A function that gives ``(value, gradients)``. A module's gradients are a dict from names, as in
+        ``named_parameters()``, to arrays; with several `argnums` a tuple.
+
+    Raises:
+        ValueError: no parameter of the module requires a gradient.
+    """
+    function, bound = unbound(fun)
+    numbers = tuple(n + len(bound) if n >= 0 else n for n in as_tuple(argnums))
+    if bound:
+        numbers = (0, *numbers) if argnums != 0 else (0,)
+
+    @wraps(fun)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        args = bound + args
+        call = Call(args, kwargs)
+        chosen = [_chosen(call, args, number) for number in numbers]
+        rest_args, rest_kwargs = call.rest
+        inputs = {}
+        for number, names in chosen:
+            inputs[number] = args[number] if names is None else {name: call.leaves[i] for i, name in names.items()}
+
+        def pure(inputs: dict[int, Any]) -> Any:
+            leaves, now = list(call.leaves), list(rest_args)
+            for number, names in chosen:
+                if names is None:
+                    now[number] = inputs[number]
+                else:
+                    for i, name in names.items():
+                        leaves[i] = inputs[number][name]
+            out, changes = call.run(function, leaves, call.key, (tuple(now), rest_kwargs))
+            loss, aux = out if has_aux else (out, None)
+            return loss, (aux, changes)
+
+        (loss, (aux, changes)), gradients = jax.value_and_grad(pure, has_aux=True, **options)(inputs)
+        aux = call.finish(aux, changes)
+        results = tuple(gradients[number] for number, _ in chosen)
+        gradient = results if isinstance(argnums, (tuple, list)) else results[0]
+        return ((loss, aux) if has_aux else loss), gradient
+
+    return wrapper
+
+
+def _chosen(call: Call, args: tuple[Any, ...], number: int) -> tuple[int, dict[int, str] | None]:
+    if not -len(args) <= number < len(args):
+        raise ValueError(f"nn.grad: argnums: expected numbers of the {len(args)} arguments given, got {number}")
+    number %= len(args)
+    if not isinstance(args[number], Stateful):
+        return number, None
+    place = next(i for i, obj in enumerate(call.objects) if obj is args[number])
+    names = call.names(place)
+    if not names:
+        raise ValueError(
+            f"nn.grad: argument {number}: no parameter of {type(args[number]).__name__} requires a gradient; set "
+            "requires_grad, or name another argument in argnums"
+        )
+    return number, names
+
+
+def grad(
+    fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False, **options: Any
+) -> Callable[..., Any]:
+    """As `value_and_grad`, without the value: gradients, or with `has_aux` ``(gradients, aux)``."""
+    with_value = value_and_grad(fun, argnums, has_aux, **options)
+
+    @wraps(fun)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        value, gradient = with_value(*args, **kwargs)
+        return (gradient, value[1]) if has_aux else gradient
+
+    return wrapper
