@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from jaxnn.optim._rules import check_ranges, oriented, rule, without_meaning, zeros_like
-from jaxnn.optim.optimizer import Optimizer
+from jaxnn.optim._groups import check_ranges
+from jaxnn.optim._rule import Rule
 
 
-class AdagradState(NamedTuple):
-    """Steps taken, and for each parameter the sum of its squared gradients."""
-
-    step: Any
-    sum: Any
-
-
-class Adagrad(Optimizer):
+class Adagrad(Rule):
     """Adagrad: ``s = s + g**2``, ``p = p - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(s) + eps)``.
 
     Args:
         params: the model, its parameters, or groups of them.
-        lr: learning rate: a number (a traced input: changing it compiles nothing) or an optax schedule.
-        lr_decay, weight_decay, initial_accumulator_value, eps, maximize: as in torch.
+        lr: learning rate: a number, or an optax schedule (a function of the number of steps taken).
+        lr_decay, weight_decay, eps: numbers. They and `lr` are data: changing them compiles nothing.
+        initial_accumulator_value: what ``s`` begins with.
+        maximize: as in torch.
+        foreach, differentiable, fused: torch's implementation switches; they change nothing here.
 
     Raises:
         ValueError: an option out of its range.
 
     Follows ``torch.optim.Adagrad``; Duchi, Hazan and Singer, 2011.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.Linear(2, 1)
+        >>> optimizer = nn.optim.Adagrad(model, lr=1e-2)
+        >>> loss = optimizer.step(model, lambda m: (m(jnp.ones((4, 2))) ** 2).mean())
     """
+
+    saved_at_once = True
 
     def __init__(
         self,
@@ -43,29 +47,27 @@ class Adagrad(Optimizer):
         foreach: bool | None = None,
         *,
         maximize: bool = False,
-        **switches: Any,
+        differentiable: bool = False,
+        fused: bool | None = None,
     ) -> None:
-        without_meaning(switches)
-        super().__init__(
-            params, lr=lr, lr_decay=lr_decay, weight_decay=weight_decay, eps=eps, maximize=maximize,
-            initial_accumulator_value=initial_accumulator_value,
-        )  # fmt: skip
+        super().__init__(params, dict(
+            lr=lr, lr_decay=lr_decay, eps=eps, weight_decay=weight_decay,
+            initial_accumulator_value=initial_accumulator_value, foreach=foreach, maximize=maximize,
+            differentiable=differentiable, fused=fused,
+        ))  # fmt: skip
 
-    def check(self, **hyper: Any) -> None:
-        check_ranges(**hyper)
+    def check(self, options: Mapping[str, Any]) -> None:
+        check_ranges(options, "lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps")
 
-    def transformation(self, **hyper: Any) -> Any:
-        def init(params: Any) -> AdagradState:
-            return AdagradState(jnp.zeros((), jnp.int32), zeros_like(params, hyper["initial_accumulator_value"]))
+    @staticmethod
+    def init(p: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {"sum": jnp.full_like(p, options["initial_accumulator_value"])}
 
-        def update(gradients: Any, state: AdagradState, params: Any) -> Any:
-            gradients = oriented(gradients, params, hyper["weight_decay"], hyper["maximize"])
-            total = jax.tree.map(lambda s, g: s + g * g, state.sum, gradients)
-            decay = 1 + state.step.astype(jnp.float32) * hyper["lr_decay"]
+    @staticmethod
+    def scalars(o: Any, t: Any) -> dict[str, Any]:
+        return {"rate": o.lr / (1.0 + (t.step - 1.0) * o.lr_decay)}
 
-            def direction(g: Any, s: Any) -> Any:
-                return g / ((jnp.sqrt(s) + hyper["eps"]) * jnp.asarray(decay, g.dtype))
-
-            return jax.tree.map(direction, gradients, total), AdagradState(state.step + 1, total)
-
-        return rule(init, update)
+    @staticmethod
+    def update(p: Any, g: Any, state: dict[str, Any], s: Any) -> tuple[Any, dict[str, Any]]:
+        total = state["sum"] + g * g
+        return p - s.rate * (g / (jnp.sqrt(total) + s.eps)), {"sum": total}

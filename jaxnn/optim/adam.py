@@ -1,112 +1,94 @@
-"""Adam, and AdamW with decoupled weight decay."""
+"""Adam."""
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxnn.optim._rules import check_ranges, oriented, rule, without_meaning, zeros_like
-from jaxnn.optim.optimizer import Optimizer
+from jaxnn.optim._moments import Moments, corrections, moments
 
 
-class AdamState(NamedTuple):
-    """Steps taken; for each parameter the averages of the gradient and its square, and the largest of the latter."""
+class Adam(Moments):
+    """Adam: ``p = p - lr * m' / (sqrt(v') + eps)``, the averages corrected for their start at zero.
 
-    step: Any
-    exp_avg: Any
-    exp_avg_sq: Any
-    max_exp_avg_sq: Any
-
-
-class Adam(Optimizer):
-    """Adam: ``p = p - lr * m' / (sqrt(v') + eps)``, averages corrected for their start at zero.
+    ``m = beta1 * m + (1 - beta1) * g``, ``m' = m / (1 - beta1**t)``; ``v`` likewise of ``g**2`` with ``beta2``; with
+    amsgrad the largest ``v`` so far takes its place.
 
     Args:
         params: the model, its parameters, or groups of them.
-        lr: learning rate: a number (a traced input: changing it compiles nothing) or an optax schedule.
-        betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay: as in torch.
+        lr: learning rate: a number, or an optax schedule (a function of the number of steps taken).
+        betas, eps, weight_decay: numbers. They and `lr` are data: changing them compiles nothing.
+        amsgrad, maximize, decoupled_weight_decay: as in torch.
+        foreach, capturable, differentiable, fused: torch's implementation switches; they change nothing here.
 
     Raises:
         ValueError: an option out of its range.
 
     Follows ``torch.optim.Adam``; Kingma and Ba, 2015.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.Linear(2, 1)
+        >>> optimizer = nn.optim.Adam(model, lr=1e-2, betas=(0.9, 0.95))
+        >>> loss = optimizer.step(model, lambda m: (m(jnp.ones((4, 2))) ** 2).mean())
     """
 
     def __init__(
         self,
         params: Any,
         lr: Any = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[Any, Any] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0,
         amsgrad: bool = False,
         *,
+        foreach: bool | None = None,
         maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
         decoupled_weight_decay: bool = False,
-        **switches: Any,
     ) -> None:
-        without_meaning(switches)
-        super().__init__(
-            params, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize,
+        super().__init__(params, dict(
+            lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize, foreach=foreach,
+            capturable=capturable, differentiable=differentiable, fused=fused,
             decoupled_weight_decay=decoupled_weight_decay,
-        )  # fmt: skip
+        ))  # fmt: skip
 
-    def check(self, **hyper: Any) -> None:
-        check_ranges(**hyper)
+    def check(self, options: Mapping[str, Any]) -> None:
+        beyond = [("lr", options["lr"]), *((f"betas[{i}]", beta) for i, beta in enumerate(options["betas"]))]
+        arrays = [isinstance(beta, jax.Array) for beta in options["betas"]]
+        if any(arrays) and not all(arrays):
+            raise ValueError("betas must be either both floats or both Tensors")
+        for name, value in beyond:
+            if isinstance(value, jax.Array) and options["foreach"] and not options["capturable"]:
+                text = "lr as a Tensor" if name == "lr" else f"{name} as a Tensor"
+                raise ValueError(f"{text} is not supported for capturable=False and foreach=True")
+            if isinstance(value, jax.Array) and value.size != 1:
+                raise ValueError(f"Tensor {name} must be 1-element")
+        super().check(options)
 
-    def transformation(self, **hyper: Any) -> Any:
-        (beta1, beta2), eps, decay = hyper["betas"], hyper["eps"], hyper["weight_decay"]
-        decoupled = hyper["decoupled_weight_decay"]
+    @classmethod
+    def _fields(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("max_exp_avg_sq",) if options["amsgrad"] else ()
 
-        def init(params: Any) -> AdamState:
-            largest = zeros_like(params) if hyper["amsgrad"] else None
-            return AdamState(jnp.zeros((), jnp.int32), zeros_like(params), zeros_like(params), largest)
+    @staticmethod
+    def init(p: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        state = Moments.init(p, options)
+        return state | {"max_exp_avg_sq": jnp.zeros_like(p)} if options["amsgrad"] else state
 
-        def update(gradients: Any, state: AdamState, params: Any) -> Any:
-            gradients = oriented(gradients, params, 0 if decoupled else decay, hyper["maximize"])
-            step = state.step + 1
-            mean = jax.tree.map(lambda m, g: m + (1 - beta1) * (g - m), state.exp_avg, gradients)
-            square = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * (g * g), state.exp_avg_sq, gradients)
-            largest = None
-            if hyper["amsgrad"]:
-                largest = jax.tree.map(jnp.maximum, state.max_exp_avg_sq, square)
-            # 1 - beta**t without cancellation: float32 would lose four digits at the first steps
-            steps = step.astype(jnp.float32)
-            correction1 = -jnp.expm1(steps * math.log(beta1)) if beta1 else 1.0
-            correction2 = -jnp.expm1(steps * math.log(beta2)) if beta2 else 1.0
+    @staticmethod
+    def scalars(o: Any, t: Any) -> dict[str, Any]:
+        found = corrections(o, t)
+        return found | {"step_size": o.lr / found["correction1"], "root": jnp.sqrt(found["correction2"])}
 
-            def direction(m: Any, v: Any, p: Any) -> Any:
-                root = jnp.sqrt(v) / jnp.sqrt(jnp.asarray(correction2, v.dtype))
-                u = m / (jnp.asarray(correction1, m.dtype) * (root + eps))
-                return u + decay * p if decoupled and decay else u
-
-            directions = jax.tree.map(direction, mean, square if largest is None else largest, params)
-            return directions, AdamState(step, mean, square, largest)
-
-        return rule(init, update)
-
-
-class AdamW(Adam):
-    """Adam with weight decay apart from the gradient: ``p`` is first scaled by ``1 - lr * weight_decay``.
-
-    Follows ``torch.optim.AdamW``; Loshchilov and Hutter, 2019. Arguments as `Adam`.
-    """
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Any = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        amsgrad: bool = False,
-        *,
-        maximize: bool = False,
-        **switches: Any,
-    ) -> None:
-        super().__init__(
-            params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, decoupled_weight_decay=True, **switches
-        )
+    @staticmethod
+    def update(p: Any, g: Any, state: dict[str, Any], s: Any) -> tuple[Any, dict[str, Any]]:
+        mean, square = moments(g, state, s)
+        new = {"exp_avg": mean, "exp_avg_sq": square}
+        if s.amsgrad:
+            square = new["max_exp_avg_sq"] = jnp.maximum(state["max_exp_avg_sq"], square)
+        return p - s.step_size * (mean / (jnp.sqrt(square) / s.root + s.eps)), new

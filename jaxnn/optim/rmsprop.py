@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from jaxnn.optim._rules import check_ranges, oriented, rule, zeros_like
-from jaxnn.optim.optimizer import Optimizer
+from jaxnn import _compat
+from jaxnn.optim._groups import check_ranges
+from jaxnn.optim._rule import Rule
 
 
-class RMSpropState(NamedTuple):
-    """Steps taken; for each parameter the averages of the squared gradient and the gradient, and the momentum."""
-
-    step: Any
-    square_avg: Any
-    grad_avg: Any
-    momentum_buffer: Any
-
-
-class RMSprop(Optimizer):
+class RMSprop(Rule):
     """RMSprop: ``v = alpha * v + (1 - alpha) * g**2``, ``p = p - lr * g / (sqrt(v) + eps)``.
+
+    Centered, ``v`` is taken less the square of the mean gradient; with momentum, ``b = momentum * b + g / (sqrt(v) +
+    eps)`` and ``p = p - lr * b``.
 
     Args:
         params: the model, its parameters, or groups of them.
-        lr: learning rate: a number (a traced input: changing it compiles nothing) or an optax schedule.
-        alpha, eps, weight_decay, momentum, centered, maximize: as in torch.
+        lr: learning rate: a number, or an optax schedule (a function of the number of steps taken).
+        alpha, eps, weight_decay, momentum: numbers. They and `lr` are data: changing them compiles nothing.
+        centered, maximize: as in torch.
+        capturable, foreach, differentiable: torch's implementation switches; they change nothing here.
 
     Raises:
         ValueError: an option out of its range.
 
     Follows ``torch.optim.RMSprop``.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.Linear(2, 1)
+        >>> optimizer = nn.optim.RMSprop(model, lr=1e-2, momentum=0.9)
+        >>> loss = optimizer.step(model, lambda m: (m(jnp.ones((4, 2))) ** 2).mean())
     """
 
     def __init__(
@@ -48,34 +51,42 @@ class RMSprop(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
     ) -> None:
-        super().__init__(
-            params, lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum, centered=centered,
-            maximize=maximize,
-        )  # fmt: skip
+        super().__init__(params, dict(
+            lr=lr, momentum=momentum, alpha=alpha, eps=eps, centered=centered, weight_decay=weight_decay,
+            capturable=capturable, foreach=foreach, maximize=maximize, differentiable=differentiable,
+        ))  # fmt: skip
 
-    def check(self, **hyper: Any) -> None:
-        check_ranges(**hyper)
+    def check(self, options: Mapping[str, Any]) -> None:
+        check_ranges(options, "lr", "eps", "momentum", "weight_decay", "alpha")
 
-    def transformation(self, **hyper: Any) -> Any:
-        alpha, eps, momentum = hyper["alpha"], hyper["eps"], hyper["momentum"]
+    @classmethod
+    def switches(cls, options: Mapping[str, Any]) -> dict[str, bool]:
+        momentum = options.get("momentum", 0)
+        return {"momentum": isinstance(momentum, _compat.Tracer) or momentum > 0}
 
-        def init(params: Any) -> RMSpropState:
-            centre = zeros_like(params) if hyper["centered"] else None
-            return RMSpropState(
-                jnp.zeros((), jnp.int32), zeros_like(params), centre, zeros_like(params) if momentum > 0 else None
-            )
+    @classmethod
+    def _fields(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        wanted = (("momentum_buffer", options.get("has_momentum")), ("grad_avg", options["centered"]))
+        return ("square_avg", *(field for field, on in wanted if on))
 
-        def update(gradients: Any, state: RMSpropState, params: Any) -> Any:
-            gradients = oriented(gradients, params, hyper["weight_decay"], hyper["maximize"])
-            square = jax.tree.map(lambda v, g: alpha * v + (1 - alpha) * (g * g), state.square_avg, gradients)
-            centre, variance = None, square
-            if hyper["centered"]:
-                centre = jax.tree.map(lambda a, g: a + (1 - alpha) * (g - a), state.grad_avg, gradients)
-                variance = jax.tree.map(lambda v, a: v - a * a, square, centre)
-            direction = jax.tree.map(lambda g, v: g / (jnp.sqrt(v) + eps), gradients, variance)
-            buffer = None
-            if momentum > 0:
-                direction = buffer = jax.tree.map(lambda b, u: momentum * b + u, state.momentum_buffer, direction)
-            return direction, RMSpropState(state.step + 1, square, centre, buffer)
+    @staticmethod
+    def init(p: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {field: jnp.zeros_like(p) for field in RMSprop._fields(options)}
 
-        return rule(init, update)
+    @staticmethod
+    def scalars(o: Any, t: Any) -> dict[str, Any]:
+        return {"rest": 1.0 - o.alpha, "on": (o.momentum > 0).astype(jnp.float32)}
+
+    @staticmethod
+    def update(p: Any, g: Any, state: dict[str, Any], s: Any) -> tuple[Any, dict[str, Any]]:
+        new = dict(state)
+        variance = new["square_avg"] = s.alpha * state["square_avg"] + s.rest * (g * g)
+        if s.centered:
+            new["grad_avg"] = state["grad_avg"] + s.rest * (g - state["grad_avg"])
+            variance = variance - new["grad_avg"] * new["grad_avg"]
+        direction = g / (jnp.sqrt(variance) + s.eps)
+        if "momentum_buffer" in state:
+            old = state["momentum_buffer"]
+            new["momentum_buffer"] = jnp.where(s.on == 0, old, s.momentum * old + direction)
+            direction = jnp.where(s.on == 0, direction, new["momentum_buffer"])
+        return p - s.lr * direction, new

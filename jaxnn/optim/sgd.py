@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from jaxnn.optim._rules import check_ranges, oriented, rule, without_meaning, zeros_like
-from jaxnn.optim.optimizer import Optimizer
+from jaxnn import _compat
+from jaxnn.optim._groups import check_ranges
+from jaxnn.optim._rule import Rule
 
 
-class SGDState(NamedTuple):
-    """Steps taken, and the momentum of each parameter (None without momentum)."""
+class SGD(Rule):
+    """Stochastic gradient descent with momentum.
 
-    step: Any
-    momentum_buffer: Any
-
-
-class SGD(Optimizer):
-    """Stochastic gradient descent with momentum: ``b = momentum * b + (1 - dampening) * g``, ``p = p - lr * b``.
+    ``b = momentum * b + (1 - dampening) * g`` (at first ``b = g``), ``p = p - lr * b``; with nesterov
+    ``p = p - lr * (g + momentum * b)``; ``g`` includes ``weight_decay * p``.
 
     Args:
         params: the model, its parameters, or groups of them.
-        lr: learning rate: a number (a traced input: changing it compiles nothing) or an optax schedule.
-        momentum, dampening, weight_decay, nesterov, maximize: as in torch.
+        lr: learning rate: a number, or an optax schedule (a function of the number of steps taken).
+        momentum, dampening, weight_decay: numbers. They and `lr` are data: changing them compiles nothing.
+        nesterov, maximize: as in torch.
+        foreach, differentiable, fused: torch's implementation switches; they change nothing here.
 
     Raises:
         ValueError: an option out of its range, or nesterov without momentum or with dampening.
 
     Follows ``torch.optim.SGD``.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.Linear(2, 1)
+        >>> optimizer = nn.optim.SGD(model, lr=0.1, momentum=0.9)
+        >>> loss = optimizer.step(model, lambda m: (m(jnp.ones((4, 2))) ** 2).mean())
+        >>> optimizer.param_groups[0]["lr"] *= 0.5
     """
+
+    # `buffered`: steps that took part in the momentum, of which the first takes the gradient whole
+    counts = {"step": 0, "buffered": 0}
+    saved_counts = ()
 
     def __init__(
         self,
@@ -42,36 +52,55 @@ class SGD(Optimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
-        **switches: Any,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
     ) -> None:
-        without_meaning(switches)
-        super().__init__(
-            params, lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov, maximize=maximize
-        )  # fmt: skip
+        super().__init__(params, dict(
+            lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
+            maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused,
+        ))  # fmt: skip
 
-    def check(self, **hyper: Any) -> None:
-        check_ranges(**hyper)
-        if hyper["nesterov"] and (hyper["momentum"] <= 0 or hyper["dampening"] != 0):
+    def check(self, options: Mapping[str, Any]) -> None:
+        check_ranges(options, "lr", "momentum", "weight_decay")
+        if options["nesterov"] and (options["momentum"] <= 0 or options["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 
-    def transformation(self, **hyper: Any) -> Any:
-        momentum, dampening = hyper["momentum"], hyper["dampening"]
+    @classmethod
+    def switches(cls, options: Mapping[str, Any]) -> dict[str, bool]:
+        momentum = options.get("momentum", 0)
+        return {"momentum": isinstance(momentum, _compat.Tracer) or momentum != 0}
 
-        def init(params: Any) -> SGDState:
-            return SGDState(jnp.zeros((), jnp.int32), zeros_like(params) if momentum else None)
+    @classmethod
+    def _fields(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer",) if options.get("has_momentum") else ()
 
-        def update(gradients: Any, state: SGDState, params: Any) -> Any:
-            gradients = oriented(gradients, params, hyper["weight_decay"], hyper["maximize"])
-            if not momentum:
-                return gradients, SGDState(state.step + 1, None)
-            # torch: the first step takes the gradient whole, whatever the dampening
-            kept = 1.0 if not dampening else jnp.where(state.step == 0, 1.0, 1 - dampening)
-            buffer = jax.tree.map(
-                lambda b, g: momentum * b + jnp.asarray(kept, g.dtype) * g, state.momentum_buffer, gradients
-            )
-            direction = buffer
-            if hyper["nesterov"]:
-                direction = jax.tree.map(lambda g, b: g + momentum * b, gradients, buffer)
-            return direction, SGDState(state.step + 1, buffer)
+    @staticmethod
+    def init(p: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {"momentum_buffer": jnp.zeros_like(p)} if options.get("has_momentum") else {}
 
-        return rule(init, update)
+    @staticmethod
+    def scalars(o: Any, t: Any) -> dict[str, Any]:
+        on = o.momentum != 0
+        return {
+            "on": on.astype(jnp.float32),
+            "fresh": jnp.where(t.buffered == 0, 1.0, 1.0 - o.dampening),
+            "buffered": t.buffered + on.astype(jnp.float64),
+        }
+
+    @staticmethod
+    def update(p: Any, g: Any, state: dict[str, Any], s: Any) -> tuple[Any, dict[str, Any]]:
+        if "momentum_buffer" not in state:
+            return p - s.lr * g, state
+        old = state["momentum_buffer"]
+        buffer = jnp.where(s.on == 0, old, s.momentum * old + s.fresh * g)
+        direction = jnp.where(s.on == 0, g, g + s.momentum * buffer if s.nesterov else buffer)
+        return p - s.lr * direction, {"momentum_buffer": buffer}
+
+    def _optional(self) -> tuple[str, ...]:
+        return ("momentum_buffer",)
+
+    def _load_counts(self, saved: Mapping[str, Any], fields: Mapping[str, Any], options: Any) -> tuple[Any, ...]:
+        steps, _ = super()._load_counts(saved, fields, options)
+        buffered = float(saved.get("momentum_buffer") is not None)
+        return max(steps, buffered), buffered

@@ -1,0 +1,46 @@
+"""torch's optimizers as optax transformations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+
+from jaxnn.core.parameter import Parameter
+from jaxnn.optim._rule import Rule
+
+
+def as_transformation(rule: type[Rule], **options: Any) -> optax.GradientTransformation:
+    """One of torch's optimizers as an optax transformation, with torch's numbers: for ``optax.chain`` and kin.
+
+    Args:
+        rule: a class of this package, such as ``nn.optim.NAdam``.
+        options: its options, as its constructor takes them.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn, optax
+        >>> model = nn.Linear(2, 1)
+        >>> tx = optax.chain(optax.clip_by_global_norm(1.0), nn.optim.as_transformation(nn.optim.NAdam, lr=0.01))
+        >>> optimizer = nn.optim.Optimizer(model, tx)
+        >>> optimizer.step(model, nn.grad(lambda m: m(jnp.ones((4, 2))).sum())(model))
+    """
+
+    def made(params: Any) -> Rule:
+        boxes = [Parameter(leaf) for leaf in jax.tree.leaves(params)]
+        return rule(boxes, **options)  # type: ignore[call-arg]
+
+    def init(params: Any) -> Any:
+        return made(params)
+
+    def update(gradients: Any, state: Any, params: Any = None) -> Any:
+        if params is None:
+            raise ValueError("as_transformation: params: expected the parameters, got None")
+        leaves, treedef = jax.tree.flatten(params)
+        boxes = {str(i): Parameter(leaf) for i, leaf in enumerate(leaves)}
+        new = jax.tree.map(lambda leaf: leaf, state)
+        new._update(boxes, tuple(boxes), {str(i): g for i, g in enumerate(jax.tree.leaves(gradients))})
+        updates = [box.value - leaf for box, leaf in zip(boxes.values(), leaves)]
+        return treedef.unflatten(updates), new
+
+    return optax.GradientTransformation(init, update)
