@@ -62,6 +62,40 @@ def check_choice(
         fail(error, function, argument, f"one of {allowed}", repr(value))
 
 
+def as_int(function: str, argument: str, value: Any) -> int:
+    """`value` as an int: an int, a NumPy integer or an integer array of no dimensions; nothing is rounded.
+
+    torch: takes a bool where its parser looks at the first number of a tuple only; here none is a size.
+
+    Raises:
+        TypeError: anything else: fractions, floats that are whole, bools.
+    """
+    if type(value) is int:
+        return value
+    try:
+        if isinstance(value, (bool, np.bool_)) or getattr(value, "dtype", None) == np.bool_:
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        remedy = "Write int(...) where rounding down is meant" if isinstance(value, (float, np.floating)) else ""
+        fail(TypeError, function, argument, "an int", value, remedy)
+
+
+def as_ints(function: str, **arguments: Any) -> tuple[int, ...]:
+    """Each argument as an int, in order: the sizes of a constructor."""
+    return tuple(as_int(function, argument, value) for argument, value in arguments.items())
+
+
+def ints_of(function: str, argument: str, value: Any, takes: tuple[type, ...] = ()) -> Any:
+    """One int or tuples and lists of them, each made an int by `as_int`; values of the types `takes` stay."""
+    if type(value) is int or isinstance(value, takes):
+        return value
+    if isinstance(value, (list, tuple)):
+        items = [ints_of(function, argument, item, takes) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return as_int(function, argument, value)
+
+
 def concrete(value: Any) -> np.ndarray[Any, Any] | None:
     """The array's numbers where they are known now (eager mode), else None (inside a trace)."""
     if isinstance(value, _compat.Tracer) or value is None:
@@ -125,12 +159,7 @@ def spatial_sizes(function: str, argument: str, value: Any, ndim: int, low: int 
         RuntimeError: another number of them, or one that is too small.
     """
     given = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    try:
-        if any(isinstance(item, (bool, np.bool_)) for item in given):
-            raise TypeError
-        sizes = tuple(map(operator.index, given))
-    except TypeError:
-        fail(TypeError, function, argument, f"an int or {ndim} ints", value)
+    sizes = tuple([item if type(item) is int else as_int(function, argument, item) for item in given])
     if len(sizes) == 1:
         sizes *= ndim
     if len(sizes) != ndim:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from jaxnn import _compat
 from jaxnn.base import modes
 from jaxnn.base.autocast import cast_arguments
+from jaxnn.base.checks import ints_of
 from jaxnn.base.dtypes import as_array
 from jaxnn.core.compiling import Jitted
 
@@ -82,6 +84,17 @@ def _put_arrays(value: Any, arrays: Any) -> Any:
     return value
 
 
+def _integer_parameters(function: Any) -> dict[str, tuple[type, ...]]:
+    """The parameters annotated as ints, or tuples of ints, and what else they take: None, strings."""
+    found = {}
+    for name, kind in function.__annotations__.items():
+        words = set(re.findall(r"\w+", str(kind)))
+        is_argument = name != "return" and not name.startswith("_")
+        if is_argument and words & {"int", "Sizes"} and not words & {"Any", "Array", "bool", "float"}:
+            found[name] = tuple(other for word, other in (("None", type(None)), ("str", str)) if word in words)
+    return found
+
+
 def op(
     function: Callable[..., Any] | None = None,
     *,
@@ -111,6 +124,7 @@ def op(
     inner: Any = function
     name = inner.__name__.lstrip("_")
     parameters = tuple(inspect.signature(inner).parameters)
+    integers = _integer_parameters(inner)
 
     def run(static: _Static, arrays: list[Any]) -> Any:
         feed = iter(arrays)
@@ -128,6 +142,17 @@ def op(
             return as_array(value, f"{name}: {where if isinstance(where, str) else parameters[where]}")
         return value
 
+    def with_ints(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments, each size an int (TypeError for fractions)."""
+        if not integers:
+            return args, kwargs
+
+        def whole(key: str, value: Any) -> Any:
+            return ints_of(name, key, value, integers[key]) if key in integers else value
+
+        named = [whole(key, value) for key, value in zip(parameters, args)]
+        return (*named, *args[len(named) :]), {key: whole(key, value) for key, value in kwargs.items()}
+
     @functools.wraps(inner)
     def operation(*args: Any, **kwargs: Any) -> Any:
         for value in args:
@@ -138,19 +163,30 @@ def op(
             kwargs = {key: convert(value, key) for key, value in kwargs.items()}
         if autocast is not None and modes.autocast_state.value is not None:
             args, kwargs = cast_arguments(autocast, name, args, kwargs)
+        eager = compiled and not _compat.under_jit()
+        static, arrays = None, []
+        if eager:
+            try:
+                key = *[_key(value, arrays) for value in args], *[(name, _key(kwargs[name], arrays)) for name in kwargs]
+                static = statics.get(key)
+            except TypeError:  # an argument without a hash
+                pass
+        if static is None:  # sizes of a known key are ints already
+            args, kwargs = with_ints(args, kwargs)
         if check is not None:
             check(*args, **kwargs)
-        if not compiled or _compat.under_jit():
-            return modes.stop_gradients(inner(*args, **kwargs))
-        arrays: list[Any] = []
-        try:
-            key = *[_key(value, arrays) for value in args], *[(name, _key(kwargs[name], arrays)) for name in kwargs]
-            static = statics.get(key)
-        except TypeError:  # an argument without a hash: nothing to key a compiled call on
+        if not eager:
             return modes.stop_gradients(inner(*args, **kwargs))
         if static is None:
-            bare = tuple(_take_arrays(value) for value in args)
-            static = statics[key] = _Static(bare, {name: _take_arrays(value) for name, value in kwargs.items()})
+            arrays = []
+            try:
+                key = *[_key(value, arrays) for value in args], *[(name, _key(kwargs[name], arrays)) for name in kwargs]
+                static = statics.get(key)
+            except TypeError:  # nothing to key a compiled call on
+                return modes.stop_gradients(inner(*args, **kwargs))
+            if static is None:
+                bare = tuple(_take_arrays(value) for value in args)
+                static = statics[key] = _Static(bare, {name: _take_arrays(value) for name, value in kwargs.items()})
         return modes.stop_gradients(jitted.current()(static, arrays))
 
     operation.__jaxnn_op__ = {"autocast": autocast, "inner": inner, "check": check}  # type: ignore[attr-defined]

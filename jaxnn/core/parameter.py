@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import operator
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -426,7 +427,10 @@ def as_sharding(device: Any, where: str = "device") -> Any:
 def empty(shape: Any, dtype: Any = None, device: Any = None) -> jax.ShapeDtypeStruct:
     """A place for an array that ``nn.init`` will fill: its shape, dtype and sharding, and no memory."""
     dtype = np.dtype("float32") if dtype is None else check_dtype(dtype, "dtype")
-    shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(int(n) for n in shape)
+    try:
+        shape = tuple(map(operator.index, shape if isinstance(shape, (tuple, list)) else (shape,)))
+    except TypeError:
+        raise TypeError(f"shape: expected ints, got {shape!r}") from None
     if any(n < 0 for n in shape):
         raise RuntimeError(f"shape: expected sizes of at least 0, got {shape}: a negative dimension")
     return jax.ShapeDtypeStruct(shape, dtype, sharding=as_sharding(device))

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from jaxnn.base import modes
-from jaxnn.base.checks import check_array, check_ndim, check_same_dtype, fail
+from jaxnn.base.checks import as_int, check_array, check_ndim, check_same_dtype, fail
 from jaxnn.base.dtypes import is_floating
 from jaxnn.functional import _convolution_primitive
 from jaxnn.functional._convolution_geometry import Geometry
@@ -30,8 +30,7 @@ def check_operands(
         check_same_dtype(function, **given)
     if input.dtype == np.bool_:
         fail(NotImplementedError, function, "input", "numbers, not bools", input)
-    if isinstance(groups, bool) or not isinstance(groups, (int, np.integer)):
-        fail(TypeError, function, "groups", "an int", groups)
+    groups = as_int(function, "groups", groups)
     if groups <= 0:
         fail(RuntimeError, function, "groups", "a positive int", groups)
     rows, columns = weight.shape[:2]

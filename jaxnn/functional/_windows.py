@@ -126,7 +126,7 @@ def make_windows(
     check_array(function, input=input)
     check_ndim(function, "input", input, (spatial + 1, spatial + 2))
     kernel = spatial_sizes(function, "kernel_size", kernel_size, spatial, 1)
-    given = stride is not None and stride != () and stride != []
+    given = bool(stride) if isinstance(stride, (tuple, list)) else stride is not None
     move = spatial_sizes(function, "stride", stride if given else kernel, spatial, 1)
     pads = spatial_sizes(function, "padding", padding, spatial, 0)
     step = spatial_sizes(function, "dilation", dilation, spatial, 1)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from jaxnn.base.checks import check_array, check_same_dtype, fail, warn_caller
+from jaxnn.base.checks import as_ints, check_array, check_same_dtype, fail, warn_caller
 from jaxnn.base.dtypes import as_array, compute_dtype, is_floating
 from jaxnn.base.op import op
 from jaxnn.core import random
@@ -134,6 +134,7 @@ def multi_head_attention_forward(
     Follows ``torch.nn.functional.multi_head_attention_forward``.
     """
     check_array(_NAME, query=query, key=key, value=value)
+    num_heads, embed_dim = as_ints(_NAME, num_heads=num_heads, embed_dim_to_check=embed_dim_to_check)
     arrays = MultiHeadArrays(
         query,
         None if key is query else key,
@@ -154,7 +155,7 @@ def multi_head_attention_forward(
     options = MultiHeadOptions(
         num_heads, False, add_zero_attn, dropout_p if training else 0.0, need_weights, average_attn_weights, is_causal
     )
-    return multi_head_attention(arrays, options, embed_dim_to_check)
+    return multi_head_attention(arrays, options, embed_dim)
 
 
 def multi_head_attention(arrays: MultiHeadArrays, options: MultiHeadOptions, embed_dim: int) -> tuple[Any, Any]:

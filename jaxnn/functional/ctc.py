@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxnn.base.checks import check_array, concrete, fail
+from jaxnn.base.checks import as_int, check_array, concrete, fail, ints_of
 from jaxnn.base.dtypes import as_array, compute_dtype, describe, is_floating, is_integer
 from jaxnn.functional._loss import REDUCTIONS, check_reduction, loss_op, reduce_loss, resolve
 
@@ -172,7 +172,7 @@ def _ctc_loss(
 def _lengths(argument: str, lengths: Any, batch: int) -> jax.Array:
     """Lengths (N) as int32, from an array, a tuple or a list."""
     if isinstance(lengths, (tuple, list)):
-        lengths = jnp.asarray(lengths, jnp.int32)
+        lengths = jnp.asarray(ints_of(_NAME, argument, lengths), jnp.int32)
     lengths = as_array(lengths, f"{_NAME}: {argument}")
     if not is_integer(lengths.dtype):
         fail(RuntimeError, _NAME, argument, "integers", lengths)
@@ -253,6 +253,7 @@ def ctc_loss(
     log_probs = log_probs if batched else log_probs[:, None]
     if not log_probs.size:
         fail(RuntimeError, _NAME, "log_probs", "at least one time, sequence and class", log_probs)
+    blank = as_int(_NAME, "blank", blank)
     if not 0 <= blank < log_probs.shape[2]:
         fail(RuntimeError, _NAME, "blank", f"a class from 0 to {log_probs.shape[2] - 1}", str(blank))
     batch = log_probs.shape[1]

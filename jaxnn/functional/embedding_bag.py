@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxnn.base.checks import check_array, check_same_dtype, concrete, fail, warn_caller
+from jaxnn.base.checks import as_int, check_array, check_same_dtype, concrete, fail, warn_caller
 from jaxnn.base.dtypes import compute_dtype, is_floating, is_integer
 from jaxnn.base.op import op
 from jaxnn.functional.sparse import renormalize, take_rows
@@ -203,6 +203,7 @@ def embedding_bag(
     if is_integer(weight.dtype) and is_floating(input.dtype):
         warn_caller("embedding_bag: (weight, input) is a deprecated order of arguments: write (input, weight)")
         input, weight = weight, input
+    padding_idx = None if padding_idx is None else as_int(_NAME, "padding_idx", padding_idx)
     call = _Call(
         input, weight, offsets, scale_grad_by_freq, mode, sparse, per_sample_weights, include_last_offset, padding_idx
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,12 +12,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Num
 
-from jaxnn.base.checks import check_array, fail, warn_caller
+from jaxnn.base.checks import as_int, check_array, fail, warn_caller
 from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
 from jaxnn.functional import pooling_adaptive
 
-Size = int | Sequence[int] | None
 Scale = float | Sequence[float] | None
 
 # Which ranks each mode takes: spatial dimensions.
@@ -273,10 +271,7 @@ def _target(
     if size is None:
         target, scales = _multiply(input, _each(input, "scale_factor", scale_factor))
         return target, (None,) * len(target) if recompute_scale_factor or mode == "area" else scales
-    try:
-        target = tuple(operator.index(wanted) for wanted in _each(input, "size", size))
-    except TypeError:
-        fail(TypeError, "interpolate", "size", "an int or a tuple of ints", size)
+    target = tuple(as_int("interpolate", "size", wanted) for wanted in _each(input, "size", size))
     if recompute_scale_factor:
         fail(ValueError, "interpolate", "recompute_scale_factor", "None or False where size is given", "True")
     return target, (None,) * len(target)
@@ -333,7 +328,7 @@ def _check(
 @op(check=_check, autocast="float32")
 def interpolate(
     input: Num[Array, "batch channels *spatial"],
-    size: Size = None,
+    size: int | Sequence[int] | None = None,
     scale_factor: Scale = None,
     mode: str = "nearest",
     align_corners: bool | None = None,
@@ -389,7 +384,7 @@ def interpolate(
 
 def upsample(
     input: Num[Array, "batch channels *spatial"],
-    size: Size = None,
+    size: int | Sequence[int] | None = None,
     scale_factor: Scale = None,
     mode: str = "nearest",
     align_corners: bool | None = None,
@@ -400,7 +395,7 @@ def upsample(
 
 
 def upsample_nearest(
-    input: Num[Array, "batch channels *spatial"], size: Size = None, scale_factor: Scale = None
+    input: Num[Array, "batch channels *spatial"], size: int | Sequence[int] | None = None, scale_factor: Scale = None
 ) -> Num[Array, "batch channels *resized"]:
     """Deprecated: :func:`interpolate` in mode "nearest". Warns. Follows ``torch.nn.functional.upsample_nearest``."""
     warn_caller("upsample_nearest is deprecated: call interpolate")
@@ -408,7 +403,9 @@ def upsample_nearest(
 
 
 def upsample_bilinear(
-    input: Num[Array, "batch channels height width"], size: Size = None, scale_factor: Scale = None
+    input: Num[Array, "batch channels height width"],
+    size: int | Sequence[int] | None = None,
+    scale_factor: Scale = None,
 ) -> Num[Array, "batch channels out_height out_width"]:
     """Deprecated: :func:`interpolate` in mode "bilinear" with corners aligned.
 

@@ -52,7 +52,7 @@ def _check_multi_margin(function: str, given: Any) -> None:
 def multi_margin_loss(
     input: Float[Array, "*N C"],
     target: Int[Array, "*N"],
-    p: int = 1,
+    p: float = 1,
     margin: float = 1.0,
     weight: Float[Array, " C"] | None = None,
     size_average: bool | None = None,

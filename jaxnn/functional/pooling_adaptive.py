@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,25 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from jaxnn.base.checks import check_array, check_ndim, fail
+from jaxnn.base.checks import Sizes, check_array, check_ndim, fail, ints_of
 from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
 from jaxnn.functional._windows import Windows, grid, pick_max, window_argmax, window_max, window_sum
 
-Target = int | None | Sequence[int | None]
-
 
 def _target(function: str, spatial: int, input: Any, output_size: Any) -> tuple[int, ...]:
-    """`output_size` in full: None keeps the input's size, one int stands for all dimensions."""
+    """`output_size` in full: None in a tuple keeps the input's size, one int stands for all dimensions."""
     given = tuple(output_size) if isinstance(output_size, (list, tuple)) else (output_size,) * spatial
     if len(given) != spatial:
         fail(RuntimeError, function, "output_size", f"one int or {spatial} ints", f"{len(given)}: {given}")
-    sizes = []
-    for wanted, size in zip(given, input.shape[-spatial:]):
-        try:
-            sizes.append(size if wanted is None else operator.index(wanted))
-        except TypeError:
-            fail(TypeError, function, "output_size", "ints or None", output_size)
+    if output_size is None or (spatial == 1 and None in given):
+        remedy = f"({', '.join(['None'] * spatial)}) keeps the size" if spatial > 1 else ""
+        fail(TypeError, function, "output_size", "ints", "None", remedy)
+    asked = ints_of(function, "output_size", given, (type(None),))
+    sizes = [size if wanted is None else wanted for wanted, size in zip(asked, input.shape[-spatial:])]
     if min(sizes) < 0:
         fail(RuntimeError, function, "output_size", "numbers from 0 up", f"{tuple(sizes)}")
     return tuple(sizes)
@@ -66,7 +62,7 @@ def _ranges(length: int, wanted: int) -> np.ndarray[Any, Any]:
     return np.where(start[:, None] + taps < end[:, None], start[:, None] + taps, -1)
 
 
-def _avg(spatial: int, input: jax.Array, output_size: Target) -> jax.Array:
+def _avg(spatial: int, input: jax.Array, output_size: Sizes | None) -> jax.Array:
     target = _target(f"adaptive_avg_pool{spatial}d", spatial, input, output_size)
     size = input.shape[-spatial:]
     result = input.astype(compute_dtype(input.dtype))
@@ -88,7 +84,7 @@ def _avg(spatial: int, input: jax.Array, output_size: Target) -> jax.Array:
     return result.astype(input.dtype)
 
 
-def _max(spatial: int, input: jax.Array, output_size: Target, return_indices: bool) -> Any:
+def _max(spatial: int, input: jax.Array, output_size: Sizes | None, return_indices: bool) -> Any:
     target = _target(f"adaptive_max_pool{spatial}d", spatial, input, output_size)
     size = input.shape[-spatial:]
     windows = _even(size, target)
@@ -101,7 +97,9 @@ def _max(spatial: int, input: jax.Array, output_size: Target, return_indices: bo
 
 
 @op(check=functools.partial(_check, "avg", 1))
-def adaptive_avg_pool1d(input: Float[Array, "*batch channels length"], output_size: Target) -> Float[Array, "..."]:
+def adaptive_avg_pool1d(
+    input: Float[Array, "*batch channels length"], output_size: Sizes | None
+) -> Float[Array, "..."]:
     """Average of `output_size` windows over a sequence; see :func:`adaptive_avg_pool2d`.
 
     Shape:
@@ -119,7 +117,7 @@ def adaptive_avg_pool1d(input: Float[Array, "*batch channels length"], output_si
 
 @op(check=functools.partial(_check, "avg", 2))
 def adaptive_avg_pool2d(
-    input: Float[Array, "*batch channels height width"], output_size: Target
+    input: Float[Array, "*batch channels height width"], output_size: Sizes | None
 ) -> Float[Array, "..."]:
     """Average of windows that divide an image into `output_size` parts.
 
@@ -127,7 +125,7 @@ def adaptive_avg_pool2d(
 
     Args:
         input: (N, C, H, W), or (C, H, W) without a batch.
-        output_size: (H_out, W_out), or one number for both; None keeps the input's size.
+        output_size: (H_out, W_out), or one number for both; None in the tuple keeps the input's size.
 
     Shape:
         (N, C, H, W) to (N, C, H_out, W_out).
@@ -147,7 +145,7 @@ def adaptive_avg_pool2d(
 
 @op(check=functools.partial(_check, "avg", 3))
 def adaptive_avg_pool3d(
-    input: Float[Array, "*batch channels depth height width"], output_size: Target
+    input: Float[Array, "*batch channels depth height width"], output_size: Sizes | None
 ) -> Float[Array, "..."]:
     """Average of windows that divide a volume into `output_size` parts; see :func:`adaptive_avg_pool2d`.
 
@@ -166,7 +164,7 @@ def adaptive_avg_pool3d(
 
 @op(check=functools.partial(_check, "max", 1))
 def adaptive_max_pool1d(
-    input: Float[Array, "*batch channels length"], output_size: Target, return_indices: bool = False
+    input: Float[Array, "*batch channels length"], output_size: Sizes | None, return_indices: bool = False
 ) -> Any:
     """Largest value of `output_size` windows over a sequence; see :func:`adaptive_max_pool2d`.
 
@@ -185,13 +183,13 @@ def adaptive_max_pool1d(
 
 @op(check=functools.partial(_check, "max", 2))
 def adaptive_max_pool2d(
-    input: Float[Array, "*batch channels height width"], output_size: Target, return_indices: bool = False
+    input: Float[Array, "*batch channels height width"], output_size: Sizes | None, return_indices: bool = False
 ) -> Any:
     """Largest value of windows that divide an image into `output_size` parts, as in :func:`adaptive_avg_pool2d`.
 
     Args:
         input: (N, C, H, W), or (C, H, W) without a batch.
-        output_size: (H_out, W_out), or one number for both; None keeps the input's size.
+        output_size: (H_out, W_out), or one number for both; None in the tuple keeps the input's size.
         return_indices: give also where each value was, in the flattened plane; False by default.
 
     Shape:
@@ -215,7 +213,7 @@ def adaptive_max_pool2d(
 
 @op(check=functools.partial(_check, "max", 3))
 def adaptive_max_pool3d(
-    input: Float[Array, "*batch channels depth height width"], output_size: Target, return_indices: bool = False
+    input: Float[Array, "*batch channels depth height width"], output_size: Sizes | None, return_indices: bool = False
 ) -> Any:
     """Largest value of windows that divide a volume into `output_size` parts; see :func:`adaptive_max_pool2d`.
 
@@ -233,21 +231,21 @@ def adaptive_max_pool3d(
 
 
 def adaptive_max_pool1d_with_indices(
-    input: Float[Array, "*batch channels length"], output_size: Target, return_indices: bool = False
+    input: Float[Array, "*batch channels length"], output_size: Sizes | None, return_indices: bool = False
 ) -> tuple[Num[Array, "..."], Int[Array, "..."]]:
     """:func:`adaptive_max_pool1d` with the indices, whatever `return_indices` says."""
     return adaptive_max_pool1d(input, output_size, True)
 
 
 def adaptive_max_pool2d_with_indices(
-    input: Float[Array, "*batch channels height width"], output_size: Target, return_indices: bool = False
+    input: Float[Array, "*batch channels height width"], output_size: Sizes | None, return_indices: bool = False
 ) -> tuple[Num[Array, "..."], Int[Array, "..."]]:
     """:func:`adaptive_max_pool2d` with the indices, whatever `return_indices` says."""
     return adaptive_max_pool2d(input, output_size, True)
 
 
 def adaptive_max_pool3d_with_indices(
-    input: Float[Array, "*batch channels depth height width"], output_size: Target, return_indices: bool = False
+    input: Float[Array, "*batch channels depth height width"], output_size: Sizes | None, return_indices: bool = False
 ) -> tuple[Num[Array, "..."], Int[Array, "..."]]:
     """:func:`adaptive_max_pool3d` with the indices, whatever `return_indices` says."""
     return adaptive_max_pool3d(input, output_size, True)

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Num
 
-from jaxnn.base.checks import fail, warn_caller
+from jaxnn.base.checks import as_int, fail, warn_caller
 from jaxnn.base.dtypes import check_dtype, compute_dtype, is_floating
 from jaxnn.base.op import op
 from jaxnn.core import random
@@ -221,8 +221,9 @@ def gumbel_softmax(
     Follows ``torch.nn.functional.gumbel_softmax``; "Categorical Reparameterization with Gumbel-Softmax" (2017).
     """
     check_takes("gumbel_softmax", "logits", logits, "floating")
+    dim = as_int("gumbel_softmax", "dim", dim)
     check_dim("gumbel_softmax", dim, logits.ndim)
     if eps != 1e-10:
         warn_caller("gumbel_softmax: eps is deprecated and has no effect")
     key = random.next_key() if key is None else key
-    return _gumbel(logits, key, tau, bool(hard), int(dim))
+    return _gumbel(logits, key, tau, bool(hard), dim)

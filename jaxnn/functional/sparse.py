@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxnn.base.checks import check_array, check_indices, concrete, fail
+from jaxnn.base.checks import as_int, check_array, check_indices, concrete, fail
 from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
 from jaxnn.core.parameter import update_owner
@@ -183,6 +183,7 @@ def one_hot(tensor: Int[Array, "*shape"], num_classes: int = -1) -> Int[Array, "
     Follows ``torch.nn.functional.one_hot``.
     """
     check_index_dtype("one_hot", "tensor", tensor)
+    num_classes = as_int("one_hot", "num_classes", num_classes)
     known = concrete(tensor)
     if not tensor.size and num_classes <= 0:
         fail(RuntimeError, "one_hot", "num_classes", "a positive number for an empty tensor", str(num_classes))

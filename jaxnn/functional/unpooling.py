@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -99,7 +100,7 @@ def max_unpool1d(
     kernel_size: Sizes,
     stride: Sizes | None = None,
     padding: Sizes = 0,
-    output_size: Any = None,
+    output_size: Sequence[int] | None = None,
 ) -> Num[Array, "*batch channels out_length"]:
     """Put back what :func:`max_pool1d` took; the arguments are those of :func:`max_unpool2d`.
 
@@ -124,7 +125,7 @@ def max_unpool2d(
     kernel_size: Sizes,
     stride: Sizes | None = None,
     padding: Sizes = 0,
-    output_size: Any = None,
+    output_size: Sequence[int] | None = None,
 ) -> Num[Array, "*batch channels out_height out_width"]:
     """Put the values of max pooling back where they were, zeros everywhere else.
 
@@ -159,7 +160,7 @@ def max_unpool3d(
     kernel_size: Sizes,
     stride: Sizes | None = None,
     padding: Sizes = 0,
-    output_size: Any = None,
+    output_size: Sequence[int] | None = None,
 ) -> Num[Array, "*batch channels out_depth out_height out_width"]:
     """Put back what :func:`max_pool3d` took; the arguments are those of :func:`max_unpool2d`.
 

@@ -11,7 +11,7 @@ import jax
 
 import jaxnn.functional as F
 from jaxnn import init as initializers
-from jaxnn.base.checks import fail, warn_caller
+from jaxnn.base.checks import as_int, fail, warn_caller
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, empty
 from jaxnn.modules.softmax import LogSoftmax as LogSoftmax
@@ -447,7 +447,7 @@ class PReLU(Module):
 
     def __init__(self, num_parameters: int = 1, init: float = 0.25, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
-        self.num_parameters = num_parameters
+        self.num_parameters = num_parameters = as_int("PReLU", "num_parameters", num_parameters)
         self.init = init
         self.weight = Parameter(empty(num_parameters, dtype=dtype, device=device))
         self.reset_parameters()

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import as_ints, fail, ints_of
 from jaxnn.core.module import Module
 from jaxnn.functional.adaptive_softmax import (
     adaptive_log_prob,
@@ -72,15 +72,17 @@ class AdaptiveLogSoftmaxWithLoss(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        name = type(self).__name__
+        in_features, n_classes = as_ints(name, in_features=in_features, n_classes=n_classes)
         cutoffs = list(cutoffs)
         ordered = all(low < high for low, high in zip(cutoffs, cutoffs[1:]))
         whole = all(int(cutoff) == cutoff for cutoff in cutoffs)
         if not cutoffs or not ordered or not whole or cutoffs[0] <= 0 or cutoffs[-1] > n_classes - 1:
             wanted = f"a sequence of increasing integers from 1 to {n_classes - 1}"
-            fail(ValueError, type(self).__name__, "cutoffs", wanted, str(cutoffs))
+            fail(ValueError, name, "cutoffs", wanted, str(cutoffs))
         self.in_features = in_features
         self.n_classes = n_classes
-        self.cutoffs = [*cutoffs, n_classes]
+        self.cutoffs = [*ints_of(name, "cutoffs", cutoffs), n_classes]
         self.div_value = div_value
         self.head_bias = head_bias
         self.shortlist_size = self.cutoffs[0]

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from jaxnn import init
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import as_ints, fail
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, empty
 from jaxnn.functional.attention_multihead import MultiHeadArrays, MultiHeadOptions, canonical_mask, multi_head_attention
@@ -80,20 +80,22 @@ class MultiheadAttention(Module):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        embed_dim, num_heads = as_ints("MultiheadAttention", embed_dim=embed_dim, num_heads=num_heads)
         for name, size in (("embed_dim", embed_dim), ("num_heads", num_heads)):
             if size <= 0:
                 fail(ValueError, "MultiheadAttention", name, "a number greater than 0", size)
         super().__init__()
-        self.embed_dim = embed_dim
-        self.kdim = kdim if kdim is not None else embed_dim
-        self.vdim = vdim if vdim is not None else embed_dim
-        self._qkv_same_embed_dim = self.kdim == embed_dim and self.vdim == embed_dim
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.batch_first = batch_first
         self.head_dim = embed_dim // num_heads
         if self.head_dim * num_heads != embed_dim:
             fail(AssertionError, "MultiheadAttention", "num_heads", f"a divisor of embed_dim {embed_dim}", num_heads)
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.kdim, self.vdim = as_ints(
+            "MultiheadAttention", kdim=embed_dim if kdim is None else kdim, vdim=embed_dim if vdim is None else vdim
+        )
+        self._qkv_same_embed_dim = self.kdim == embed_dim and self.vdim == embed_dim
+        self.dropout = dropout
+        self.batch_first = batch_first
 
         def parameter(*shape: int) -> Parameter:
             return Parameter(empty(shape, dtype=dtype, device=device))

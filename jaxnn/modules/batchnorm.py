@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import _compat, init
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import as_int, fail
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Buffer, Parameter, as_sharding, empty
 from jaxnn.functional.normalization_batch import batch_norm_over
@@ -44,7 +44,7 @@ class _NormBase(Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.num_features = num_features
+        self.num_features = num_features = as_int(type(self).__name__, "num_features", num_features)
         self.eps = eps
         self.momentum = momentum
         self.affine = affine

@@ -10,7 +10,7 @@ import jax
 
 import jaxnn.functional as F
 from jaxnn import init
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import as_ints, fail, ints_of
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, empty
 from jaxnn.functional.conv import same_padding
@@ -72,6 +72,10 @@ class _ConvNd(Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
+        # torch: a fraction is a ValueError in some of these, since it is looked at as a multiple of groups first.
+        in_channels, out_channels, groups = as_ints(
+            name, in_channels=in_channels, out_channels=out_channels, groups=groups
+        )
         if groups <= 0:
             fail(ValueError, name, "groups", "a positive int", groups)
         for argument, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
@@ -86,12 +90,12 @@ class _ConvNd(Module):
             fail(ValueError, name, "padding_mode", f"one of {_PADDING_MODES}", repr(padding_mode))
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = kernel_size
-        self.stride = stride
-        self.padding = padding
-        self.dilation = dilation
+        self.kernel_size = kernel_size = ints_of(name, "kernel_size", kernel_size)
+        self.stride = ints_of(name, "stride", stride)
+        self.padding = padding = ints_of(name, "padding", padding, (str,))
+        self.dilation = dilation = ints_of(name, "dilation", dilation)
         self.transposed = transposed
-        self.output_padding = output_padding
+        self.output_padding = ints_of(name, "output_padding", output_padding)
         self.groups = groups
         self.padding_mode = padding_mode
         # As F.pad takes it: the last dimension first, before and after.

@@ -9,7 +9,7 @@ import jax
 
 import jaxnn.functional as F
 from jaxnn import init
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import as_ints, fail
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, empty
 
@@ -65,6 +65,8 @@ class Linear(Module):
         self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None
     ) -> None:
         super().__init__()
+        name = type(self).__name__
+        in_features, out_features = as_ints(name, in_features=in_features, out_features=out_features)
         self.in_features = in_features
         self.out_features = out_features
         self.weight = Parameter(empty((out_features, in_features), dtype=dtype, device=device))
@@ -136,9 +138,9 @@ class Bilinear(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        self.in1_features = in1_features
-        self.in2_features = in2_features
-        self.out_features = out_features
+        self.in1_features, self.in2_features, self.out_features = in1_features, in2_features, out_features = as_ints(
+            "Bilinear", in1_features=in1_features, in2_features=in2_features, out_features=out_features
+        )
         self.weight = Parameter(empty((out_features, in1_features, in2_features), dtype=dtype, device=device))
         if bias:
             self.bias = Parameter(empty(out_features, dtype=dtype, device=device))

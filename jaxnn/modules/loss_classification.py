@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxnn.base.checks import fail, warn_caller
+from jaxnn.base.checks import as_ints, fail, ints_of, warn_caller
 from jaxnn.functional import loss as F
 from jaxnn.functional.linear_cross_entropy import LinearCrossEntropyOptions
 from jaxnn.modules._loss import _Loss, _WeightedLoss
@@ -263,6 +263,8 @@ class LinearCrossEntropyLoss(_WeightedLoss):
         options: LinearCrossEntropyOptions | None = None,
     ) -> None:
         where = type(self).__name__
+        in_features, num_classes = as_ints(where, in_features=in_features, num_classes=num_classes)
+        out_features = tuple(ints_of(where, "out_features", out_features))
         if weight is not None and weight.shape != (num_classes,):
             fail(RuntimeError, where, "weight", f"one weight for each of the {num_classes} classes", weight)
         if not 0 <= label_smoothing <= 1:

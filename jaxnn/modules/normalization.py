@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 import jaxnn.functional.normalization as F
 from jaxnn import init
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import as_ints, fail, ints_of
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, empty
 from jaxnn.functional.normalization_local import cross_map_lrn2d, local_response_norm
@@ -89,9 +88,8 @@ class _ShapeNorm(Module):
     def _set_up(
         self, normalized_shape: Any, eps: float | None, elementwise_affine: bool, device: Any, dtype: Any
     ) -> None:
-        if isinstance(normalized_shape, (int, np.integer)):
-            normalized_shape = (int(normalized_shape),)
-        self.normalized_shape = tuple(normalized_shape)
+        sizes = ints_of(type(self).__name__, "normalized_shape", normalized_shape)
+        self.normalized_shape = (sizes,) if isinstance(sizes, int) else tuple(sizes)
         self.eps = eps
         self.elementwise_affine = elementwise_affine
         box = Parameter(empty(self.normalized_shape, dtype=dtype, device=device)) if elementwise_affine else None
@@ -246,6 +244,7 @@ class GroupNorm(Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
+        num_groups, num_channels = as_ints("GroupNorm", num_groups=num_groups, num_channels=num_channels)
         if num_channels % num_groups != 0:
             fail(ValueError, "GroupNorm", "num_channels", f"a multiple of num_groups={num_groups}", num_channels)
         self.num_groups = num_groups

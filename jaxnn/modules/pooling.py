@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxnn import functional as F
-from jaxnn.base.checks import Sizes
+from jaxnn.base.checks import Sizes, ints_of
 from jaxnn.core.module import Module
-from jaxnn.functional.pooling_adaptive import Target
 
 
 def _each(value: Any, spatial: int) -> Any:
@@ -246,12 +245,13 @@ class _FractionalMaxPool(Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        if self._spatial == 3 and min(_each(kernel_size, 3)) <= 0:
+        self.kernel_size = _each(ints_of(name, "kernel_size", kernel_size), self._spatial)
+        if self._spatial == 3 and min(self.kernel_size) <= 0:
             raise ValueError(f"{name}: kernel_size: expected numbers from 1 up, got {kernel_size}")
-        self.kernel_size = _each(kernel_size, self._spatial)
         self.return_indices = return_indices
         self.register_buffer("_random_samples", _random_samples)
-        self.output_size = None if output_size is None else _each(output_size, self._spatial)
+        sizes = ints_of(name, "output_size", output_size, (type(None),))
+        self.output_size = None if sizes is None else _each(sizes, self._spatial)
         self.output_ratio = None if output_ratio is None else _each(output_ratio, self._spatial)
         if (output_size is None) == (output_ratio is None):
             given = "neither" if output_size is None else "both"
@@ -353,7 +353,7 @@ class LPPool3d(_LPPool):
 class _AdaptivePool(Module):
     _function: str
 
-    def __init__(self, output_size: Target) -> None:
+    def __init__(self, output_size: Sizes | None) -> None:
         super().__init__()
         self.output_size = output_size
 
@@ -392,7 +392,7 @@ class AdaptiveAvgPool3d(_AdaptivePool):
 
 
 class _AdaptiveMaxPool(_AdaptivePool):
-    def __init__(self, output_size: Target, return_indices: bool = False) -> None:
+    def __init__(self, output_size: Sizes | None, return_indices: bool = False) -> None:
         super().__init__(output_size)
         self.return_indices = return_indices
 

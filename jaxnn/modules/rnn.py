@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxnn import init
 from jaxnn.base.autocast import is_autocast_enabled
-from jaxnn.base.checks import check_array, fail, warn_caller
+from jaxnn.base.checks import as_ints, check_array, fail, warn_caller
 from jaxnn.base.dtypes import as_array
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, empty
@@ -93,9 +93,12 @@ class RNNBase(Module):
     ) -> None:
         super().__init__()
         self.mode = mode
+        name = type(self).__name__
+        input_size, hidden_size, self.num_layers, proj_size = as_ints(
+            name, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, proj_size=proj_size
+        )
         self.input_size = input_size
         self.hidden_size = hidden_size
-        self.num_layers = num_layers
         self.bias = bias
         self.batch_first = batch_first
         self.dropout = float(dropout)
@@ -126,9 +129,9 @@ class RNNBase(Module):
                 f"{name}: dropout: {dropout} does nothing with num_layers=1, because dropout follows every layer "
                 "but the last"
             )
-        for argument, kind in (("bias", bool), ("batch_first", bool), ("input_size", int), ("hidden_size", int)):
-            if not isinstance(getattr(self, argument), kind):
-                fail(TypeError, name, argument, f"a value of type {kind.__name__}", getattr(self, argument))
+        for argument in ("bias", "batch_first"):
+            if not isinstance(getattr(self, argument), bool):
+                fail(TypeError, name, argument, "a value of type bool", getattr(self, argument))
         for argument in ("input_size", "hidden_size", "num_layers"):
             if getattr(self, argument) <= 0:
                 fail(ValueError, name, argument, "a number above 0", str(getattr(self, argument)))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import init
-from jaxnn.base.checks import check_array, fail
+from jaxnn.base.checks import as_ints, check_array, fail
 from jaxnn.base.dtypes import as_array
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, empty
@@ -42,8 +42,9 @@ class RNNCellBase(Module):
         self, input_size: int, hidden_size: int, bias: bool, num_chunks: int, device: Any = None, dtype: Any = None
     ) -> None:
         super().__init__()
-        self.input_size = input_size
-        self.hidden_size = hidden_size
+        self.input_size, self.hidden_size = input_size, hidden_size = as_ints(
+            type(self).__name__, input_size=input_size, hidden_size=hidden_size
+        )
         self.bias = bias
         rows = num_chunks * hidden_size
         for argument, size in (("input_size", input_size), ("hidden_size", hidden_size)):

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from jaxnn import init
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import as_int, as_ints, fail
 from jaxnn.base.dtypes import describe
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, empty
@@ -25,12 +25,15 @@ class _Table(Module):
 
     def _padding_row(self, padding_idx: int | None) -> int | None:
         """`padding_idx` counted from the front (AssertionError out of range)."""
-        if padding_idx is None or padding_idx == 0:
-            return padding_idx
-        rows = self.num_embeddings
+        if padding_idx is None:
+            return None
+        name, rows = type(self).__name__, self.num_embeddings
+        padding_idx = as_int(name, "padding_idx", padding_idx)
+        if padding_idx == 0:  # also of a table without rows
+            return 0
         if not -rows <= padding_idx < rows:
             expected = f"a row from {-rows} to {rows - 1}"
-            fail(AssertionError, type(self).__name__, "padding_idx", expected, str(padding_idx))
+            fail(AssertionError, name, "padding_idx", expected, str(padding_idx))
         return padding_idx % rows
 
     def _make_weight(self, weight: Any, freeze: bool, device: Any, dtype: Any) -> None:
@@ -114,8 +117,9 @@ class Embedding(_Table):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        self.num_embeddings = num_embeddings
-        self.embedding_dim = embedding_dim
+        self.num_embeddings, self.embedding_dim = as_ints(
+            type(self).__name__, num_embeddings=num_embeddings, embedding_dim=embedding_dim
+        )
         self.padding_idx = self._padding_row(padding_idx)
         self.max_norm = max_norm
         self.norm_type = norm_type
@@ -230,8 +234,9 @@ class EmbeddingBag(_Table):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        self.num_embeddings = num_embeddings
-        self.embedding_dim = embedding_dim
+        self.num_embeddings, self.embedding_dim = as_ints(
+            type(self).__name__, num_embeddings=num_embeddings, embedding_dim=embedding_dim
+        )
         self.max_norm = max_norm
         self.norm_type = norm_type
         self.scale_grad_by_freq = scale_grad_by_freq

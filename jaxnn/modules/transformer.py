@@ -11,7 +11,7 @@ import numpy as np
 
 import jaxnn.functional as F
 from jaxnn import init
-from jaxnn.base.checks import concrete, fail, warn_caller
+from jaxnn.base.checks import as_int, as_ints, concrete, fail, warn_caller
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import as_sharding
 from jaxnn.modules.container import ModuleList
@@ -74,6 +74,7 @@ class Transformer(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        d_model, nhead = as_ints("Transformer", d_model=d_model, nhead=nhead)
         options = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first, norm_first, bias)
         place = {"device": device, "dtype": dtype}
         if custom_encoder is not None:
@@ -204,8 +205,8 @@ class TransformerEncoder(Module):
         mask_check: bool = True,
     ) -> None:
         super().__init__()
-        self.layers = _get_clones(encoder_layer, num_layers)
-        self.num_layers = num_layers
+        self.num_layers = as_int(type(self).__name__, "num_layers", num_layers)
+        self.layers = _get_clones(encoder_layer, self.num_layers)
         self.norm = norm
         self.enable_nested_tensor = enable_nested_tensor
         self.use_nested_tensor = enable_nested_tensor
@@ -259,8 +260,8 @@ class TransformerDecoder(Module):
 
     def __init__(self, decoder_layer: TransformerDecoderLayer, num_layers: int, norm: Module | None = None) -> None:
         super().__init__()
-        self.layers = _get_clones(decoder_layer, num_layers)
-        self.num_layers = num_layers
+        self.num_layers = as_int(type(self).__name__, "num_layers", num_layers)
+        self.layers = _get_clones(decoder_layer, self.num_layers)
         self.norm = norm
 
     def forward(

@@ -146,3 +146,10 @@ class TestAdaptive:
     def test_bad_cutoffs(self, cutoffs):
         with pytest.raises(ValueError, match="cutoffs"):
             AdaptiveLogSoftmaxWithLoss(8, 20, cutoffs)
+
+    def test_cutoffs_that_are_floats(self):
+        """In torch a TypeError as well."""
+        for cutoffs in ([5.0, 10.0], [5, np.float64(10)]):
+            with pytest.raises(TypeError, match="AdaptiveLogSoftmaxWithLoss: cutoffs: expected an int, got"):
+                AdaptiveLogSoftmaxWithLoss(16, 20, cutoffs)
+        assert AdaptiveLogSoftmaxWithLoss(16, 20, [np.int64(5), 10]).cutoffs == [5, 10, 20]
