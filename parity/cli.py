@@ -59,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     hunt.add_arguments(
         commands.add_parser("hunt", help="random programs in child processes: none may die, hang or be wrong")
     )
+    names = commands.add_parser("names", help="every public name by path, from the record of PyTorch's")
+    names.add_argument("--record", action="store_true", help="write the record from the PyTorch that is installed")
     return parser
 
 
@@ -137,6 +139,12 @@ def _api(arguments: argparse.Namespace) -> int:
 
 def _hunt(arguments: argparse.Namespace) -> int:
     return hunt.main(arguments)
+
+
+def _names(arguments: argparse.Namespace) -> int:
+    from parity import names
+
+    return names.main(arguments.record)
 
 
 def _finish(results: list[Any], options: Options, arguments: argparse.Namespace, seconds: float) -> int:

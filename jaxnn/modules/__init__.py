@@ -2,6 +2,8 @@
 
 # container
 # loss
+# upsampling
+from jaxnn.core.module import Module as Module
 from jaxnn.functional.linear_cross_entropy import LinearCrossEntropyOptions as LinearCrossEntropyOptions
 
 # activation
@@ -44,6 +46,12 @@ from jaxnn.modules.attention import MultiheadAttention as MultiheadAttention
 from jaxnn.modules.batchnorm import BatchNorm1d as BatchNorm1d
 from jaxnn.modules.batchnorm import BatchNorm2d as BatchNorm2d
 from jaxnn.modules.batchnorm import BatchNorm3d as BatchNorm3d
+
+# linear
+# lazy
+from jaxnn.modules.batchnorm import LazyBatchNorm1d as LazyBatchNorm1d
+from jaxnn.modules.batchnorm import LazyBatchNorm2d as LazyBatchNorm2d
+from jaxnn.modules.batchnorm import LazyBatchNorm3d as LazyBatchNorm3d
 from jaxnn.modules.batchnorm import SyncBatchNorm as SyncBatchNorm
 from jaxnn.modules.channelshuffle import ChannelShuffle as ChannelShuffle
 from jaxnn.modules.container import Container as Container
@@ -61,6 +69,12 @@ from jaxnn.modules.conv import Conv3d as Conv3d
 from jaxnn.modules.conv import ConvTranspose1d as ConvTranspose1d
 from jaxnn.modules.conv import ConvTranspose2d as ConvTranspose2d
 from jaxnn.modules.conv import ConvTranspose3d as ConvTranspose3d
+from jaxnn.modules.conv import LazyConv1d as LazyConv1d
+from jaxnn.modules.conv import LazyConv2d as LazyConv2d
+from jaxnn.modules.conv import LazyConv3d as LazyConv3d
+from jaxnn.modules.conv import LazyConvTranspose1d as LazyConvTranspose1d
+from jaxnn.modules.conv import LazyConvTranspose2d as LazyConvTranspose2d
+from jaxnn.modules.conv import LazyConvTranspose3d as LazyConvTranspose3d
 
 # distance
 from jaxnn.modules.distance import CosineSimilarity as CosineSimilarity
@@ -86,24 +100,12 @@ from jaxnn.modules.fold import Unfold as Unfold
 from jaxnn.modules.instancenorm import InstanceNorm1d as InstanceNorm1d
 from jaxnn.modules.instancenorm import InstanceNorm2d as InstanceNorm2d
 from jaxnn.modules.instancenorm import InstanceNorm3d as InstanceNorm3d
-
-# linear
-# lazy
-from jaxnn.modules.lazy import LazyBatchNorm1d as LazyBatchNorm1d
-from jaxnn.modules.lazy import LazyBatchNorm2d as LazyBatchNorm2d
-from jaxnn.modules.lazy import LazyBatchNorm3d as LazyBatchNorm3d
-from jaxnn.modules.lazy import LazyConv1d as LazyConv1d
-from jaxnn.modules.lazy import LazyConv2d as LazyConv2d
-from jaxnn.modules.lazy import LazyConv3d as LazyConv3d
-from jaxnn.modules.lazy import LazyConvTranspose1d as LazyConvTranspose1d
-from jaxnn.modules.lazy import LazyConvTranspose2d as LazyConvTranspose2d
-from jaxnn.modules.lazy import LazyConvTranspose3d as LazyConvTranspose3d
-from jaxnn.modules.lazy import LazyInstanceNorm1d as LazyInstanceNorm1d
-from jaxnn.modules.lazy import LazyInstanceNorm2d as LazyInstanceNorm2d
-from jaxnn.modules.lazy import LazyInstanceNorm3d as LazyInstanceNorm3d
-from jaxnn.modules.lazy import LazyLinear as LazyLinear
+from jaxnn.modules.instancenorm import LazyInstanceNorm1d as LazyInstanceNorm1d
+from jaxnn.modules.instancenorm import LazyInstanceNorm2d as LazyInstanceNorm2d
+from jaxnn.modules.instancenorm import LazyInstanceNorm3d as LazyInstanceNorm3d
 from jaxnn.modules.linear import Bilinear as Bilinear
 from jaxnn.modules.linear import Identity as Identity
+from jaxnn.modules.linear import LazyLinear as LazyLinear
 from jaxnn.modules.linear import Linear as Linear
 from jaxnn.modules.loss import BCELoss as BCELoss
 from jaxnn.modules.loss import BCEWithLogitsLoss as BCEWithLogitsLoss
@@ -198,4 +200,3 @@ from jaxnn.modules.transformer_layer import TransformerEncoderLayer as Transform
 from jaxnn.modules.upsampling import Upsample as Upsample
 from jaxnn.modules.upsampling import UpsamplingBilinear2d as UpsamplingBilinear2d
 from jaxnn.modules.upsampling import UpsamplingNearest2d as UpsamplingNearest2d
-# upsampling

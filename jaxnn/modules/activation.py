@@ -14,6 +14,7 @@ from jaxnn import init as initializers
 from jaxnn.base.checks import as_int, fail, warn_caller
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, empty
+from jaxnn.modules.attention import MultiheadAttention as MultiheadAttention
 from jaxnn.modules.softmax import LogSoftmax as LogSoftmax
 from jaxnn.modules.softmax import Softmax as Softmax
 from jaxnn.modules.softmax import Softmax2d as Softmax2d

@@ -13,6 +13,7 @@ from jaxnn.base.checks import as_int, fail
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Buffer, Parameter, as_sharding, empty
 from jaxnn.functional.normalization_batch import batch_norm_over
+from jaxnn.modules.lazy import _LazyLayer
 
 
 class _NormBase(Module):
@@ -302,3 +303,42 @@ class SyncBatchNorm(_BatchNorm):
         for name, child in module.named_children():
             result.add_module(name, cls.convert_sync_batchnorm(child, process_group))
         return result
+
+
+class _LazyNormBase(_LazyLayer, _NormBase):
+    size_name = "num_features"
+
+    def _infer_size(self, input: Any) -> int:
+        return input.shape[1]
+
+    def __init__(
+        self,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(0, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
+        self._make_lazy(eps, momentum, affine, track_running_stats, device=device, dtype=dtype, bias=bias)
+
+
+class LazyBatchNorm1d(_LazyNormBase, BatchNorm1d):
+    """A `BatchNorm1d` whose ``num_features`` comes from the first input. Follows ``torch.nn.LazyBatchNorm1d``."""
+
+    cls_to_become = BatchNorm1d
+
+
+class LazyBatchNorm2d(_LazyNormBase, BatchNorm2d):
+    """A `BatchNorm2d` whose ``num_features`` comes from the first input. Follows ``torch.nn.LazyBatchNorm2d``."""
+
+    cls_to_become = BatchNorm2d
+
+
+class LazyBatchNorm3d(_LazyNormBase, BatchNorm3d):
+    """A `BatchNorm3d` whose ``num_features`` comes from the first input. Follows ``torch.nn.LazyBatchNorm3d``."""
+
+    cls_to_become = BatchNorm3d

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,15 +14,12 @@ from jaxnn.base.checks import as_ints, fail, ints_of
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, empty
 from jaxnn.functional.conv import same_padding
+from jaxnn.modules.lazy import _LazyLayer
+from jaxnn.modules.utils import _ntuple
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-
-
-def _ntuple(value: Any, n: int) -> tuple[Any, ...]:
-    """`value` for each of `n` dimensions; what already holds one number a dimension is kept, of any length."""
-    return tuple(value) if isinstance(value, Iterable) else (value,) * n
 
 
 class _ConvNd(Module):
@@ -157,16 +154,16 @@ class _Conv(_ConvNd):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        n = self._spatial
+        each = _ntuple(self._spatial)
         super().__init__(
             in_channels,
             out_channels,
-            _ntuple(kernel_size, n),
-            _ntuple(stride, n),
-            padding if isinstance(padding, str) else _ntuple(padding, n),
-            _ntuple(dilation, n),
+            each(kernel_size),
+            each(stride),
+            padding if isinstance(padding, str) else each(padding),
+            each(dilation),
             False,
-            (0,) * n,
+            each(0),
             groups,
             bias,
             padding_mode,
@@ -280,16 +277,16 @@ class _ConvTransposeNd(_ConvNd):
     ) -> None:
         if padding_mode != "zeros":
             fail(ValueError, type(self).__name__, "padding_mode", "'zeros'", repr(padding_mode))
-        n = self._spatial
+        each = _ntuple(self._spatial)
         super().__init__(
             in_channels,
             out_channels,
-            _ntuple(kernel_size, n),
-            _ntuple(stride, n),
-            _ntuple(padding, n),
-            _ntuple(dilation, n),
+            each(kernel_size),
+            each(stride),
+            each(padding),
+            each(dilation),
             True,
-            _ntuple(output_padding, n),
+            each(output_padding),
             groups,
             bias,
             padding_mode,
@@ -412,3 +409,94 @@ class ConvTranspose3d(_ConvTransposeNd):
     """
 
     _spatial = 3
+
+
+class _LazyConvNd(_LazyLayer):
+    size_name = "in_channels"
+
+    def _infer_size(self, input: Any) -> int:
+        spatial = len(self.kernel_size)
+        if input.ndim not in (spatial + 1, spatial + 2):
+            raise RuntimeError(
+                f"Expected {spatial + 1}D (unbatched) or {spatial + 2}D (batched) input to {type(self).__name__}, but got "
+                f"input of size: {list(input.shape)}"
+            )
+        channels = input.shape[1] if input.ndim == spatial + 2 else input.shape[0]
+        if channels % self.groups != 0:
+            raise ValueError("in_channels must be divisible by groups")
+        return channels
+
+
+class _LazyConv(_LazyConvNd):
+    def __init__(
+        self,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        rest = (out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        super().__init__(0, *rest, device=device, dtype=dtype)
+        self._make_lazy(*rest, device=device, dtype=dtype)
+
+
+class LazyConv1d(_LazyConv, Conv1d):
+    """A `Conv1d` whose ``in_channels`` comes from the first input. Follows ``torch.nn.LazyConv1d``."""
+
+    cls_to_become = Conv1d
+
+
+class LazyConv2d(_LazyConv, Conv2d):
+    """A `Conv2d` whose ``in_channels`` comes from the first input. Follows ``torch.nn.LazyConv2d``."""
+
+    cls_to_become = Conv2d
+
+
+class LazyConv3d(_LazyConv, Conv3d):
+    """A `Conv3d` whose ``in_channels`` comes from the first input. Follows ``torch.nn.LazyConv3d``."""
+
+    cls_to_become = Conv3d
+
+
+class _LazyConvTranspose(_LazyConvNd):
+    def __init__(
+        self,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Any = 1,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        rest = (out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation, padding_mode)
+        super().__init__(0, *rest, device=device, dtype=dtype)
+        self._make_lazy(*rest, device=device, dtype=dtype)
+
+
+class LazyConvTranspose1d(_LazyConvTranspose, ConvTranspose1d):
+    """A `ConvTranspose1d` whose ``in_channels`` comes from the first input. Follows ``torch.nn.LazyConvTranspose1d``."""
+
+    cls_to_become = ConvTranspose1d
+
+
+class LazyConvTranspose2d(_LazyConvTranspose, ConvTranspose2d):
+    """A `ConvTranspose2d` whose ``in_channels`` comes from the first input. Follows ``torch.nn.LazyConvTranspose2d``."""
+
+    cls_to_become = ConvTranspose2d
+
+
+class LazyConvTranspose3d(_LazyConvTranspose, ConvTranspose3d):
+    """A `ConvTranspose3d` whose ``in_channels`` comes from the first input. Follows ``torch.nn.LazyConvTranspose3d``."""
+
+    cls_to_become = ConvTranspose3d

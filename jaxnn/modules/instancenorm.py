@@ -9,7 +9,7 @@ import jax
 
 from jaxnn.base.checks import fail
 from jaxnn.functional.normalization_batch import instance_norm
-from jaxnn.modules.batchnorm import _check_dim, _NormBase
+from jaxnn.modules.batchnorm import _check_dim, _LazyNormBase, _NormBase
 
 
 class _InstanceNorm(_NormBase):
@@ -131,3 +131,21 @@ class InstanceNorm3d(_InstanceNorm):
     """``InstanceNorm1d`` for volumes: (N, C, D, H, W) or (C, D, H, W). Follows ``torch.nn.InstanceNorm3d``."""
 
     _unbatched_ndim = 4
+
+
+class LazyInstanceNorm1d(_LazyNormBase, InstanceNorm1d):
+    """An `InstanceNorm1d` whose ``num_features`` comes from the first input. Follows ``torch.nn.LazyInstanceNorm1d``."""
+
+    cls_to_become = InstanceNorm1d
+
+
+class LazyInstanceNorm2d(_LazyNormBase, InstanceNorm2d):
+    """An `InstanceNorm2d` whose ``num_features`` comes from the first input. Follows ``torch.nn.LazyInstanceNorm2d``."""
+
+    cls_to_become = InstanceNorm2d
+
+
+class LazyInstanceNorm3d(_LazyNormBase, InstanceNorm3d):
+    """An `InstanceNorm3d` whose ``num_features`` comes from the first input. Follows ``torch.nn.LazyInstanceNorm3d``."""
+
+    cls_to_become = InstanceNorm3d

@@ -12,6 +12,7 @@ from jaxnn import init
 from jaxnn.base.checks import as_ints, fail
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, empty
+from jaxnn.modules.lazy import _LazyLayer
 
 
 class Identity(Module):
@@ -165,3 +166,17 @@ class Bilinear(Module):
             f"in1_features={self.in1_features}, in2_features={self.in2_features}, "
             f"out_features={self.out_features}, bias={self.bias is not None}"
         )
+
+
+class LazyLinear(_LazyLayer, Linear):
+    """A `Linear` whose ``in_features`` is the last size of the first input. Follows ``torch.nn.LazyLinear``."""
+
+    cls_to_become = Linear
+    size_name = "in_features"
+
+    def __init__(self, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None) -> None:
+        super().__init__(0, out_features, bias, device, dtype)
+        self._make_lazy(out_features, bias, device=device, dtype=dtype)
+
+    def _infer_size(self, input: Any) -> int:
+        return input.shape[-1]

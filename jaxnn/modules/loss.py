@@ -1,5 +1,7 @@
 """All losses of torch.nn under torch's own file name; each kind has its own file."""
 
+from jaxnn.modules._loss import _Loss as _Loss
+from jaxnn.modules._loss import _WeightedLoss as _WeightedLoss
 from jaxnn.modules.loss_classification import BCELoss as BCELoss
 from jaxnn.modules.loss_classification import BCEWithLogitsLoss as BCEWithLogitsLoss
 from jaxnn.modules.loss_classification import CrossEntropyLoss as CrossEntropyLoss

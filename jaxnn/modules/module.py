@@ -9,3 +9,5 @@ from jaxnn.core.hooks import register_module_full_backward_pre_hook as register_
 from jaxnn.core.hooks import register_module_module_registration_hook as register_module_module_registration_hook
 from jaxnn.core.hooks import register_module_parameter_registration_hook as register_module_parameter_registration_hook
 from jaxnn.core.module import Module as Module
+from jaxnn.core.state_dict import EXTRA_STATE as _EXTRA_STATE_KEY_SUFFIX  # noqa: F401
+from jaxnn.core.state_dict import IncompatibleKeys as _IncompatibleKeys  # noqa: F401

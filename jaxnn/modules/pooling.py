@@ -15,7 +15,7 @@ def _each(value: Any, spatial: int) -> Any:
     return tuple(value) if isinstance(value, Sequence) else (value,) * spatial
 
 
-class _MaxPool(Module):
+class _MaxPoolNd(Module):
     """What max pooling of every rank shares."""
 
     def __init__(
@@ -47,7 +47,7 @@ class _MaxPool(Module):
     _function: str
 
 
-class MaxPool1d(_MaxPool):
+class MaxPool1d(_MaxPoolNd):
     """Largest value of each window of a sequence, (N, C, L) or (C, L); options as :class:`MaxPool2d`.
 
     Follows ``torch.nn.MaxPool1d``.
@@ -56,7 +56,7 @@ class MaxPool1d(_MaxPool):
     _function = "max_pool1d"
 
 
-class MaxPool2d(_MaxPool):
+class MaxPool2d(_MaxPoolNd):
     """Largest value of each window of an image: `jaxnn.functional.max_pool2d` as a layer.
 
     Args:
@@ -81,7 +81,7 @@ class MaxPool2d(_MaxPool):
     _function = "max_pool2d"
 
 
-class MaxPool3d(_MaxPool):
+class MaxPool3d(_MaxPoolNd):
     """Largest value of each window of a volume, (N, C, D, H, W) or (C, D, H, W); options as :class:`MaxPool2d`.
 
     Follows ``torch.nn.MaxPool3d``.
@@ -90,7 +90,7 @@ class MaxPool3d(_MaxPool):
     _function = "max_pool3d"
 
 
-class _MaxUnpool(Module):
+class _MaxUnpoolNd(Module):
     """What max unpooling of every rank shares."""
 
     _spatial: int
@@ -109,13 +109,13 @@ class _MaxUnpool(Module):
         return function(input, indices, self.kernel_size, self.stride, self.padding, output_size)
 
 
-class MaxUnpool1d(_MaxUnpool):
+class MaxUnpool1d(_MaxUnpoolNd):
     """Puts back what :class:`MaxPool1d` took; options as :class:`MaxUnpool2d`. Follows ``torch.nn.MaxUnpool1d``."""
 
     _spatial = 1
 
 
-class MaxUnpool2d(_MaxUnpool):
+class MaxUnpool2d(_MaxUnpoolNd):
     """Puts the values of max pooling back where they were, zeros elsewhere: `jaxnn.functional.max_unpool2d`.
 
     Args:
@@ -135,18 +135,18 @@ class MaxUnpool2d(_MaxUnpool):
     _spatial = 2
 
 
-class MaxUnpool3d(_MaxUnpool):
+class MaxUnpool3d(_MaxUnpoolNd):
     """Puts back what :class:`MaxPool3d` took; options as :class:`MaxUnpool2d`. Follows ``torch.nn.MaxUnpool3d``."""
 
     _spatial = 3
 
 
-class _AvgPool(Module):
+class _AvgPoolNd(Module):
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
-class AvgPool1d(_AvgPool):
+class AvgPool1d(_AvgPoolNd):
     """Average of each window of a sequence, (N, C, L) or (C, L); options as :class:`AvgPool2d`.
 
     Follows ``torch.nn.AvgPool1d``.
@@ -170,7 +170,7 @@ class AvgPool1d(_AvgPool):
         return F.avg_pool1d(input, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
 
 
-class _AvgPoolWithDivisor(_AvgPool):
+class _AvgPoolWithDivisor(_AvgPoolNd):
     _function: str
 
     def __init__(
@@ -298,7 +298,7 @@ class FractionalMaxPool3d(_FractionalMaxPool):
     _spatial = 3
 
 
-class _LPPool(Module):
+class _LPPoolNd(Module):
     """What power-average pooling of every rank shares."""
 
     _function: str
@@ -320,13 +320,13 @@ class _LPPool(Module):
         return function(input, float(self.norm_type), self.kernel_size, self.stride, self.ceil_mode)
 
 
-class LPPool1d(_LPPool):
+class LPPool1d(_LPPoolNd):
     """Power average of each window of a sequence, (N, C, L) or (C, L). Follows ``torch.nn.LPPool1d``."""
 
     _function = "lp_pool1d"
 
 
-class LPPool2d(_LPPool):
+class LPPool2d(_LPPoolNd):
     """Power average of each window of an image: `jaxnn.functional.lp_pool2d` as a layer.
 
     Args:
@@ -344,7 +344,7 @@ class LPPool2d(_LPPool):
     _function = "lp_pool2d"
 
 
-class LPPool3d(_LPPool):
+class LPPool3d(_LPPoolNd):
     """Power average of each window of a volume, (N, C, D, H, W) or (C, D, H, W). Follows ``torch.nn.LPPool3d``."""
 
     _function = "lp_pool3d"
@@ -364,13 +364,17 @@ class _AdaptivePool(Module):
         return getattr(F, self._function)(input, self.output_size)
 
 
-class AdaptiveAvgPool1d(_AdaptivePool):
+class _AdaptiveAvgPoolNd(_AdaptivePool):
+    pass
+
+
+class AdaptiveAvgPool1d(_AdaptiveAvgPoolNd):
     """Average of `output_size` windows over a sequence. Follows ``torch.nn.AdaptiveAvgPool1d``."""
 
     _function = "adaptive_avg_pool1d"
 
 
-class AdaptiveAvgPool2d(_AdaptivePool):
+class AdaptiveAvgPool2d(_AdaptiveAvgPoolNd):
     """Average of windows that divide an image into `output_size` parts: `jaxnn.functional.adaptive_avg_pool2d`.
 
     Args:
@@ -385,13 +389,13 @@ class AdaptiveAvgPool2d(_AdaptivePool):
     _function = "adaptive_avg_pool2d"
 
 
-class AdaptiveAvgPool3d(_AdaptivePool):
+class AdaptiveAvgPool3d(_AdaptiveAvgPoolNd):
     """Average of windows that divide a volume into `output_size` parts. Follows ``torch.nn.AdaptiveAvgPool3d``."""
 
     _function = "adaptive_avg_pool3d"
 
 
-class _AdaptiveMaxPool(_AdaptivePool):
+class _AdaptiveMaxPoolNd(_AdaptivePool):
     def __init__(self, output_size: Sizes | None, return_indices: bool = False) -> None:
         super().__init__(output_size)
         self.return_indices = return_indices
@@ -400,13 +404,13 @@ class _AdaptiveMaxPool(_AdaptivePool):
         return getattr(F, self._function)(input, self.output_size, self.return_indices)
 
 
-class AdaptiveMaxPool1d(_AdaptiveMaxPool):
+class AdaptiveMaxPool1d(_AdaptiveMaxPoolNd):
     """Largest value of `output_size` windows over a sequence. Follows ``torch.nn.AdaptiveMaxPool1d``."""
 
     _function = "adaptive_max_pool1d"
 
 
-class AdaptiveMaxPool2d(_AdaptiveMaxPool):
+class AdaptiveMaxPool2d(_AdaptiveMaxPoolNd):
     """Largest value of windows that divide an image: `jaxnn.functional.adaptive_max_pool2d` as a layer.
 
     Args:
@@ -422,7 +426,7 @@ class AdaptiveMaxPool2d(_AdaptiveMaxPool):
     _function = "adaptive_max_pool2d"
 
 
-class AdaptiveMaxPool3d(_AdaptiveMaxPool):
+class AdaptiveMaxPool3d(_AdaptiveMaxPoolNd):
     """Largest value of windows that divide a volume. Follows ``torch.nn.AdaptiveMaxPool3d``."""
 
     _function = "adaptive_max_pool3d"

@@ -26,6 +26,12 @@ from jaxnn.modules.rnn_cell import RNNCell as RNNCell
 from jaxnn.modules.rnn_cell import RNNCellBase as RNNCellBase
 
 
+def apply_permutation(tensor: jax.Array, permutation: jax.Array, dim: int = 1) -> jax.Array:
+    """Deprecated: ``jnp.take(tensor, permutation, dim)``. Warns. Follows ``torch.nn.modules.rnn.apply_permutation``."""
+    warn_caller("apply_permutation is deprecated: call jnp.take(tensor, permutation, dim)", FutureWarning)
+    return jnp.take(tensor, permutation, dim)
+
+
 @functools.lru_cache
 def _weight_names(num_layers: int, bidirectional: bool, bias: bool, projects: bool) -> tuple[tuple[str, ...], ...]:
     """For each layer and direction, its parameters' names in torch's order."""

@@ -22,6 +22,7 @@ from jaxnn.modules.transformer_layer import (
     TransformerEncoderLayer,
     canonical_masks,
 )
+from jaxnn.modules.transformer_layer import _get_activation_fn as _get_activation_fn
 
 
 class Transformer(Module):

@@ -1,8 +1,39 @@
-"""Helpers of state dicts that torch keeps in ``torch.nn.modules.utils``."""
+"""Helpers that torch keeps in ``torch.nn.modules.utils``: of sizes, and of state dicts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
+
+
+def _ntuple(n: int, name: str = "parse") -> Callable[[Any], tuple[Any, ...]]:
+    """A function that makes one value `n` of them, and what can be iterated over a tuple as it is."""
+
+    def parse(value: Any) -> tuple[Any, ...]:
+        return tuple(value) if isinstance(value, Iterable) else (value,) * n
+
+    parse.__name__ = name
+    return parse
+
+
+_single = _ntuple(1, "_single")
+_pair = _ntuple(2, "_pair")
+_triple = _ntuple(3, "_triple")
+_quadruple = _ntuple(4, "_quadruple")
+
+
+def _reverse_repeat_tuple(values: Iterable[Any], n: int) -> tuple[Any, ...]:
+    """The values from the last to the first, each `n` times: `F.pad`'s order."""
+    return tuple(value for value in reversed(tuple(values)) for _ in range(n))
+
+
+def _list_with_default(out_size: Any, defaults: list[int]) -> Any:
+    """`out_size`, with the last of `defaults` for each None."""
+    if isinstance(out_size, int):
+        return out_size
+    if len(defaults) <= len(out_size):
+        raise ValueError(f"expected a tuple of less than {len(defaults)} sizes, got {out_size}")
+    return [d if size is None else size for size, d in zip(out_size, defaults[-len(out_size) :])]
 
 
 def consume_prefix_in_state_dict_if_present(state_dict: dict[str, Any], prefix: str) -> None:
