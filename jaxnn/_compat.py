@@ -85,6 +85,11 @@ def vary_alike(*arrays: Any) -> tuple[Any, ...]:
     )
 
 
+def no_tangent(array: Any) -> Any:
+    """The tangent of integers in a ``custom_jvp`` rule with `symbolic_zeros`; an array of float0 varies over no axis."""
+    return jax.custom_derivatives.SymbolicZero(jax.typeof(array).to_tangent_aval())
+
+
 def varying_like(aval: Any, operand: Any) -> Any:
     """The type `aval`, varying over the mesh axes that the type `operand` varies over (inside shard_map)."""
     axes = getattr(operand, "mat", None)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnn import _compat
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import compute_dtype
 from jaxnn.base.op import op
@@ -47,7 +48,11 @@ def scan_direction(
     if lengths is not None:
         runs = (jnp.arange(x.shape[0], dtype=jnp.int32)[:, None] < lengths[None])[..., None]
     states = tuple(state.astype(compute_dtype(x.dtype)) for state in states)
-    run = recur(cell, reverse, gates_from_input(cell, x, weights), states, weights.hidden, runs)
+    given = gates_from_input(cell, x, weights), states, weights.hidden, runs
+    leaves, tree = jax.tree.flatten(given)
+    # Inside shard_map what a loop carries has one type from the first step on.
+    given = jax.tree.unflatten(tree, _compat.vary_alike(*leaves))
+    run = recur(cell, reverse, *given)
     return run.states[0].astype(x.dtype), tuple(state.astype(x.dtype) for state in run.end)
 
 

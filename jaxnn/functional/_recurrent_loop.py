@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from jaxnn import _compat
 from jaxnn.functional._recurrent_cells import Blocks, Cell, Hidden, States, advance, blocks_of, join, times
 
 
@@ -72,7 +73,7 @@ def _recur_jvp(cell: Cell, reverse: bool, primals: tuple[Any, ...], tangents: tu
     apart = tuple(block.astype(before[0].dtype) for block in from_input[cell.gates - cell.apart :])
     after, slopes = cell.linearize((*run.gates, *apart), before)
     from_state = _product_tangents(before[0].astype(dtype), weights_tangents.hh, weights_tangents.bias)
-    blocks = join(cell, _instantiate(input_tangents), from_state)
+    blocks = join(cell, _instantiate(input_tangents, before[0]), from_state)
     projected = None if weights.hr is None else _product_tangents(after[0].astype(dtype), weights_tangents.hr)
     given = (slopes, jnp.concatenate(blocks[: cell.gates], axis=-1), blocks[cell.gates :], projected, runs)
     # the products of the transposed loop read these by rows
@@ -88,18 +89,18 @@ def _recur_jvp(cell: Cell, reverse: bool, primals: tuple[Any, ...], tangents: tu
         new = _hold(runs, new, old)
         return new, (new, gates)
 
-    end, (stacked, gates) = lax.scan(step, _instantiate(states_tangents), given, reverse=reverse)
+    end, (stacked, gates) = lax.scan(step, _instantiate(states_tangents, before[0]), given, reverse=reverse)
     return run, Run(end, stacked, gates)
 
 
-def _instantiate(tangents: Any) -> Any:
-    """Zeros in the place of tangents that are known to be zero."""
+def _instantiate(tangents: Any, like: jax.Array) -> Any:
+    """Zeros in the place of tangents that are known to be zero; in shard_map they vary as `like` does."""
 
     def instantiate(tangent: Any) -> Any:
         if not isinstance(tangent, SymbolicZero):
             return tangent
         aval: Any = tangent.aval
-        return jnp.zeros(aval.shape, aval.dtype)
+        return _compat.vary_alike(jnp.zeros(aval.shape, aval.dtype), like)[0]
 
     return jax.tree.map(instantiate, tangents, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero))
 
@@ -107,8 +108,8 @@ def _instantiate(tangents: Any) -> Any:
 def _product_tangents(x: jax.Array, weight: Any, bias: Any = None) -> jax.Array:
     """``times`` of the tangents of a weight and its bias: no product where the weight is a constant."""
     shape = (*x.shape[:-1], weight.shape[-1])
-    product = jnp.zeros(shape, x.dtype) if isinstance(weight, SymbolicZero) else times(x, weight)
-    return product if bias is None else product + jnp.broadcast_to(_instantiate(bias), shape)
+    product = jnp.zeros_like(x, shape=shape) if isinstance(weight, SymbolicZero) else times(x, weight)
+    return product if bias is None else product + jnp.broadcast_to(_instantiate(bias, x), shape)
 
 
 def _shift(first: jax.Array, stack: jax.Array, reverse: bool) -> jax.Array:

@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import dtypes, lax
+from jax.custom_derivatives import SymbolicZero
 
+from jaxnn import _compat
 from jaxnn.base.checks import check_array, check_ndim, fail, spatial_sizes
 from jaxnn.base.dtypes import is_floating
 from jaxnn.functional._once import once
@@ -253,19 +255,19 @@ def _argmax_along(
     return best, where
 
 
-@window_argmax.defjvp
+@functools.partial(window_argmax.defjvp, symbolic_zeros=True)
 def _tangent_at_the_largest(windows: Windows, primals: Any, tangents: Any) -> Any:
     (input,), (tangent,) = primals, tangents
     find = functools.partial(window_argmax, input, windows)  # differentiated again in a second derivative
     compared = input.size * math.prod(windows.kernel)
     stored = jax.default_backend() == "cpu" and is_floating(input.dtype) and compared >= _STORED
     values, places = once(find, input) if stored else find()
-    if tangent.dtype == dtypes.float0:  # integers
-        return (values, places), (np.zeros(values.shape, dtypes.float0), np.zeros(places.shape, dtypes.float0))
+    if isinstance(tangent, SymbolicZero) or tangent.dtype == dtypes.float0:  # integers
+        return (values, places), (_compat.no_tangent(values), _compat.no_tangent(places))
     lead = tangent.shape[: -len(windows.kernel)]
     planes = tangent.reshape(*lead, math.prod(windows.size))
     picked = jnp.take_along_axis(planes, places.reshape(*lead, math.prod(windows.counts)), -1, mode="promise_in_bounds")
-    return (values, places), (picked.reshape(values.shape), np.zeros(places.shape, dtypes.float0))
+    return (values, places), (picked.reshape(values.shape), _compat.no_tangent(places))
 
 
 def pick_max(planes: jax.Array, places: Any, inside: Any) -> tuple[jax.Array, jax.Array]:

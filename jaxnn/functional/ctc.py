@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxnn import _compat
 from jaxnn.base.checks import as_int, check_array, concrete, fail, ints_of
 from jaxnn.base.dtypes import as_array, compute_dtype, describe, is_floating, is_integer
 from jaxnn.functional._loss import REDUCTIONS, check_reduction, loss_op, reduce_loss, resolve
@@ -49,7 +50,7 @@ def _lattice(emit: jax.Array, labels: jax.Array, start: jax.Array, active: jax.A
         paths = jnp.where(going[:, None], jnp.log(total) + base + emitted, paths)
         return paths, paths
 
-    last, every = lax.scan(step, start, (emit, active))
+    last, every = lax.scan(step, _compat.vary_alike(start, emit)[0], (emit, active))
     return every, last
 
 
@@ -158,7 +159,8 @@ def _ctc_loss(
     reduction = resolve(None, None, reduction)
     dtype = log_probs.dtype
     wide = log_probs.astype(compute_dtype(dtype))
-    loss: Any = _negative_log_likelihood(wide, targets, input_lengths, target_lengths, blank, zero_infinity)
+    alike = _compat.vary_alike(wide, targets, input_lengths, target_lengths)
+    loss: Any = _negative_log_likelihood(*alike, blank, zero_infinity)
     inside = lax.broadcasted_iota(jnp.int32, targets.shape, 1) < target_lengths[:, None]
     valid = jnp.all(~inside | ((targets >= 0) & (targets < log_probs.shape[2])), axis=1)
     valid &= (target_lengths >= 0) & (target_lengths <= targets.shape[1])

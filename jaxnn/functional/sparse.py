@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxnn import _compat
 from jaxnn.base.checks import as_int, check_array, check_indices, concrete, fail
 from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
@@ -59,7 +60,7 @@ def _renormalized(weight: jax.Array, index: jax.Array, max_norm: Any, norm_type:
     scaled = jnp.where(norm > max_norm, rows * (max_norm / (norm + 1e-7)), rows).astype(weight.dtype)
     # A row that appears twice is written twice with the same numbers.
     value = lax.stop_gradient(weight).at[index].set(scaled, mode="drop", wrap_negative_indices=False)
-    return _replace_value(weight, value)
+    return _replace_value(*_compat.vary_alike(weight, value))
 
 
 def renormalize(weight: jax.Array, index: jax.Array, max_norm: Any, norm_type: Any) -> jax.Array:

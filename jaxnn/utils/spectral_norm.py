@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Inexact
 
+from jaxnn import _compat
 from jaxnn import functional as F
 from jaxnn.base import modes
 from jaxnn.base.op import op
@@ -77,7 +78,7 @@ def power_iterations(
             u = F.normalize(_dot(matrix, v), dim=0, eps=eps)
         return u, v
 
-    vectors = wide_u, wide_v
+    vectors = _compat.vary_alike(wide_u, wide_v, matrix)[:2]
     vectors = step(0, vectors) if steps == 1 else lax.fori_loop(0, steps, step, vectors)
     return vectors[0].astype(u.dtype), vectors[1].astype(v.dtype)
 
