@@ -25,6 +25,20 @@ class Geometry(NamedTuple):
             )
         )
 
+    def without_group_like(self, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[Geometry, tuple[int, ...]]:
+        """Options and an image size for an input gradient that XLA can compile; what is larger is to be cut off.
+
+        On the way back, two taps of a stride of two without padding look like a dimension of groups to the pass of XLA
+        that swaps image and kernel. It then leaves that dimension as it is, and the process ends.
+        """
+        padding, larger = list(self.padding), list(size)
+        made = self.output_size(size, kernel)
+        for at, (before, after) in enumerate(self.padding):
+            whole = size[at] == 2 * (made[at] - 1)  # nor padding at the end
+            if whole and (kernel[at], self.stride[at], self.dilation[at], before) == (2, 2, 1, 1):
+                padding[at], larger[at] = (before, after - 1), size[at] + 1
+        return self._replace(padding=tuple(padding)), tuple(larger)
+
 
 def turned_weight(weight: jax.Array, groups: int) -> jax.Array:
     """(O, C / groups, *kernel) as the kernel of the way back: (C, O / groups, *kernel reversed)."""

@@ -33,6 +33,10 @@ def _input_gradient(output: Any, weight: Any, *, geometry: Geometry, shape: Shap
     if form == "taps" and weight.shape[0] == geometry.groups:
         # As a sum of taps in its turn, not a sum of as many padded images.
         return FORMS[form](*turned(output, weight, geometry, shape))
+    if form == "direct":
+        geometry, larger = geometry.without_group_like(shape[2:], weight.shape[2:])
+        image = _transposed(lambda input: FORMS[form](input, weight, geometry), (*shape[:2], *larger), output)
+        return image if image.shape == shape else lax.slice(image, (0,) * len(shape), shape)
     return _transposed(lambda input: FORMS[form](input, weight, geometry), shape, output)
 
 

@@ -91,7 +91,12 @@ def _conv_transpose(
     order = tuple(range(weight.ndim))
     layout = lax.ConvDimensionNumbers(order, (1, 0, *order[2:]), order)
     ones = (1,) * spatial
-    return convolve(input, kernel, bias, ones, pads, spread, groups, input_dilation=steps, layout=layout)
+    # Without padding, XLA may take such a dimension for one of groups (`Geometry.without_group_like`).
+    longer = [step == gap + 1 and ends == (0, 0) for step, gap, ends in zip(steps, spread, pads)]
+    pads = [(before, after + more) for (before, after), more in zip(pads, longer)]
+    output = convolve(input, kernel, bias, ones, pads, spread, groups, input_dilation=steps, layout=layout)
+    kept = [length - more for length, more in zip(output.shape[-spatial:], longer)]
+    return output[(..., *map(slice, kept))] if any(longer) else output
 
 
 @op(check=functools.partial(_check_conv_transpose, "conv_transpose1d", 1), autocast="lower")

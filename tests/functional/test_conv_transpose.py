@@ -24,6 +24,7 @@ X, W, B = jnp.ones((2, 4, 8, 8)), jnp.ones((4, 6, 3, 3)), jnp.ones(6)
         (2, {"padding": 4}),  # more than the kernel reaches: the input itself is cropped
         (2, {"groups": 2, "dilation": 2, "output_padding": 1}),
         (2, {"groups": 4, "stride": 2}),
+        (2, {"stride": 2, "padding": (1, 2)}),  # no padding on the way there
         (1, {"stride": 3, "padding": 1, "output_padding": 2}),
         (3, {"groups": 2, "dilation": 2, "output_padding": 1}),
     ],

@@ -1,4 +1,4 @@
-"""Convolution gradients that once deadlocked or ended the process: each in a child process, with a time limit."""
+"""Convolutions and gradients that once deadlocked or ended the process: each in a child process, with a time limit."""
 
 import os
 import subprocess
@@ -49,4 +49,23 @@ def test_a_weight_gradient_of_a_grouped_convolution_returns(name):
     ran = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
     )
+    assert ran.returncode == 0 and ran.stdout.strip() == "done", ran.stderr[-2000:]
+
+
+# Programs of which XLA's swap of image and kernel made one that is no convolution, and ended the process.
+_SWAPPED = {
+    "conv_transpose2d": "F.conv_transpose2d(ones(1, 1, 2, 9), ones(1, 16, 3, 2), stride=(5, 2), padding=1)",
+    "conv_transpose3d": "F.conv_transpose3d(ones(1, 4, 2, 9, 2), ones(4, 8, 3, 2, 3), stride=2, padding=1)",
+    "complex": "F.conv_transpose2d(ones(1, 1, 2, 9) * 1j, ones(1, 16, 3, 2) * 1j, stride=(5, 2), padding=1)",
+    "input gradient": "jax.grad(lambda x: F.conv2d(x, ones(5, 8, 5, 2), stride=(3, 2), padding=(2, 1)).sum())(ones(1, 8, 6, 6))",
+    "weight gradient": "jax.grad(lambda w: (F.conv_transpose2d(ones(1, 1, 3, 3), w, stride=2, padding=(1, 3)) ** 2).sum())"
+    "(ones(1, 16, 5, 4))",
+}
+
+
+@pytest.mark.parametrize("name", _SWAPPED)
+def test_two_taps_of_stride_two_without_padding(name):
+    arrays = "import jax, jax.numpy as jnp, jaxnn.functional as F\nones = lambda *shape: jnp.ones(shape)"
+    code = f"{arrays}\njax.block_until_ready({_SWAPPED[name]})\nprint('done', flush=True)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0 and ran.stdout.strip() == "done", ran.stderr[-2000:]
