@@ -8,60 +8,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Num
 
 from jaxnn.base.checks import check_array, check_broadcast, check_not_bool, concrete, fail
 from jaxnn.base.dtypes import common_dtype, compute_dtype, floating, is_floating
 from jaxnn.base.op import op
-from jaxnn.functional._elementwise import check_dim, scalar
+from jaxnn.functional._elementwise import check_dim
 from jaxnn.functional._loss import prepare
-
-
-def _abs(x: jax.Array) -> jax.Array:
-    """|x| with gradient 0 at 0, as in torch; that of JAX's own abs is 1 there."""
-    return jnp.abs(x) if jnp.iscomplexobj(x) else x * lax.stop_gradient(jnp.sign(x))
-
-
-def _power_norm(size: jax.Array, p: Any, axis: int, keepdims: bool) -> jax.Array:
-    """The p-th root of the sum of p-th powers of `size`, with gradient 0 at size 0, as torch has it."""
-    zero = size == 0
-    powers = jnp.where(zero, jnp.power(jnp.zeros((), size.dtype), p), jnp.where(zero, 1, size) ** p)
-    total = jnp.sum(powers, axis=axis, keepdims=keepdims)
-    # 0 at total 0, and at total infinity for a negative p, both with gradient 0.
-    flat = (total == 0) | (jnp.isinf(total) & (jnp.asarray(p) < 0))
-    return jnp.where(flat, 0, jnp.where(flat, 1, total) ** (1 / p))
-
-
-def vector_norm(x: jax.Array, p: Any, axis: int, keepdims: bool = False) -> jax.Array:
-    """The p-norm along `axis`, p being any number: 0 counts, infinity takes the largest, -infinity the smallest.
-
-    The gradient is torch's: 0 where the norm is 0, and shared among the largest where p is infinite.
-    """
-    if jnp.issubdtype(x.dtype, jnp.complexfloating) and p == 2:
-        x = jnp.stack([x.real, x.imag], axis=axis)
-        return vector_norm(vector_norm(x, 2.0, axis), 2.0, axis, keepdims)
-    known = concrete(p)
-    p = p if known is None else float(known)
-    if p == 2:
-        square = jnp.sum(x * x, axis=axis, keepdims=keepdims)
-        return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
-    size = _abs(x)
-    if p == 0:
-        return jnp.sum((size != 0).astype(size.dtype), axis=axis, keepdims=keepdims)
-    if p == 1:
-        return jnp.sum(size, axis=axis, keepdims=keepdims)
-    if p == math.inf:
-        return jnp.max(size, axis=axis, keepdims=keepdims)
-    if p == -math.inf:
-        return jnp.min(size, axis=axis, keepdims=keepdims)
-    return _power_norm(size, scalar(p, size), axis, keepdims)
+from jaxnn.functional._norms import over, vector_norm
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _unit(x: jax.Array, eps: jax.Array, axis: int) -> jax.Array:
     """``x / max(|x|, eps)`` along `axis`."""
-    return x / jnp.maximum(vector_norm(x, 2.0, axis, True), eps)
+    return over(x, jnp.maximum(vector_norm(x, 2.0, axis, True), eps))
 
 
 @_unit.defjvp
@@ -69,9 +31,9 @@ def _unit_jvp(axis: int, primals: tuple[Any, Any], tangents: tuple[Any, Any]) ->
     """The norm's derivative passes also where eps replaces the norm: torch raises it behind autograd's back."""
     (x, eps), dx = primals, tangents[0]
     unit, norm = _unit(x, eps, axis), vector_norm(x, 2.0, axis, True)
-    direction = x / jnp.where(norm == 0, 1, norm)
+    direction = over(x, jnp.where(norm == 0, 1, norm))
     dnorm = jnp.sum(direction * dx, axis=axis, keepdims=True)
-    return unit, (dx - unit * dnorm) / jnp.maximum(norm, eps)
+    return unit, over(dx - unit * dnorm, jnp.maximum(norm, eps))
 
 
 def _check_cosine(x1: Any, x2: Any, dim: Any = 1, eps: Any = 1e-8) -> None:
@@ -206,21 +168,20 @@ def pdist(input: Float[Array, "n m"], p: float = 2.0) -> Float[Array, " pairs"]:
     pairs = n * (n - 1) // 2
     if not pairs or not m:
         return jnp.zeros((pairs,), input.dtype)
-    # All N * N differences, which XLA reduces as it forms them, cost less than two gathers of N * (N - 1) / 2 rows.
-    difference = input[:, None, :] - input[None, :, :]
-    known = concrete(p)
-    if known is not None and math.isinf(known):
-        distances = _largest(_abs(difference))
-    else:
-        distances = vector_norm(difference, p, -1)
+    # All N * N differences, which XLA reduces as it forms them, cost less than two gathers of N * (N - 1) / 2 rows. Those
+    # that are not asked for are 0: of infinite rows they would be NaN, and so would be their gradient of 0.
+    row, column = np.arange(n)[:, None, None], np.arange(n)[None, :, None]
+    difference = jnp.where(row < column, input[:, None, :] - input[None, :, :], 0)
+    distances = _pair_norm(difference, p, jnp.max(jnp.abs(input), axis=-1))
     lengths = jnp.arange(n - 1, -1, -1)
     first = jnp.repeat(jnp.arange(n), lengths, total_repeat_length=pairs)
     second = jnp.arange(pairs) - (jnp.cumsum(lengths) - lengths)[first] + first + 1
     return distances[first, second]
 
 
-def _largest(size: jax.Array) -> jax.Array:
-    """The largest along the last dimension; ties all get the whole gradient, as in torch's pdist."""
-    peak = lax.stop_gradient(jnp.max(size, axis=-1))
-    ties = size == peak[..., None]
-    return peak + jnp.sum(jnp.where(ties, size - lax.stop_gradient(size), 0), axis=-1)
+def _pair_norm(difference: jax.Array, p: Any, largest: jax.Array) -> jax.Array:
+    """The norms of differences of rows whose largest elements are known; torch's pdist has rules of its own."""
+    if concrete(p) == 0:  # NaN counts as NaN
+        return lax.stop_gradient(jnp.sum(jnp.minimum(jnp.ceil(jnp.abs(difference)), 1), axis=-1))
+    bound = jnp.maximum(largest[:, None], largest[None, :])[..., None]
+    return vector_norm(difference, p, -1, bound=bound, pairs=True)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Inexact
 from jaxnn.base.checks import check_array, fail
 from jaxnn.base.op import op
 from jaxnn.functional._normalization import check_input, wide
+from jaxnn.functional._norms import over, vector_norm
 
 
 def _channel_window(x: Array, before: int, after: int) -> Array:
@@ -73,7 +74,7 @@ def local_response_norm(
     if input.size == 0:
         return input
     x = wide(input)
-    mean = _channel_window(lax.square(x), size // 2, (size - 1) // 2) / size
+    mean = _channel_window(x * x, size // 2, (size - 1) // 2) / size
     return (x / (mean * alpha + k) ** beta).astype(input.dtype)
 
 
@@ -102,7 +103,7 @@ def cross_map_lrn2d(
 
 def _cross_map_scale(x: Array, size: int, alpha: float, k: float) -> Array:
     reach = (size + 1) // 2
-    square = lax.square(x)
+    square = x * x
     total = _channel_window(square, reach - 1, reach - 1)
     late = (np.arange(x.shape[1]) >= reach).astype(x.dtype).reshape(1, -1, 1, 1)
     return (total + square[:, :1] * late) * (alpha / size) + k
@@ -149,38 +150,6 @@ def _check_normalize(input, p=2.0, dim=1, eps=1e-12, out=None) -> None:
         fail(RuntimeError, "normalize", "input", f"elements along dim={dim} for p={p}", input)
 
 
-def _magnitude(x: Array) -> Array:
-    """Absolute value; of a complex zero with the gradient zero, not NaN."""
-    if not jnp.issubdtype(x.dtype, jnp.complexfloating):
-        return jnp.abs(x)
-    zero = x == 0
-    return jnp.where(zero, 0, jnp.abs(jnp.where(zero, 1, x)))
-
-
-def _power(x: Array, exponent: float) -> Array:
-    """``x ** exponent`` for x of at least 0, with the gradient zero where x is 0."""
-    if exponent == 1:
-        return x
-    zero = x == 0
-    at_zero = math.inf if exponent < 0 else 0.0
-    safe = jnp.where(zero, jnp.ones((), x.dtype), x)
-    return jnp.where(zero, jnp.asarray(at_zero, x.dtype), jnp.sqrt(safe) if exponent == 0.5 else safe**exponent)
-
-
-def _vector_norm(x: Array, p: float, axes: tuple[int, ...]) -> Array:
-    magnitude = _magnitude(x)
-    if p == math.inf:
-        return jnp.max(magnitude, axes, keepdims=True)
-    if p == -math.inf:
-        return jnp.min(magnitude, axes, keepdims=True)
-    if p == 0:
-        return jnp.sum(magnitude != 0, axes, keepdims=True).astype(magnitude.dtype)
-    if p == 2:
-        square = lax.square(x.real) + lax.square(x.imag) if jnp.iscomplexobj(x) else lax.square(x)
-        return _power(jnp.sum(square, axes, keepdims=True), 0.5)
-    return _power(jnp.sum(_power(magnitude, p), axes, keepdims=True), 1 / p)
-
-
 @op(check=_check_normalize, autocast="float32")
 def normalize(
     input: Inexact[Array, "*dims"],
@@ -212,6 +181,6 @@ def normalize(
     Follows ``torch.nn.functional.normalize``.
     """
     x = wide(input)
-    norm = _vector_norm(x, float(p), _dimensions(input, dim))
+    norm = vector_norm(x, p, _dimensions(input, dim), keepdims=True)
     least = jnp.asarray(eps, norm.dtype)
-    return (x / jnp.where(norm < least, least, norm).astype(x.dtype)).astype(input.dtype)
+    return over(x, jnp.where(norm < least, least, norm)).astype(input.dtype)

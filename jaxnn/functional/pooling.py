@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Num
 from jaxnn.base.checks import Sizes, fail
 from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
+from jaxnn.functional._norms import magnitude
 from jaxnn.functional._windows import Windows, make_windows, window_argmax, window_max, window_sum
 
 # -- maximum ----------------------------------------------------------------------------------------------------------
@@ -354,11 +355,13 @@ def _lp_pool(
     windows = make_windows(f"lp_pool{spatial}d", spatial, input, kernel_size, stride, 0, 1, ceil_mode)
     if isinstance(norm_type, (int, float)) and math.isinf(norm_type):
         sign = 1 if norm_type > 0 else -1
-        return sign * window_max(sign * jnp.abs(input), windows)
-    # Through the average, as torch: a cut last window counts by its own size. A sum of 0 passes no gradient.
-    average = _avg_pool(spatial, _power(input, norm_type), kernel_size, stride, 0, ceil_mode, True)
-    total = jnp.where(average == 0, jnp.zeros((), average.dtype), average) * math.prod(windows.kernel)
-    return _power(total, 1.0 / norm_type)
+        return sign * window_max(sign * magnitude(input), windows)
+    x = input.astype(compute_dtype(input.dtype))
+    # Through the average, as torch: a cut last window counts by its own size. A sum of 0 passes no gradient, one of NaN
+    # nothing times what comes.
+    average = _avg_pool(spatial, _power(x, norm_type), kernel_size, stride, 0, ceil_mode, True)
+    average = jnp.where(average == 0, 0, average * (1 - lax.stop_gradient(jnp.isnan(average)).astype(average.dtype)))
+    return _power(average * math.prod(windows.kernel), 1.0 / norm_type).astype(input.dtype)
 
 
 def _power(x: jax.Array, exponent: Any) -> jax.Array:

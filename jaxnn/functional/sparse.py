@@ -15,7 +15,7 @@ from jaxnn.base.checks import as_int, check_array, check_indices, concrete, fail
 from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
 from jaxnn.core.parameter import update_owner
-from jaxnn.functional.distance import vector_norm
+from jaxnn.functional._norms import to_length, vector_norm
 
 _INDEX_DTYPES = (np.dtype("int32"), np.dtype("int64"))
 
@@ -57,7 +57,7 @@ def _renormalized(weight: jax.Array, index: jax.Array, max_norm: Any, norm_type:
     index = index.reshape(-1)
     rows = take_rows(lax.stop_gradient(weight), index)
     norm = vector_norm(rows, norm_type, -1, True)
-    scaled = jnp.where(norm > max_norm, rows * (max_norm / (norm + 1e-7)), rows).astype(weight.dtype)
+    scaled = jnp.where(norm > max_norm, to_length(rows, norm + 1e-7, max_norm), rows).astype(weight.dtype)
     # A row that appears twice is written twice with the same numbers.
     value = lax.stop_gradient(weight).at[index].set(scaled, mode="drop", wrap_negative_indices=False)
     return _replace_value(*_compat.vary_alike(weight, value))

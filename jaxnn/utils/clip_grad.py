@@ -7,6 +7,7 @@ take gradients, in a dict or any other pytree, and return the clipped ones.
 from __future__ import annotations
 
 import functools
+import math
 import types
 import warnings
 from collections.abc import Callable, Iterator, Set, ValuesView
@@ -22,6 +23,7 @@ from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import is_floating
 from jaxnn.base.op import op
 from jaxnn.core.parameter import Slot
+from jaxnn.functional._norms import to_length, vector_norm
 
 __all__ = ["clip_grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
 
@@ -63,16 +65,9 @@ def _vector_norm(x: Inexact[Array, "*dims"], p: float) -> Float[Array, ""]:
     size = jnp.abs(x)
     if not is_floating(size.dtype):
         raise RuntimeError(f"get_total_norm: tensors: expected arrays of a floating or complex dtype, got {x.dtype}")
-    size = size.astype(jnp.promote_types(size.dtype, jnp.float32))
-    if p == 2:
-        return jnp.sqrt(jnp.sum(size * size))
-    if p == 0:
-        return jnp.sum((size != 0).astype(size.dtype))
-    if abs(p) == float("inf"):
-        if size.size == 0:
-            raise RuntimeError("get_total_norm: tensors: expected arrays with elements for an infinite norm, got none")
-        return jnp.max(size) if p > 0 else jnp.min(size)
-    return jnp.sum(size) if p == 1 else jnp.sum(size**p) ** (1 / p)
+    if math.isinf(p) and x.size == 0:
+        raise RuntimeError("get_total_norm: tensors: expected arrays with elements for an infinite norm, got none")
+    return vector_norm(size.astype(jnp.promote_types(size.dtype, jnp.float32)), p, range(x.ndim))
 
 
 @op
@@ -125,13 +120,12 @@ def get_total_norm(
 @op
 def _scaled(arrays: list[Array], max_norm: Any, total_norm: Array) -> list[Array]:
     wide = jnp.promote_types(total_norm.dtype, jnp.float32)
-    factor = jnp.minimum(jnp.asarray(max_norm, wide) / (total_norm.astype(wide) + 1e-6), 1.0)
-    return [_times(array, factor) for array in arrays]
+    return [_clipped_to(array, total_norm.astype(wide) + 1e-6, jnp.asarray(max_norm, wide)) for array in arrays]
 
 
-def _times(array: Array, factor: Array) -> Array:
-    wide = jnp.promote_types(array.dtype, jnp.float32)
-    return (array.astype(wide) * factor.astype(jnp.finfo(wide).dtype)).astype(array.dtype)
+def _clipped_to(array: Array, norm: Array, max_norm: Array) -> Array:
+    x = array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return jnp.where(norm <= max_norm, x, to_length(x, norm, max_norm)).astype(array.dtype)
 
 
 def clip_grads_with_norm_(parameters: Any, max_norm: float, total_norm: Any, foreach: bool | None = None) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxnn import init
 from jaxnn.base.checks import fail
 from jaxnn.core.module import Module
+from jaxnn.functional._norms import vector_norm
 from jaxnn.utils import _hooked
 from jaxnn.utils.convert_parameters import parameters_to_vector
 
@@ -663,17 +664,11 @@ def _compute_nparams_toprune(amount: Any, tensor_size: int) -> int:
 def _compute_norm(t: Any, n: Any, dim: int) -> Any:
     """The norm of each channel along `dim`."""
     dims = tuple(d for d in range(t.ndim) if d != _dimension(t, dim))
-    size = jnp.abs(t)
     if n == "nuc" and len(dims) == 2:
         return jnp.linalg.norm(t, "nuc", axis=dims)
-    if n == 2 or (n == "fro" and len(dims) <= 2):
-        return jnp.sqrt(jnp.sum(size * size, axis=dims))
+    if n == "fro" and len(dims) <= 2:
+        n = 2
     if isinstance(n, str):
         takes = "a number, 'fro' for arrays of 2 or 3 dimensions, or 'nuc' for arrays of 3"
         fail(RuntimeError, "prune", "n", takes, f"{n!r} for {t.ndim}")
-    n = float(n)
-    if n == 0:
-        return jnp.sum((size != 0).astype(size.dtype), axis=dims)
-    if abs(n) == float("inf"):
-        return (jnp.max if n > 0 else jnp.min)(size, axis=dims)
-    return jnp.sum(size**n, axis=dims) ** (1 / n)
+    return vector_norm(t, n, dims)

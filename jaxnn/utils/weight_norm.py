@@ -11,6 +11,7 @@ from jaxtyping import Array, Inexact
 from jaxnn.base.op import op
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter
+from jaxnn.functional._norms import over, vector_norm
 from jaxnn.utils import _hooked
 
 __all__ = ["WeightNorm", "weight_norm", "remove_weight_norm"]
@@ -26,11 +27,9 @@ def _norm_except(v: Array, dim: int) -> Array:
     """The 2-norm over all dimensions but `dim`, which all stay; a number over all of them for dim -1."""
     if not -v.ndim <= dim < max(v.ndim, 1):
         raise IndexError(f"weight_norm: dim: expected a dimension from {-v.ndim} to {v.ndim - 1}, got {dim}")
-    x = jnp.abs(_wide(v))
     if dim == -1:
-        return jnp.sqrt(jnp.sum(x * x))
-    others = tuple(d for d in range(v.ndim) if d != dim % v.ndim)
-    return jnp.sqrt(jnp.sum(x * x, axis=others, keepdims=True))
+        return vector_norm(_wide(v), 2, range(v.ndim))
+    return vector_norm(_wide(v), 2, [d for d in range(v.ndim) if d != dim % v.ndim], keepdims=True)
 
 
 @op
@@ -56,7 +55,7 @@ def normalized_weight(v: Inexact[Array, "*dims"], g: Inexact[Array, "..."], dim:
     Follows ``torch._weight_norm``.
     """
     norm = _norm_except(v, dim)
-    factor = _wide(g).reshape((1,) * (norm.ndim - g.ndim) + g.shape) / norm if norm.ndim > g.ndim else _wide(g) / norm
+    factor = over(_wide(g).reshape((1,) * max(norm.ndim - g.ndim, 0) + g.shape), norm)
     return (_wide(v) * factor.reshape((1,) * (v.ndim - factor.ndim) + factor.shape)).astype(v.dtype)
 
 
