@@ -121,7 +121,8 @@ def _backward(blank: int, zero_infinity: bool, saved: tuple[Any, ...], cotangent
     row = jnp.arange(labels.shape[0])[:, None]
     gradient = jnp.where(active[:, :, None], jnp.exp(log_probs), 0).at[:, row, labels].add(-occupancy, mode="drop")
     lost = 0 if zero_infinity else jnp.nan
-    gradient = jnp.where(active[:, :, None] & (loss == jnp.inf)[None, :, None], lost, gradient)
+    lost = jnp.where(loss == jnp.inf, lost, loss)
+    gradient = jnp.where(active[:, :, None] & ~(loss < jnp.inf)[None, :, None], lost[None, :, None], gradient)
     return gradient * cotangent[None, :, None], None, None, None
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Num
 
 from jaxnn.base.checks import check_array, check_broadcast, check_not_bool, concrete, fail
@@ -19,8 +20,8 @@ _TINY = 1e-12  # added by torch to squared lengths
 
 
 def _at_least_zero(value: jax.Array) -> jax.Array:
-    """``max(value, 0)`` with torch's clamp gradient: 1 where the two are equal."""
-    return jnp.where(value < 0, 0, value)
+    """``max(value, 0)`` with torch's clamp gradient: 1 where the two are equal, 0 at NaN."""
+    return jnp.where(value >= 0, value, jnp.maximum(lax.stop_gradient(value), 0))
 
 
 def _check_hinge(function: str, given: Any) -> None:
@@ -228,8 +229,8 @@ def cosine_embedding_loss(
     reduction = resolve(size_average, reduce, reduction)
     dtype = floating(common_dtype(input1, input2))
     input1, input2 = prepare(dtype, input1, input2)
-    length1 = jnp.sum(jnp.square(input1), axis=-1) + _TINY
-    length2 = jnp.sum(jnp.square(input2), axis=-1) + _TINY
+    length1 = jnp.sum(input1 * input1, axis=-1) + _TINY
+    length2 = jnp.sum(input2 * input2, axis=-1) + _TINY
     cosine = jnp.sum(input1 * input2, axis=-1) / jnp.sqrt(length1 * length2)
     shape = jnp.broadcast_shapes(cosine.shape, target.shape)
     cosine, target = jnp.broadcast_to(cosine, shape), jnp.broadcast_to(target, shape)

@@ -92,8 +92,8 @@ def multi_margin_loss(
     target = target.reshape(scores.shape[0]).astype(jnp.promote_types(target.dtype, jnp.int32))
     others = lax.broadcasted_iota(target.dtype, scores.shape, 1) != target[:, None]
     gap = margin - pick_class(scores, target, 1)[:, None] + scores
-    cost = jnp.where(others & (gap > 0), gap if p == 1 else jnp.square(gap), 0)
-    loss = jnp.sum(cost, axis=1) / scores.shape[1]
+    gap = jnp.where(others & (gap > 0), gap, 0)
+    loss = jnp.sum(gap if p == 1 else gap * gap, axis=1) / scores.shape[1]
     if weight is not None:
         loss = loss * jnp.take(weight.astype(scores.dtype), target, mode="clip")
     loss = jnp.where((target >= 0) & (target < scores.shape[1]), loss, jnp.nan)

@@ -159,6 +159,18 @@ def binary_cross_entropy_with_logits(
     return reduce_loss(loss if weight is None else loss * weight, reduction, dtype)
 
 
+@jax.custom_jvp
+def _negative_entropy(p: jax.Array) -> jax.Array:
+    return xlogy(p, p)
+
+
+@_negative_entropy.defjvp
+def _negative_entropy_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+    """As torch, NaN at 0. JAX takes a reciprocal, which is flushed to 0 for a large `p`."""
+    (p,) = primals
+    return _negative_entropy(p), (jnp.where(p == 0, 0, jnp.log(p)) + p / p) * tangents[0]
+
+
 def _check_kl(function: str, given: Any) -> None:
     legacy = given.size_average is not None or given.reduce is not None
     if given.reduction == "mean" and not legacy:
@@ -212,6 +224,6 @@ def kl_div(
     reduction = resolve(size_average, reduce, "sum" if by_batch else reduction)
     dtype = common_dtype(input, target)
     input, target = prepare(dtype, input, target)
-    loss = jnp.exp(target) * (target - input) if log_target else xlogy(target, target) - target * input
+    loss = jnp.exp(target) * (target - input) if log_target else _negative_entropy(target) - target * input
     reduced = reduce_loss(loss, reduction, compute_dtype(dtype))
     return (lax.div(reduced, jnp.full_like(reduced, batch)) if by_batch else reduced).astype(dtype)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Num
 from jaxnn.base.checks import check_broadcast, check_not_bool, concrete, fail
 from jaxnn.base.dtypes import common_dtype, compute_dtype, floating, is_bool, is_complex, is_inexact
 from jaxnn.functional._loss import loss_op, prepare, reduce_loss, resolve, total, warn_sizes
+from jaxnn.functional._norms import magnitude
 
 _STRICT = ("none", "mean", "sum")
 
@@ -58,9 +59,11 @@ def _check_huber(function: str, given: Any) -> None:
         fail(RuntimeError, function, "delta", "a number above 0", str(delta))
 
 
-def _absolute(error: Any) -> Any:
-    """``|error|`` with torch's gradient, which is 0 at 0; that of ``jnp.abs`` is 1 there for real numbers."""
-    return jnp.abs(error) if is_complex(error) else error * lax.stop_gradient(jnp.sign(error))
+def _parabola(error: Any, end: Any) -> tuple[Any, Any]:
+    """Where ``|error|`` is below `end` or NaN, and its square there; elsewhere 0, whose gradient is finite."""
+    below = ~(jnp.abs(error) >= end)
+    inner = jnp.where(below, error, 0)
+    return below, inner * inner
 
 
 def _weighted(loss: Any, weight: Any, reduction: str, dtype: Any) -> Any:
@@ -114,7 +117,7 @@ def l1_loss(
     dtype = common_dtype(input, target, scalars_count=True)
     input, target = prepare(dtype, input, target)
     return _weighted(
-        _absolute(input - target), weight, reduction, jnp.finfo(dtype).dtype if is_complex(input) else dtype
+        magnitude(input - target), weight, reduction, jnp.finfo(dtype).dtype if is_complex(input) else dtype
     )
 
 
@@ -197,7 +200,8 @@ def smooth_l1_loss(
     error = input - target
     # A beta of 0 selects the straight branch everywhere; the other one must stay finite for its gradient.
     divisor = jnp.where(beta > 0, beta, 1).astype(error.dtype)
-    loss = jnp.where(jnp.abs(error) < beta, 0.5 * jnp.square(error) / divisor, _absolute(error) - 0.5 * beta)
+    below, square = _parabola(error, beta)
+    loss = jnp.where(below & (beta > 0), 0.5 * square / divisor, magnitude(error) - 0.5 * beta)
     return reduce_loss(loss, reduction, dtype)
 
 
@@ -236,7 +240,8 @@ def huber_loss(
     dtype = input.dtype
     input, target = prepare(common_dtype(input, target, scalars_count=True), input, target)
     error = input - target
-    loss = jnp.where(jnp.abs(error) < delta, 0.5 * jnp.square(error), delta * (_absolute(error) - 0.5 * delta))
+    below, square = _parabola(error, delta)
+    loss = jnp.where(below, 0.5 * square, delta * (magnitude(error) - 0.5 * delta))
     if weight is not None:
         dtype = jnp.promote_types(dtype, weight.dtype)
         weight = jnp.broadcast_to(weight.astype(compute_dtype(dtype)), loss.shape)
@@ -333,7 +338,8 @@ def _check_gaussian(function: str, given: Any) -> None:
 
 @jax.custom_jvp
 def _surprise(distance: jax.Array, variance: jax.Array) -> jax.Array:
-    return jnp.log(variance) + jnp.square(distance) / variance
+    """Half of ``log(variance) + distance ** 2 / variance``."""
+    return 0.5 * (jnp.log(variance) + jnp.square(distance) / variance)
 
 
 @_surprise.defjvp
@@ -341,7 +347,7 @@ def _surprise_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[
     """In few roundings where the variance's two terms cancel, where the distance is about the deviation."""
     distance, variance = primals
     slope = (1 - jnp.square(distance) / variance) / variance
-    return _surprise(*primals), 2 * (distance / variance) * tangents[0] + slope * tangents[1]
+    return _surprise(*primals), distance / variance * tangents[0] + 0.5 * slope * tangents[1]
 
 
 @loss_op(check=_check_gaussian, takes=_STRICT)
@@ -384,7 +390,7 @@ def gaussian_nll_loss(
     input, target, variance = prepare(dtype, input, target, variance)
     clamped = jnp.where(variance < eps, eps + (variance - lax.stop_gradient(variance)), variance)
     clamped = jnp.where(variance < 0, jnp.nan, clamped)
-    loss = 0.5 * _surprise(input - target, clamped)
+    loss = _surprise(input - target, clamped)
     if full:
         loss = loss + 0.5 * math.log(2 * math.pi)
     return reduce_loss(loss, reduction, dtype)
