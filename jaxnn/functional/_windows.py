@@ -189,15 +189,18 @@ def window_max(input: jax.Array, windows: Windows) -> jax.Array:
     # reduce_window has no gradient for dilated windows, and on the CPU one that costs up to ten times a gather's.
     if max(windows.dilation) > 1 or jax.default_backend() == "cpu":
         return window_argmax(input, windows)[0]
-    lead = input.ndim - len(windows.kernel)
-    return lax.reduce_window(
-        input,
+    # A TPU has no gradient for windows with fewer than two dimensions beside theirs.
+    beside = max(input.ndim - len(windows.kernel), 2)
+    lead = beside + len(windows.kernel) - input.ndim
+    largest = lax.reduce_window(
+        lax.expand_dims(input, range(lead)),
         np.asarray(lowest(input.dtype), input.dtype),
         lax.max,
-        (*[1] * lead, *windows.kernel),
-        (*[1] * lead, *windows.stride),
-        (*[(0, 0)] * lead, *windows.pads),
+        (*[1] * beside, *windows.kernel),
+        (*[1] * beside, *windows.stride),
+        (*[(0, 0)] * beside, *windows.pads),
     )
+    return lax.squeeze(largest, range(lead))
 
 
 def _beats(value: jax.Array, best: jax.Array) -> jax.Array:

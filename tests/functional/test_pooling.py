@@ -1,5 +1,7 @@
 """Pooling: ties, NaN and infinities, windows cut by the border, indices, errors."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -330,3 +332,31 @@ def test_output_sizes_that_pooling_would_not_bring_back(output_size):
         torch.nn.functional.max_unpool2d(torch.ones(shape), torch.zeros(shape).long(), 2, output_size=output_size)
     with pytest.raises(ValueError, match="max_unpool2d: output_size"):
         F.max_unpool2d(jnp.ones(shape), jnp.zeros(shape, int), 2, output_size=output_size)
+
+
+UNBATCHED = {
+    "max_pool1d": (lambda x: F.max_pool1d(x, 3, 2), (4, 33)),
+    "max_pool2d": (lambda x: F.max_pool2d(x, 3, 2, 1), (4, 17, 17)),
+    "max_pool3d": (lambda x: F.max_pool3d(x, 2), (4, 8, 8, 8)),
+    "adaptive_max_pool1d": (lambda x: F.adaptive_max_pool1d(x, 4), (4, 32)),
+    "adaptive_max_pool2d": (lambda x: F.adaptive_max_pool2d(x, 4), (4, 16, 16)),
+    "adaptive_max_pool3d": (lambda x: F.adaptive_max_pool3d(x, 2), (4, 8, 8, 8)),
+    "lp_pool2d": (lambda x: F.lp_pool2d(x, float("inf"), 2), (4, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("name", UNBATCHED)
+def test_windows_of_unbatched_inputs_have_two_dimensions_beside_them(name, monkeypatch):
+    """The TPU's compiler has no gradient (select-and-scatter) for windows with fewer than two."""
+    pool, shape = UNBATCHED[name]
+    x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
+
+    def gradient(x):
+        return jax.grad(lambda x: jnp.sum(pool(x) ** 2))(x)
+
+    expected = gradient(x)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    program = jax.jit(lambda x: gradient(x)).lower(x)
+    windows = re.findall(r"select_and_scatter.*?window_dimensions = array<i64: ([\d, ]+)>", program.as_text(), re.S)
+    assert windows and all(window.split(", ").count("1") >= 2 for window in windows), windows
+    np.testing.assert_allclose(program.compile()(x), expected, rtol=1e-6)
