@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxnn import functional as functional
+from jaxnn import grad as grad
 from jaxnn import init as init
 from jaxnn import parallel as parallel
 from jaxnn import utils as utils
@@ -204,13 +205,15 @@ from jaxnn.modules.upsampling import UpsamplingNearest2d as UpsamplingNearest2d
 from jaxnn.parallel.data_parallel import DataParallel as DataParallel
 from jaxnn.transforms.checkpoint import checkpoint as checkpoint
 from jaxnn.transforms.functional_call import functional_call as functional_call
-from jaxnn.transforms.gradients import grad as grad
 from jaxnn.transforms.gradients import value_and_grad as value_and_grad
 from jaxnn.transforms.jit import jit as jit
 from jaxnn.transforms.scan import scan as scan
 from jaxnn.transforms.scan_layers import scan_layers as scan_layers
 from jaxnn.transforms.stack_module_state import stack_module_state as stack_module_state
 from jaxnn.transforms.vmap import vmap as vmap
+
+if TYPE_CHECKING:  # jaxnn/grad.py is a module that is called as this function
+    from jaxnn.transforms.gradients import grad as grad
 
 # Loaded when first used: optax and checkpoint readers would triple the time of `import jaxnn`.
 _LAZY = {

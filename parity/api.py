@@ -1,7 +1,7 @@
 """``parity api``: every public name and signature of torch.nn against jaxnn's.
 
 Compared: ``torch.nn`` (classes with their constructors, ``forward`` and other public methods),
-``torch.nn.functional``, ``torch.nn.init``, ``torch.nn.utils`` and its modules, ``torch.nn.attention`` and
+``torch.nn.functional``, ``torch.nn.grad``, ``torch.nn.init``, ``torch.nn.utils`` and its modules, ``torch.nn.attention`` and
 ``torch.nn.attention.flex_attention``. Functions without a Python signature are read from the first line of
 their docstring, else from torch's own stub files. Differences on purpose stand in ``api_differences.toml``
 with their reasons; anything else is a failure.
@@ -24,11 +24,12 @@ from collections.abc import Iterator
 from typing import Any
 
 MODULES = (
-    *("", "functional", "init", "attention", "attention.flex_attention"),
+    *("", "functional", "grad", "init", "attention", "attention.flex_attention"),
     *("utils", "utils.parametrizations", "utils.parametrize", "utils.prune", "utils.rnn", "utils.stateless"),
 )
 # Modules without __all__ whose namespaces hold much that they only import.
 _OWN_ONLY = (
+    "grad",
     "attention.flex_attention",
     "utils.parametrizations",
     "utils.parametrize",
