@@ -1,6 +1,7 @@
 """torch.optim's optimizers, by name and by number, and any optax transformation."""
 
 from jaxnn.optim import lr_scheduler as lr_scheduler
+from jaxnn.optim import swa_utils as swa_utils
 from jaxnn.optim._adafactor import Adafactor as Adafactor
 from jaxnn.optim._as_transformation import as_transformation as as_transformation
 from jaxnn.optim._hooks import register_optimizer_step_post_hook as register_optimizer_step_post_hook
