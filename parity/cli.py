@@ -147,11 +147,15 @@ def _names(arguments: argparse.Namespace) -> int:
     return names.main(arguments.record)
 
 
-def _finish(results: list[Any], options: Options, arguments: argparse.Namespace, seconds: float) -> int:
+def _finish(results: Any, options: Options, arguments: argparse.Namespace, seconds: float) -> int:
     from parity import run
 
-    run.save(results, arguments.out, run.about(options) | {"seconds": round(seconds, 1)})
+    part = {"interrupted": f"{results.unfinished} units were not run"} if results.unfinished else {}
+    run.save(results, arguments.out, run.about(options) | {"seconds": round(seconds, 1)} | part)
     print_summary(results, arguments.failures, seconds)
+    if results.unfinished:
+        print(f"interrupted: {results.unfinished} units were not run")
+        return run.INTERRUPTED
     return 0 if results and all(result.ok for result in results) else 1
 
 

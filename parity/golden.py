@@ -27,7 +27,7 @@ from unittest import mock
 
 from parity import record
 from parity.known import known
-from parity.run import Options, matches, pooled
+from parity.run import INTERRUPTED, Options, matches, pooled
 
 PLATFORMS = ("cpu", "tpu", "cuda")
 _CHUNK = 12
@@ -50,6 +50,10 @@ class Programs:
 
     id: str
     hashes: dict[str, str]
+
+
+class Interrupted(Exception):
+    """A record that is not whole is none."""
 
 
 def normalised(text: str) -> str:
@@ -132,6 +136,8 @@ def make(wanted: Wanted, options: Options, progress: bool = True) -> dict[str, A
     work = [(wanted, start) for start in range(0, count, _CHUNK)]
     found = pooled(lambda: work, hash_chunk, options, progress)
     about = {"jax": jax.__version__, "python": platform.python_version(), "precision": options.precision}
+    if found.unfinished:
+        raise Interrupted(f"interrupted: {len(found)} of {count} cases were traced; nothing is written or compared")
     return {"about": about, "programs": {programs.id: programs.hashes for programs in found}}
 
 
@@ -165,7 +171,11 @@ def host_differences(record: dict[str, Any]) -> list[str]:
 
 def main(options: Options, wanted: Wanted, write: pathlib.Path | None, against: pathlib.Path | None) -> int:
     """Make a record; write it, compare it, or both. The exit status is 0 where no program is another."""
-    found = make(wanted, options)
+    try:
+        found = make(wanted, options)
+    except Interrupted as end:
+        print(end)
+        return INTERRUPTED
     programs = found["programs"]
     fails = [f"{case}: {hashes['fails']}" for case, hashes in programs.items() if "fails" in hashes]
     for line in fails:

@@ -288,6 +288,8 @@ def _pooling(draw: Draw) -> Case:
         lead = (draw.between(1, 8), draw.between(1, 40))[1 if draw.chance(0.15) else 0 :]
         size = [draw.between(1, _LENGTHS[spatial]) for _ in range(spatial)]
         kernel = draw.option(spatial, 1, 2, 2, 3, 3, 4, 5, 7)
+        if (kind, spatial) == ("lp", 1):  # torch takes no tuple here: it multiplies by the size
+            (kernel,) = tuples(kernel, 1)
         stride = None if draw.chance(0.3) else draw.option(spatial, 1, 1, 2, 3, 5, 7)
         dilation = draw.option(spatial, 1, 1, 1, 2, 3) if kind == "max" else 1
         padding = draw.option(spatial, 0, 0, 1, 2, 3) if kind in ("max", "avg") else 0

@@ -18,7 +18,7 @@ import numpy as np
 
 from parity import compare
 from parity.case import Case, Dtype, Expected, Make, Name, Packed, Slot, numpy_dtype
-from parity.run import Options, Task, cases, pooled, tasks
+from parity.run import INTERRUPTED, Options, Task, cases, pooled, tasks
 
 # Per name and source: so many cases at most, and so many bytes; error inputs come on top.
 CASES, ERRORS, BYTES = 5, 4, 12_000
@@ -30,6 +30,9 @@ def record(options: Options, path: pathlib.Path) -> int:
     from parity.run import about
 
     chosen = pooled(lambda: tasks(options), record_task, options, True)
+    if chosen.unfinished:
+        print(f"interrupted: nothing is written to {path}")
+        return INTERRUPTED
     kept = thin(chosen)
     save(kept, path, about(options) | {"precision": options.precision})
     print(f"{len(kept)} of {len(chosen)} cases, {path.stat().st_size / 1e6:.2f} MB: {path}")

@@ -6,12 +6,12 @@ import pathlib
 from typing import Any
 
 from parity import record
-from parity.run import Options, matches, pooled
+from parity.run import Found, Options, matches, pooled
 
 _CHUNK = 40
 
 
-def replay(path: pathlib.Path, options: Options, progress: bool = True) -> list[Any]:
+def replay(path: pathlib.Path, options: Options, progress: bool = True) -> Found:
     """The results of the recording's cases that the options ask for."""
     _, cases = record.load(path)
     work = [(str(path), start) for start in range(0, len(cases), _CHUNK)]

@@ -224,38 +224,62 @@ def start_worker(options: Options) -> None:
         modes.set_float32_matmul_precision(options.matmul)
 
 
-def run(options: Options, progress: bool = True) -> list[Any]:
+class Found(list[Any]):
+    """Results, and how many units of the work they are without because the run was interrupted."""
+
+    unfinished: int = 0
+
+
+INTERRUPTED = 130  # the exit status of a command that was ended by Ctrl-C or SIGTERM
+
+
+def run(options: Options, progress: bool = True) -> Found:
     """Run everything that the options ask for; results in the order of their ids."""
     return pooled(lambda: tasks(options), run_task, options, progress)
 
 
-def pooled(list_work: Callable[[], Sequence[Any]], function: Any, options: Options, progress: bool) -> list[Any]:
+def pooled(list_work: Callable[[], Sequence[Any]], function: Any, options: Options, progress: bool) -> Found:
     """``function(item, options)`` over what there is to do in ``options.jobs`` processes; the lists it returns, joined.
 
-    Interrupted (Ctrl-C, SIGTERM), it ends the workers and returns what is there, with a note of what is not.
+    Interrupted (Ctrl-C, SIGTERM), it ends the workers and returns what is there; `Found.unfinished` says what is not.
     """
     results: list[Any] = []
-    pool = _pool(options)
-    work = list_work()
-    unfinished = len(work)
-    bar = _bar(len(work), progress)
+    work: Sequence[Any] = ()
+    pool: ProcessPoolExecutor | None = None
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        for item, found in _each(pool, work, function, options):
-            results += found
-            unfinished -= 1
-            for result in found:  # at once: a long run need not end before its failures are looked at
-                if not getattr(result, "ok", True):
-                    bar.write(f"{result.id}: {result.message}")
-            failed = sum(not getattr(result, "ok", True) for result in results)
-            bar.set_postfix_str(f"{_name(item)}, {failed} failed", refresh=False)
-            bar.update()
+        pool = _pool(options)
+        work = list_work()
+        unfinished = len(work)
+        with contextlib.closing(_bar(len(work), progress)) as bar:
+            for item, found in _each(pool, work, function, options):
+                results += found
+                unfinished -= 1
+                for result in found:  # at once: a long run need not end before its failures are looked at
+                    if not getattr(result, "ok", True):
+                        bar.write(f"{result.id}: {result.message}")
+                failed = sum(not getattr(result, "ok", True) for result in results)
+                bar.set_postfix_str(f"{_name(item)}, {failed} failed", refresh=False)
+                bar.update()
     except KeyboardInterrupt:
-        print(f"\ninterrupted: {unfinished} of {len(work)} units were not run", file=sys.stderr)
+        if not work:
+            print("interrupted: nothing was run")
+            raise SystemExit(INTERRUPTED) from None
     finally:
+        _end(pool)
         signal.signal(signal.SIGTERM, previous)
-        bar.close()
-    return sorted(results, key=lambda result: result.id)
+    whole = Found(sorted(results, key=lambda result: result.id))
+    whole.unfinished = unfinished
+    return whole
+
+
+def _end(pool: ProcessPoolExecutor | None) -> None:
+    """Ends the workers, also those that are at work."""
+    if pool is not None:
+        processes = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
 
 
 def _pool(options: Options) -> ProcessPoolExecutor | None:
@@ -280,16 +304,9 @@ def _each(
         for item in work:
             yield item, function(item, options)
         return
-    try:
-        futures = {pool.submit(function, item, options): item for item in work}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    futures = {pool.submit(function, item, options): item for item in work}
+    for future in as_completed(futures):
+        yield futures[future], future.result()
 
 
 def _bar(total: int, progress: bool) -> Any:
