@@ -74,6 +74,7 @@ from jaxnn.functional.fold import fold as fold
 from jaxnn.functional.fold import unfold as unfold
 from jaxnn.functional.grid import affine_grid as affine_grid
 from jaxnn.functional.grid import grid_sample as grid_sample
+from jaxnn.functional.grouped import grouped_mm as grouped_mm
 from jaxnn.functional.interpolation import interpolate as interpolate
 from jaxnn.functional.interpolation import upsample as upsample
 from jaxnn.functional.interpolation import upsample_bilinear as upsample_bilinear
@@ -147,6 +148,9 @@ from jaxnn.functional.pooling_fractional import fractional_max_pool2d as fractio
 from jaxnn.functional.pooling_fractional import fractional_max_pool2d_with_indices as fractional_max_pool2d_with_indices
 from jaxnn.functional.pooling_fractional import fractional_max_pool3d as fractional_max_pool3d
 from jaxnn.functional.pooling_fractional import fractional_max_pool3d_with_indices as fractional_max_pool3d_with_indices
+from jaxnn.functional.scaled import ScalingType as ScalingType
+from jaxnn.functional.scaled import SwizzleType as SwizzleType
+from jaxnn.functional.scaled import scaled_mm as scaled_mm
 from jaxnn.functional.sparse import embedding as embedding
 from jaxnn.functional.sparse import one_hot as one_hot
 from jaxnn.functional.unpooling import max_unpool1d as max_unpool1d

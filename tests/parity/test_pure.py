@@ -23,8 +23,8 @@ if not RECORDING.exists():
 pytestmark = pytest.mark.filterwarnings("ignore")  # options that torch warns of are among the cases
 PLATFORMS = ("cpu", "cuda", "tpu")
 
-# Functions of no case in PyTorch's databases or ours, for which another name stands.
-ALIASES: dict[str, str] = {}
+# Functions of no case in PyTorch's databases or ours, for which another name or a test stands.
+ALIASES = {"grouped_mm": "tests/functional/test_grouped.py", "scaled_mm": "tests/functional/test_grouped.py"}
 # Numbers that decide shapes or branches, as in torch: they cannot be traced.
 STATIC = {"normalize.p", "pairwise_distance.p", "pdist.p", "scaled_dot_product_attention.dropout_p"}
 # Numbers that no longer do anything.
