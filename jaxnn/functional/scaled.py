@@ -16,6 +16,7 @@ from jaxnn.base.op import op
 from jaxnn.functional._dot import dot_general
 
 _NAME = "scaled_mm"
+_BFLOAT16 = np.dtype(jnp.bfloat16)
 
 
 class ScalingType(enum.Enum):
@@ -59,7 +60,7 @@ def _check(
     swizzle_a: Any = None,
     swizzle_b: Any = None,
     bias: Any = None,
-    output_dtype: Any = jnp.bfloat16,
+    output_dtype: Any = _BFLOAT16,
     contraction_dim: Any = (),
     use_fast_accum: bool = False,
 ) -> None:
@@ -120,7 +121,7 @@ def scaled_mm(
     swizzle_a: SwizzleType | list[SwizzleType] | None = None,
     swizzle_b: SwizzleType | list[SwizzleType] | None = None,
     bias: Float[Array, "..."] | None = None,
-    output_dtype: Any = jnp.bfloat16,
+    output_dtype: Any = _BFLOAT16,
     contraction_dim: Any = (),
     use_fast_accum: bool = False,
 ) -> Float[Array, "rows columns"]:
