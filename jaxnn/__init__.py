@@ -27,6 +27,7 @@ from jaxnn.base.modes import set_grad_enabled as set_grad_enabled
 from jaxnn.core.compiling import compiler_options as compiler_options
 from jaxnn.core.module import Module as Module
 from jaxnn.core.parameter import Buffer as Buffer
+from jaxnn.core.parameter import DeletedArrayError as DeletedArrayError
 from jaxnn.core.parameter import Parameter as Parameter
 from jaxnn.core.parameter import TraceLeakError as TraceLeakError
 from jaxnn.core.random import Generator as Generator

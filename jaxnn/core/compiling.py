@@ -75,7 +75,7 @@ class Jitted:
         self._inner: Any = self._make(fun, compiler_options=compiler_options)
         self._whole: Any = None
         self._called: Any = None
-        self._quiet = False
+        self.quiet = False
 
     def current(self) -> Any:
         """The function that jax compiles in this place."""
@@ -87,16 +87,24 @@ class Jitted:
         return self._whole
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return self.called()(*args, **kwargs)
+        finally:
+            if self.quiet:
+                self.warn_again()
+
+    def called(self) -> Any:
+        """The function that a call in this place calls; `warn_again` belongs after it where it has left `quiet`."""
         if not _compat.at_top_level():
-            return self._inner(*args, **kwargs)
+            return self._inner
         if self._called is None:
             self._called = self._make_called()
-        try:
-            return self._called(*args, **kwargs)
-        finally:
-            if self._quiet:
-                self._quiet = False
-                _compat.warn_of_compiling(True)
+        return self._called
+
+    def warn_again(self) -> None:
+        """End the silence that begins where a call compiles."""
+        self.quiet = False
+        _compat.warn_of_compiling(True)
 
     def _make_called(self) -> Any:
         pieces = _known(jax.default_backend(), in_pieces=True)
@@ -106,7 +114,7 @@ class Jitted:
 
         @functools.wraps(self._fun)
         def traced(*args: Any, **kwargs: Any) -> Any:
-            self._quiet = True
+            self.quiet = True
             _compat.warn_of_compiling(False)
             return self._fun(*args, **kwargs)
 

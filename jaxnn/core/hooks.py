@@ -320,52 +320,52 @@ def _forward_with_backward_hooks(module: Any, args: tuple[Any, ...], kwargs: dic
     """Forward as one function with a gradient rule of its own, in which the hooks run."""
     from jaxnn.core.lift import Call  # lift stands on modules' trees; hooks are below it
 
-    call = Call((module, *args), kwargs)
-    rest, rest_def = jax.tree.flatten(call.rest)
-    is_input = [isinstance(leaf, jax.Array) for leaf in rest]
-    positions = _argument_positions(call.rest[0][1:], len(rest))
-    output: list[Any] = []  # the last run's output: its structure, and its leaves that are no arrays
+    with Call((module, *args), kwargs) as call:
+        rest, rest_def = jax.tree.flatten(call.rest)
+        is_input = [isinstance(leaf, jax.Array) for leaf in rest]
+        positions = _argument_positions(call.rest[0][1:], len(rest))
+        output: list[Any] = []  # the last run's output: its structure, and its leaves that are no arrays
 
-    def forward(module: Any, *args: Any, **kwargs: Any) -> Any:
-        return module.forward(*args, **kwargs)
+        def forward(module: Any, *args: Any, **kwargs: Any) -> Any:
+            return module.forward(*args, **kwargs)
 
-    def pure(leaves: list[Any], key: Any, arrays: list[Any]) -> Any:
-        feed = iter(arrays)
-        now = [next(feed) if taken else leaf for taken, leaf in zip(is_input, rest)]
-        out, changes = call.run(forward, leaves, key, jax.tree.unflatten(rest_def, now))
-        flat, structure = jax.tree.flatten(out)
-        output[:] = structure, [None if isinstance(leaf, jax.Array) else (leaf,) for leaf in flat]
-        return [leaf for leaf in flat if isinstance(leaf, jax.Array)], changes
+        def pure(leaves: list[Any], key: Any, arrays: list[Any]) -> Any:
+            feed = iter(arrays)
+            now = [next(feed) if taken else leaf for taken, leaf in zip(is_input, rest)]
+            out, changes = call.run(forward, leaves, key, jax.tree.unflatten(rest_def, now))
+            flat, structure = jax.tree.flatten(out)
+            output[:] = structure, [None if isinstance(leaf, jax.Array) else (leaf,) for leaf in flat]
+            return [leaf for leaf in flat if isinstance(leaf, jax.Array)], changes
 
-    def whole(arrays: list[Any], others: bool) -> Any:
-        """The output around its arrays, or around their gradients, with None for what has none."""
-        feed = iter(arrays)
-        structure, fixed = output
-        leaves = [next(feed) if other is None else other[0] if others else None for other in fixed]
-        return jax.tree.unflatten(structure, leaves)
+        def whole(arrays: list[Any], others: bool) -> Any:
+            """The output around its arrays, or around their gradients, with None for what has none."""
+            feed = iter(arrays)
+            structure, fixed = output
+            leaves = [next(feed) if other is None else other[0] if others else None for other in fixed]
+            return jax.tree.unflatten(structure, leaves)
 
-    @jax.custom_vjp
-    def hooked(leaves: list[Any], key: Any, arrays: list[Any]) -> Any:
-        return pure(leaves, key, arrays)
+        @jax.custom_vjp
+        def hooked(leaves: list[Any], key: Any, arrays: list[Any]) -> Any:
+            return pure(leaves, key, arrays)
 
-    def hooked_forward(leaves: list[Any], key: Any, arrays: list[Any]) -> Any:
-        return jax.vjp(pure, leaves, key, arrays)
+        def hooked_forward(leaves: list[Any], key: Any, arrays: list[Any]) -> Any:
+            return jax.vjp(pure, leaves, key, arrays)
 
-    def hooked_backward(pullback: Any, cotangents: Any) -> Any:
-        of_arrays, of_changes = cotangents
-        seen = whole([None if grad.dtype == jax.dtypes.float0 else grad for grad in of_arrays], others=False)
-        seen = _run_backward_pre_hooks(module, seen)
-        replaced = iter(jax.tree.leaves(seen))
-        of_output = [grad if grad.dtype == jax.dtypes.float0 else next(replaced) for grad in of_arrays]
-        of_leaves, of_key, of_inputs = pullback((of_output, of_changes))
-        feed = iter(of_inputs)
-        of_rest = [next(feed) if taken else None for taken in is_input]
-        of_rest = _run_backward_hooks(module, of_rest, positions, seen)
-        return of_leaves, of_key, [grad for grad, taken in zip(of_rest, is_input) if taken]
+        def hooked_backward(pullback: Any, cotangents: Any) -> Any:
+            of_arrays, of_changes = cotangents
+            seen = whole([None if grad.dtype == jax.dtypes.float0 else grad for grad in of_arrays], others=False)
+            seen = _run_backward_pre_hooks(module, seen)
+            replaced = iter(jax.tree.leaves(seen))
+            of_output = [grad if grad.dtype == jax.dtypes.float0 else next(replaced) for grad in of_arrays]
+            of_leaves, of_key, of_inputs = pullback((of_output, of_changes))
+            feed = iter(of_inputs)
+            of_rest = [next(feed) if taken else None for taken in is_input]
+            of_rest = _run_backward_hooks(module, of_rest, positions, seen)
+            return of_leaves, of_key, [grad for grad, taken in zip(of_rest, is_input) if taken]
 
-    hooked.defvjp(hooked_forward, hooked_backward)
-    arrays, changes = hooked(list(call.leaves), call.key, [leaf for leaf, taken in zip(rest, is_input) if taken])
-    return call.finish(whole(arrays, others=True), changes)
+        hooked.defvjp(hooked_forward, hooked_backward)
+        arrays, changes = hooked(list(call.leaves), call.key, [leaf for leaf, taken in zip(rest, is_input) if taken])
+        return call.finish(whole(arrays, others=True), changes)
 
 
 def _argument_positions(args: tuple[Any, ...], n_leaves: int) -> list[int]:

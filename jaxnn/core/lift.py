@@ -1,22 +1,33 @@
 """The one mechanism under all transforms: stateful arguments apart, a pure function run, what changed written back.
 
-A transform (1) finds the stateful objects among its arguments (`Split`), (2) hands their arrays, and the state of
+A transform (1) finds the stateful objects among its arguments (`Call`), (2) hands their arrays, and the state of
 the random stream, to a pure function that rebuilds copies around them, calls the user's function, and says which
 arrays are others than before, by identity (`run`), and (3) puts those into the boxes of the originals
-(`write_back`). The originals are not touched before the whole function has succeeded. Objects that share boxes
+(`write_back`), in one act that no signal interrupts. The originals are not touched before the whole function has
+succeeded. Objects that share boxes
 travel as one `Bundle`, so that a box reached through two arguments is one leaf.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 
 from jaxnn import _compat
-from jaxnn.core import random, tree
-from jaxnn.core.parameter import Slot, TraceLeakError, leak_message, may_hold, note_structure
+from jaxnn.core import donation, random, tree
+from jaxnn.core.parameter import (
+    Slot,
+    TraceLeakError,
+    leak_message,
+    may_hold,
+    next_epoch,
+    restore_acts,
+    structure_epoch,
+    write_all,
+)
 from jaxnn.core.stateful import Stateful
 from jaxnn.core.tree import Registry, Structure
 
@@ -169,60 +180,86 @@ class Watch:
         tree.discard_changes(self.copy)
 
 
-def write_back(root: Any, plan: Plan, values: Sequence[Any]) -> None:
-    """Put what came back into the original tree: all of it, or nothing."""
-    if not plan.indices and plan.structure is None:
-        return
-    cache, extra = tree.cache_of(root)
-    if plan.structure is not None:
-        _graft(root, cache, plan, values)
-        return
-    boxes = cache.boxes
-    if not _compat.at_top_level():
-        for index, value in zip(plan.indices, values):
-            if index < len(boxes) and not may_hold(boxes[index].home, value):
-                raise TraceLeakError(leak_message(boxes[index].label))
-        for index in plan.indices:
-            home = boxes[index].home if index < len(boxes) else None
-            if home is not None:
-                home.changed = boxes[index]
-    late = []
-    count = len(boxes)
-    for index, value in zip(plan.indices, values):  # for every parameter at every step: no call that is not needed
-        if index >= count:
-            late.append((index - count, value))
-            continue
-        box = boxes[index]
-        if box._reference is None:
-            box._value = value
-        else:
-            box.replace(value)
-    if late:
-        _write_containers(root, cache, extra, late)
+def write_back(
+    roots: Sequence[Any],
+    plans: Sequence[Plan],
+    values: Sequence[Sequence[Any]],
+    stream: Slot | None = None,
+    key: Any = None,
+    last: Sequence[functools.partial[Any]] = (),
+) -> None:
+    """Put what came back into the original trees, and the random stream's state `key` into its box.
+
+    Everything is checked and prepared first, and then written in one act: all of it, or nothing.
+
+    Args:
+        roots, plans, values: the trees, how each changed, and the arrays of each.
+        stream, key: the box of the stream's state and what it becomes; None where it stays.
+        last: what is called at the end of the act, as `write_all` takes it.
+
+    Raises:
+        TraceLeakError: a tracer would be put into a box that outlives its trace.
+    """
+    boxes: list[Slot] = []
+    arrays: list[Any] = []
+    acts: list[functools.partial[Any]] = []
+    if stream is not None and key is not None:
+        boxes.append(stream)
+        arrays.append(key)
+    for root, plan, new in zip(roots, plans, values):
+        if plan.structure is not None:
+            acts += _graft(root, plan, plan.structure, new, boxes, arrays)
+        elif plan.indices:
+            cache, extra = tree.cache_of(root)
+            held = cache.boxes
+            if plan.indices[-1] >= len(held):
+                acts += _rebuilt_containers(root, cache, extra, zip(plan.indices, new))
+                boxes.extend(held[index] for index in plan.indices if index < len(held))
+            else:
+                boxes.extend(map(held.__getitem__, plan.indices))
+            arrays.extend(new)
+            del arrays[len(boxes) :]
+    if len(boxes) + len(acts) > (key is not None) and not _compat.at_top_level():  # the stream's own is checked
+        for box, value in zip(boxes, arrays):
+            if not may_hold(box.home, value):
+                raise TraceLeakError(leak_message(box.label))
+        for box in boxes:
+            if box.home is not None:
+                box.home.changed = box
+    if boxes or acts:
+        write_all(boxes, arrays, (*acts, *last))
 
 
-def _write_containers(root: Any, cache: tree.Cache, arrays: list[Any], late: list[tuple[int, Any]]) -> None:
-    """Rebuild the plain attributes that hold arrays around the new ones, in place where they are lists or dicts."""
+def _rebuilt_containers(
+    root: Any, cache: tree.Cache, arrays: list[Any], new: Iterable[tuple[int, Any]]
+) -> list[functools.partial[Any]]:
+    """What rebuilds the plain attributes that hold arrays around the new ones, in place where they are lists or dicts."""
     arrays = list(arrays)
-    for position, value in late:
-        arrays[position] = value
+    for index, value in new:
+        if index >= len(cache.boxes):
+            arrays[index - len(cache.boxes)] = value
     source = tree.freezing.Thawing(iter(arrays), cache.boxes, [root, *cache.below])
+    acts: list[functools.partial[Any]] = []
     for _, holder, name, frozen in cache.watched:
         held = (root if holder is None else holder).__dict__
-        old, new = held[name], tree.freezing.thaw(frozen, source)
+        old, thawed = held[name], tree.freezing.thaw(frozen, source)
         if type(old) is list:
-            old[:] = new
+            acts.append(functools.partial(list.__setitem__, old, slice(None), thawed))
         elif type(old) is dict:
-            old.clear()
-            old.update(new)
+            acts += functools.partial(dict.clear, old), functools.partial(dict.update, old, thawed)
         else:
-            held[name] = new
+            acts.append(functools.partial(dict.__setitem__, held, name, thawed))
+    return acts
 
 
-def _graft(root: Any, cache: tree.Cache, plan: Plan, values: Sequence[Any]) -> None:
-    """Give the original tree the new structure: its own objects and boxes where they remain, new ones elsewhere."""
-    structure = plan.structure
-    assert structure is not None
+def _graft(
+    root: Any, plan: Plan, structure: Structure, values: Sequence[Any], boxes: list[Slot], arrays: list[Any]
+) -> list[functools.partial[Any]]:
+    """What gives the original tree its new structure: its own objects and boxes where they remain, new ones elsewhere.
+
+    The arrays of boxes that remain, and these boxes, are added to `arrays` and `boxes`.
+    """
+    cache, _ = tree.cache_of(root)
     home = root.__dict__.get("_home")
     incoming = dict(zip(plan.indices, values))
     for value in values:
@@ -233,26 +270,30 @@ def _graft(root: Any, cache: tree.Cache, plan: Plan, values: Sequence[Any]) -> N
         originals[origin] if origin >= 0 else object.__new__(node.kind)
         for node, origin in zip(structure.nodes, plan.object_origins)
     ]
-    boxes = []
+    acts: list[functools.partial[Any]] = []
+    all_boxes = []
     for number, (meta, origin) in enumerate(zip(structure.metas, plan.box_origins)):
         if origin < 0:
-            boxes.append(Slot.from_meta(meta, incoming[number], home, structure.names[number]))
+            all_boxes.append(Slot.from_meta(meta, incoming[number], home, structure.names[number]))
             continue
         box = cache.boxes[origin]
-        box.__class__ = meta[0]  # a lazy parameter has become an ordinary one
-        box._set_meta(*meta[1:])
+        acts += restore_acts(box, meta)  # a lazy parameter may have become an ordinary one
         if number in incoming:
-            box.replace(incoming[number])
-        boxes.append(box)
-    leaves = [box._value for box in boxes]
-    leaves += [incoming[i] for i in range(len(boxes), len(structure.names))]
-    for node, obj in zip(structure.nodes, objects):
-        obj.__class__ = node.kind
-        keep = {name: value for name, value in obj.__dict__.items() if name == "_home"}
-        obj.__dict__.clear()
-        obj.__dict__.update(keep)
-    note_structure()
-    tree.fill(structure, leaves, objects, boxes, home)
+            boxes.append(box)
+            arrays.append(incoming[number])
+        all_boxes.append(box)
+    extra = [incoming[i] for i in range(len(all_boxes), len(structure.names))]
+    attributes = tree.attributes_of(structure, extra, objects, all_boxes, home)
+    attributes[0]["_cache"].epoch = epoch = next_epoch()
+    for node, obj, new in zip(structure.nodes, objects, attributes):
+        kept = {name: obj.__dict__[name] for name in ("_home", "_unbound") if name in obj.__dict__}
+        acts += (
+            functools.partial(object.__setattr__, obj, "__class__", node.kind),
+            functools.partial(dict.clear, obj.__dict__),
+            functools.partial(dict.update, obj.__dict__, new | kept),
+        )
+    acts.append(functools.partial(list.__setitem__, structure_epoch, 0, epoch))
+    return acts
 
 
 class Call:
@@ -265,10 +306,14 @@ class Call:
         self.leaves, self.structure = tree.flatten(self.root)
         self.generator = random.current()
 
-    @property
-    def key(self) -> Any:
-        """The random stream's state, raw."""
-        return self.generator.slot.value
+    def __enter__(self) -> Call:
+        self.key = self.generator.take(self)  # the random stream's state, raw
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        self.generator.release(self.key, self)
+        if error is not None:
+            donation.explain(error, [self.root])
 
     def names(self, number: int) -> dict[int, str]:
         """Leaf number -> name within the object `number`, for its parameters that require gradients."""
@@ -304,9 +349,8 @@ class Call:
 
     def finish(self, out: Any, changes: Changes) -> Any:
         """Write the changes back; the output with the originals in place of their copies."""
-        write_back(self.root, changes.plan, changes.values)
-        if changes.key is not None:
-            self.generator.slot.value = changes.key
+        moved = self.generator.moved(self.key, self, changes.key)
+        write_back((self.root,), (changes.plan,), (changes.values,), *moved)
         return restore_objects(out, self.objects)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxnn import _compat
 from jaxnn.base import modes
 from jaxnn.base.dtypes import describe
-from jaxnn.core import tree
+from jaxnn.core import donation, tree
 from jaxnn.core.conversions import Conversions
 from jaxnn.core.hooks import Hooks, call_with_hooks, global_hooks, on_registration
 from jaxnn.core.parameter import Buffer, Parameter, Slot, TraceLeakError, encloses, leak_message, may_hold, owner
@@ -427,6 +427,7 @@ def _type_name(value: Any) -> str:
 def _note_where(module: Module, error: Exception) -> None:
     """Note on `error` the dotted name of the module it came from, grown by one step at each call on its way out."""
     tree.discard_changes(module)
+    donation.explain(error, [module])
     inner: Module | None
     inner, path, position = getattr(error, "_jaxnn_where", (None, "", -1))
     if inner is module:

@@ -7,11 +7,13 @@ from (`owner`), so that assignments and torch's in-place functions can reach the
 
 from __future__ import annotations
 
+import collections
 import copy
+import functools
 import itertools
 import operator
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +27,11 @@ from jaxnn.base.dtypes import as_array, check_dtype, describe, is_floating
 # while it stands still (see core/tree.py). No number comes twice, whichever threads change trees at once.
 structure_epoch = [0]
 _epochs = itertools.count(1)
+
+
+def next_epoch() -> int:
+    """An epoch that has not been before."""
+    return next(_epochs)
 
 
 def note_structure() -> None:
@@ -41,6 +48,10 @@ _HERE: Any = object()
 
 class TraceLeakError(RuntimeError):
     """A value that exists only inside a trace was about to be stored in a module that outlives it."""
+
+
+class DeletedArrayError(RuntimeError):
+    """An array of a module or an optimizer was donated to a compiled call that brought none back."""
 
 
 class TraceHome:
@@ -139,9 +150,6 @@ class Slot:
 
     def replace(self, value: Any) -> None:
         """Put `value` in the box without any check: for transforms, which have made theirs."""
-        if self._reference is not None:
-            _forget(self._reference)
-            self._reference = None
         self._value = value
 
     def read(self) -> Any:
@@ -151,24 +159,28 @@ class Slot:
         if reference is None:
             reference = self._reference = _BoxReference(self, _forget)
             reference.key = 0
-        reference.key = key = id(value)
+        key = id(value)
+        if reference.key != key:  # another array than at the last reading
+            _forget(reference)
+            reference.key = key
         _owners[key] = reference
         return value
 
-    # What two boxes must share, besides the array, to be alike in a tree's structure.
+    # Attributes that two boxes must share, besides the array, to be alike in a tree's structure.
+    _options: tuple[str, ...] = ()
+
     def meta(self) -> tuple[Any, ...]:
-        return (type(self),)
+        """The class and the options."""
+        return type(self), *(getattr(self, name) for name in self._options)
 
     @classmethod
     def from_meta(cls, meta: tuple[Any, ...], value: Any, home: TraceHome | None, label: str) -> Slot:
         """A box around `value` as `meta` describes, with no checks and no conversion."""
         box = object.__new__(meta[0])
         box._value, box.home, box.label, box._reference = value, home, label, None
-        box._set_meta(*meta[1:])
+        for name, option in zip(box._options, meta[1:]):
+            setattr(box, name, option)
         return box
-
-    def _set_meta(self) -> None:
-        pass
 
     @property
     def data(self) -> Any:
@@ -243,11 +255,74 @@ class Slot:
         return show_box(self, path, subtree_renderer)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Slot:
+        if is_deleted(self):
+            raise DeletedArrayError(deleted_message(self.label or type(self).__name__))
         value = jnp.copy(self._value) if isinstance(self._value, jax.Array) else copy.deepcopy(self._value, memo)
         return Slot.from_meta(self.meta(), value, current_home(), self.label)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Slot.from_meta, (self.meta(), self._value, None, self.label)
+
+
+# Another object after every act of `write_all`: what is read with the same one before and after is of one moment.
+written: list[Any] = [None]
+_get_value, _set_value = Slot.__dict__["_value"].__get__, Slot.__dict__["_value"].__set__
+_call = functools.partial.__call__
+
+
+def write_all(boxes: Sequence[Slot], values: Sequence[Any], acts: Iterable[functools.partial[Any]] = ()) -> None:
+    """Put each value into its box, without any check, and call each of `acts`, functions written in C: in one act.
+
+    All of it happens within one call of a C function. A signal's handler, such as the one that raises
+    KeyboardInterrupt, and other threads run between two bytecodes: they find all written or nothing.
+    """
+    before = list(map(_get_value, boxes))  # freed when all is written: freeing may run other code
+    noted = functools.partial(list.__setitem__, written, 0, object())
+    collections.deque(itertools.chain(map(_set_value, boxes, values), map(_call, (*acts, noted))), maxlen=0)
+    del before
+
+
+def assign_all(boxes: Sequence[Slot], values: Sequence[Any]) -> None:
+    """``box.value = value`` for each box, all checked first and written in one act.
+
+    Raises:
+        TraceLeakError: a tracer would be put into a box that outlives its trace.
+    """
+    stored = [box._stored(value) for box, value in zip(boxes, values)]
+    for box, value in zip(boxes, stored):
+        if not may_hold(box.home, value):
+            raise TraceLeakError(leak_message(box.label or type(box).__name__))
+    for box, value in zip(boxes, stored):
+        if box.home is not None and value is not box._value:
+            box.home.changed = box
+    write_all(boxes, stored)
+
+
+def restore_acts(box: Slot, meta: tuple[Any, ...]) -> list[functools.partial[Any]]:
+    """What `write_all` calls to make `box` one of this meta."""
+    pairs = ("__class__", meta[0]), *zip(meta[0]._options, meta[1:])
+    return [functools.partial(object.__setattr__, box, name, value) for name, value in pairs]
+
+
+def is_deleted(box: Slot) -> bool:
+    """Whether the array of a box is gone: donated to a compiled call that brought none back."""
+    value = box._value
+    return isinstance(value, jax.Array) and not isinstance(value, _compat.Tracer) and value.is_deleted()
+
+
+WAY_OUT = (
+    "Load a checkpoint into the module and the optimizer (load_state_dict), or make them anew. Without donation a call "
+    "that fails leaves everything as it was"
+)
+
+
+def deleted_message(names: str) -> str:
+    """The text for the use of boxes whose arrays are gone."""
+    return (
+        f"{names}: the array has been deleted: a compiled call took it over (donate_argnums) and brought none back, "
+        "because it failed, was interrupted, or was a plain jax.jit, which brings its results back in the module that it "
+        f"returns. {WAY_OUT}"
+    )
 
 
 def leak_message(label: str) -> str:
@@ -279,6 +354,7 @@ class Parameter(Slot):
     """
 
     __slots__ = ("_requires_grad",)
+    _options = ("_requires_grad",)
 
     def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
         data = jnp.zeros((0,), jnp.float32) if data is None else data
@@ -312,12 +388,6 @@ class Parameter(Slot):
         self.requires_grad = requires_grad
         return self
 
-    def meta(self) -> tuple[Any, ...]:
-        return type(self), self._requires_grad
-
-    def _set_meta(self, requires_grad: bool) -> None:  # type: ignore[override]
-        self._requires_grad = requires_grad
-
 
 class Buffer(Slot):
     """A box around an array that is state but not trained: running statistics, tables, counters.
@@ -334,6 +404,7 @@ class Buffer(Slot):
     """
 
     __slots__ = ("_persistent", "wide", "counter")
+    _options = ("_persistent", "wide", "counter")
 
     def __init__(self, data: Any = None, *, persistent: bool = True) -> None:
         data = jnp.zeros((0,), jnp.float32) if data is None else data
@@ -388,12 +459,6 @@ class Buffer(Slot):
     def requires_grad(self) -> bool:
         """False: buffers are not trained."""
         return False
-
-    def meta(self) -> tuple[Any, ...]:
-        return type(self), self._persistent, self.wide, self.counter
-
-    def _set_meta(self, persistent: bool, wide: bool, counter: bool) -> None:  # type: ignore[override]
-        self._persistent, self.wide, self.counter = persistent, wide, counter
 
 
 def _differentiable(dtype: Any) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextvars
 import copy
+import itertools
 import os
 import threading
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from jax.core import ShapedArray
 from jax.interpreters import batching, mlir
 
 from jaxnn import _compat
-from jaxnn.core.parameter import Slot, may_hold
+from jaxnn.core.parameter import Slot, TraceLeakError, may_hold
 
 _OUTSIDE = (
     "random numbers drawn from the global generator inside a plain jax transform: compiled code would use the "
@@ -75,6 +76,8 @@ class Generator:
         self._slot: Slot | None = None if key is None else Slot(_key_data(key))
         self._from_key = key is not None
         self._fold = fold  # an index along a mapped axis: every index draws other numbers from one state
+        # id of a state of the stream -> who works from it now and will write back where it got to (see `take`)
+        self._taken: dict[int, object] = {}
 
     def manual_seed(self, seed: int) -> Generator:
         """Start again from `seed`: both the twister and the key stream."""
@@ -88,6 +91,7 @@ class Generator:
         self._seed = seed % 2**64
         self._host, self._from_key = None, False
         self._slot = None
+        self._taken.clear()  # who draws from the old stream now does not write into the new one
         return self
 
     def seed(self) -> int:
@@ -125,14 +129,56 @@ class Generator:
         """Whether weights are to be drawn from the twister now: outside any trace, with no key given."""
         return not self._from_key and _compat.at_top_level()
 
+    def take(self, taker: object) -> Any:
+        """The stream's state for `taker`, who alone draws from it until `release`.
+
+        While somebody works from the present state, in another thread or around this call, others get a state
+        that branches off from it: no two draw the same numbers. Only who `has` the state may write the stream's box.
+        """
+        while True:
+            slot = self.slot if self._slot is None else self._slot
+            state = slot._value
+            if self._taken.setdefault(id(state), taker) is not taker:
+                return _branch(state, np.uint32(next(_branches)))
+            if self._slot is slot and slot._value is state:
+                return state
+            self.release(state, taker)  # the stream has moved on between the two lines above
+
+    def has(self, state: Any, taker: object) -> bool:
+        """Whether `taker` took `state` from the stream itself, and not a branch."""
+        return self._taken.get(id(state)) is taker
+
+    def moved(self, state: Any, taker: object, new_state: Any) -> tuple[Slot | None, Any]:
+        """The stream's box and what it becomes after `taker` has got from `state` to `new_state`; None: it stays.
+
+        Raises:
+            TraceLeakError: the new state is one of a trace that this generator outlives.
+        """
+        slot = self._slot
+        if new_state is None or new_state is state or slot is None:
+            return None, None
+        if not may_hold(slot.home, new_state):
+            raise TraceLeakError(_OUTSIDE)
+        return (slot, new_state) if self.has(state, taker) else (None, None)
+
+    def release(self, state: Any, taker: object) -> None:
+        """`taker` draws from `state` no longer."""
+        if self._taken.get(id(state)) is taker:
+            del self._taken[id(state)]
+
     def next_key(self) -> jax.Array:
         """One fresh jax key; the stream moves on."""
-        with self._lock:  # what one thread has read, no other reads before the stream has moved on
-            slot = self.slot
-            state, key = _split(slot.value)
-            if not may_hold(slot.home, state):
-                return jax.random.wrap_key_data(_abstract_key.bind(where=_user_frame()))
-            slot.value = state
+        taker = object()
+        with self._lock:
+            before = self.take(taker)
+            try:
+                state, key = _split(before)
+                if self.has(before, taker):
+                    if not may_hold(self.slot.home, state):
+                        return jax.random.wrap_key_data(_abstract_key.bind(where=_user_frame()))
+                    self.slot.value = state
+            finally:
+                self.release(before, taker)
         key = jax.random.wrap_key_data(key)
         return key if self._fold is None else jax.random.fold_in(key, self._fold)
 
@@ -150,6 +196,7 @@ class Generator:
         self._seed = self.host.seed
         rest = state[5056:].copy()
         self.slot.value = jnp.asarray(rest.view(np.uint32)) if rest.size else _seeded(self._seed)
+        self._taken.clear()
 
     def clone_state(self) -> Generator:
         """Another generator in the same state."""
@@ -163,6 +210,7 @@ class Generator:
         self._lock = threading.RLock()
         self._seed, self._host, self._from_key = state["seed"], state["host"], state["from_key"]
         self._fold = None
+        self._taken = {}
         self._slot = None if state["key"] is None else Slot(jnp.asarray(state["key"]))
 
 
@@ -175,6 +223,15 @@ def _seeded(seed: int) -> jax.Array:
 def _split(data: Any) -> tuple[Any, Any]:
     pair = jax.random.key_data(jax.random.split(jax.random.wrap_key_data(data)))
     return pair[0], pair[1]
+
+
+@jax.jit
+def _branch(data: Any, number: Any) -> Any:
+    """Another state, which nothing drawn from `data` itself meets."""
+    return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(data), number))
+
+
+_branches = itertools.count(2**31)  # fold_in with a small number gives what split gives at that place
 
 
 def _user_frame() -> str:
@@ -195,6 +252,7 @@ _stack: contextvars.ContextVar[tuple[Generator, ...]] = contextvars.ContextVar("
 def _renew_lock() -> None:
     """A child process is born with a lock of its own: a thread that held this one is not there to give it back."""
     default_generator._lock = threading.RLock()
+    default_generator._taken.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -6,6 +6,7 @@ range-checked on its way in.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import OrderedDict, namedtuple
 from collections.abc import Mapping
@@ -18,7 +19,21 @@ import numpy as np
 from jaxnn import _compat
 from jaxnn.base.dtypes import as_array, describe, is_floating
 from jaxnn.core import tree
-from jaxnn.core.parameter import Buffer, Parameter, Slot, TraceLeakError, leak_message, may_hold
+from jaxnn.core.parameter import (
+    Buffer,
+    DeletedArrayError,
+    Parameter,
+    Slot,
+    TraceLeakError,
+    deleted_message,
+    is_deleted,
+    leak_message,
+    may_hold,
+    next_epoch,
+    restore_acts,
+    structure_epoch,
+    write_all,
+)
 
 EXTRA_STATE = "_extra_state"
 
@@ -40,6 +55,8 @@ def outgoing(box: Slot) -> Any:
     """The array of a box as the state_dict shows it; a box without a shape as itself."""
     if getattr(box, "is_lazy", False):
         return box
+    if is_deleted(box):
+        raise DeletedArrayError(deleted_message(box.label))
     value = box.value
     if isinstance(box, Buffer) and box.wide and isinstance(value, jax.Array):
         return value if isinstance(value, _compat.Tracer) else np.asarray(value).astype(np.int64)
@@ -253,10 +270,10 @@ class _Undo:
                 box._value.block_until_ready()
 
     def restore(self) -> None:
-        for box, value, meta in self._boxes:
-            box.__class__ = meta[0]
-            box.replace(value)
-            box._set_meta(*meta[1:])
+        boxes, values = [box for box, _, _ in self._boxes], [value for _, value, _ in self._boxes]
+        acts = [act for box, _, meta in self._boxes for act in restore_acts(box, meta)]
+        acts.append(functools.partial(list.__setitem__, structure_epoch, 0, next_epoch()))
+        write_all(boxes, values, acts)
 
 
 def _load(module: Any, state_dict: Any, prefix: str, report: _Report) -> None:

@@ -21,7 +21,7 @@ from jax.tree_util import GetAttrKey, register_pytree_with_keys
 
 from jaxnn import _compat
 from jaxnn.core import freezing
-from jaxnn.core.parameter import Slot, TraceHome, note_structure, structure_epoch
+from jaxnn.core.parameter import Slot, TraceHome, note_structure, structure_epoch, written
 
 REGISTRIES = ("_parameters", "_buffers", "_slots")
 # What a stateful object's __dict__ holds besides its attributes.
@@ -304,7 +304,10 @@ def flatten(obj: Any) -> tuple[Sequence[Any], Structure]:
     cache, extra = cache_of(obj)
     for home in cache.homes:
         home.changed = None
+    moment = written[0]
     leaves = [box._value for box in cache.boxes]
+    if written[0] is not moment:  # another thread has written: what was read may be of two moments
+        return flatten(obj)
     if extra:
         leaves.extend(extra)
     return leaves, cache.structure
@@ -367,7 +370,18 @@ def fill(structure: Structure, leaves: Sequence[Any], objects: list[Any], boxes:
 
     The root comes last, in one act: what other threads can reach is whole.
     """
-    source = freezing.Thawing(iter(leaves[structure.n_boxes :]), boxes, objects)
+    attributes = attributes_of(structure, leaves[structure.n_boxes :], objects, boxes, home)
+    attributes[0]["_pending"] = None
+    for obj, new in zip(reversed(objects), reversed(attributes)):
+        obj.__dict__.update(new)
+    del objects[0].__dict__["_pending"]
+
+
+def attributes_of(
+    structure: Structure, arrays: Sequence[Any], objects: list[Any], boxes: list[Slot], home: Any
+) -> list[dict[str, Any]]:
+    """For each of `objects` what its ``__dict__`` holds by `structure`; `arrays` are those of plain attributes."""
+    source = freezing.Thawing(iter(arrays), boxes, objects)
     watched = []
     attributes: list[dict[str, Any]] = []
     for number, (node, obj) in enumerate(zip(structure.nodes, objects)):
@@ -382,10 +396,7 @@ def fill(structure: Structure, leaves: Sequence[Any], objects: list[Any], boxes:
             watched.append((number, None if number == 0 else obj, name, frozen))
         attributes.append(new)
     attributes[0]["_cache"] = Cache(structure, boxes, objects[1:], watched)
-    attributes[0]["_pending"] = None
-    for obj, new in zip(reversed(objects), reversed(attributes)):
-        obj.__dict__.update(new)
-    del objects[0].__dict__["_pending"]
+    return attributes
 
 
 def discard_changes(obj: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from jaxnn.core.parameter import Parameter
+from jaxnn.core.parameter import Parameter, assign_all
 from jaxnn.optim._rule import Rule
 
 
@@ -39,7 +39,8 @@ def as_transformation(rule: type[Rule], **options: Any) -> optax.GradientTransfo
         leaves, treedef = jax.tree.flatten(params)
         boxes = {str(i): Parameter(leaf) for i, leaf in enumerate(leaves)}
         new = jax.tree.map(lambda leaf: leaf, state)
-        new._update(boxes, tuple(boxes), {str(i): g for i, g in enumerate(jax.tree.leaves(gradients))})
+        named = {str(i): g for i, g in enumerate(jax.tree.leaves(gradients))}
+        assign_all(*new._update(boxes, tuple(boxes), named))
         updates = [box.value - leaf for box, leaf in zip(boxes.values(), leaves)]
         return treedef.unflatten(updates), new
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import _compat
-from jaxnn.core.parameter import Parameter
+from jaxnn.core.parameter import Parameter, Slot
 from jaxnn.optim import _double
 from jaxnn.optim._groups import Layout, named
 from jaxnn.optim._state import State
@@ -166,11 +166,12 @@ class Rule(Optimizer):
 
     # -- the step -------------------------------------------------------------------------------------------------
 
-    def _update(self, boxes: dict[str, Parameter], names: tuple[str, ...], grads: Mapping[str, Any]) -> None:
+    def _update(self, boxes: dict[str, Parameter], names: tuple[str, ...], grads: Mapping[str, Any]) -> Any:
         present = {i for i, name in enumerate(names) if grads.get(name) is not None}
         params = {i: boxes[names[i]].value for i in present}
         self.check_parameters([boxes[names[i]] for i in present])
-        results = []
+        changed: list[Slot] = []
+        new: list[Any] = []
         run = _compiled if _compat.at_top_level() else _updated
         for group, members in enumerate(self._members):
             chosen = [i for i in members if i in present]
@@ -182,15 +183,15 @@ class Rule(Optimizer):
             )
             states = [{f: self._slots[f"state.{i}.{f}"].value for f in self._held[i].fields} for i in chosen]
             arrays = self._slots[f"options.{group}"].value, self._counts_of(group)
-            out = run(key, *arrays, [params[i] for i in chosen], [grads[names[i]] for i in chosen], states)
-            results.append((group, chosen, *out))
-        for group, chosen, counts, values, states in results:
-            for name, value in counts.items():
-                self._slots[f"{name}.{group}"].value = value
+            counts, values, states = run(
+                key, *arrays, [params[i] for i in chosen], [grads[names[i]] for i in chosen], states
+            )
+            changed += [self._slots[f"{name}.{group}"] for name in counts]
+            new += counts.values()
             for i, value, state in zip(chosen, values, states):
-                boxes[names[i]].value = value
-                for field, array in state.items():
-                    self._slots[f"state.{i}.{field}"].value = array
+                changed += [boxes[names[i]], *(self._slots[f"state.{i}.{field}"] for field in state)]
+                new += [value, *state.values()]
+        return changed, new
 
     def _configuration(self, group: int) -> tuple[tuple[str, Any], ...]:
         """The options that are no numbers, as far as the rule knows them."""

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from jaxnn import _compat
-from jaxnn.core.parameter import Parameter
+from jaxnn.core.parameter import Parameter, Slot
 
 
 def _set(optimizer: Any, group: int, names: tuple[str, ...], state: Any) -> None:
@@ -89,11 +89,12 @@ def _extended(optimizer: Any, group: int, params: dict[str, Any]) -> Any:
     return treedef.unflatten([{**b, **a} if _over(b, new) else a for a, b in zip(leaves, places)])
 
 
-def update(optimizer: Any, boxes: dict[str, Parameter], names: tuple[str, ...], grads: Mapping[str, Any]) -> None:
-    """One step of every group that has gradients."""
+def update(optimizer: Any, boxes: dict[str, Parameter], names: tuple[str, ...], grads: Mapping[str, Any]) -> Any:
+    """One step of every group that has gradients: the boxes that it changes, and their new arrays."""
     if optimizer._transformation is None:
         raise NotImplementedError(f"{type(optimizer).__name__}: needs an optax transformation, or a rule of its own")
-    results = []
+    changed: list[Slot] = []
+    new: list[Any] = []
     for group, members in enumerate(optimizer._members):
         present = tuple(names[i] for i in members if grads.get(names[i]) is not None)
         if not present:
@@ -103,13 +104,19 @@ def update(optimizer: Any, boxes: dict[str, Parameter], names: tuple[str, ...], 
         everyone = tuple(names[i] for i in members if names[i] in held or names[i] in present)
         params = {name: boxes[name].value for name in everyone}
         state = _extended(optimizer, group, params)
+        if held != everyone:
+            _set(optimizer, group, everyone, state)
         gradients = {name: grads[name] for name in present}
         run = _compiled if _compat.at_top_level() else _updated
-        results.append((group, everyone, *run(optimizer._transformation, state, params, gradients)))
-    for group, everyone, values, state in results:
-        _set(optimizer, group, everyone, state)
-        for name, value in values.items():
-            boxes[name].value = value
+        values, state = run(optimizer._transformation, state, params, gradients)
+        leaves, treedef = jax.tree.flatten(state)
+        if dict(optimizer._trees)[group] != (everyone, treedef):  # a transformation whose state changes its form
+            _set(optimizer, group, everyone, state)
+        changed += [optimizer._slots[f"state.{group}.{number}"] for number in range(len(leaves))]
+        changed += [boxes[name] for name in values]
+        new += [leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf) for leaf in leaves]
+        new += values.values()
+    return changed, new
 
 
 def _updated(transformation: Any, state: Any, params: dict[str, Any], gradients: dict[str, Any]) -> Any:

@@ -8,13 +8,15 @@ file keeps what all optimizers share; torch's own are `Rule`s (``_rule.py``), an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 
 from jaxnn.base.dtypes import describe
+from jaxnn.core import donation
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Parameter, structure_epoch
+from jaxnn.core.parameter import Parameter, assign_all, is_deleted, next_epoch, structure_epoch, write_all
 from jaxnn.core.stateful import Stateful
 from jaxnn.optim import _transformed
 from jaxnn.optim._groups import Group, Layout, as_boxes, as_groups, check_switches, decode, encode
@@ -78,9 +80,9 @@ class Optimizer(Hooked, Stateful):
     def _note_structure(self, group: int, options: Mapping[str, Any]) -> None:
         """Called when numbers are set that may ask for state that is not there yet."""
 
-    def _update(self, boxes: dict[str, Parameter], names: tuple[str, ...], grads: Mapping[str, Any]) -> None:
-        """One step for the parameters that have a gradient: all of it, or nothing."""
-        _transformed.update(self, boxes, names, grads)
+    def _update(self, boxes: dict[str, Parameter], names: tuple[str, ...], grads: Mapping[str, Any]) -> Any:
+        """One step for the parameters that have a gradient: the boxes that it changes, and their new arrays."""
+        return _transformed.update(self, boxes, names, grads)
 
     def _saved_state(self) -> dict[Any, Any]:
         return _transformed.saved_state(self)
@@ -244,7 +246,14 @@ class Optimizer(Hooked, Stateful):
         names = self._bound_names(model)
         boxes = dict(model.named_parameters())
         self._check_gradients(grads, names, boxes)
-        self._update(boxes, names, grads)
+        undo = _Undo(self)
+        try:
+            changes = self._update(boxes, names, grads)
+        except BaseException as error:
+            undo.restore()
+            donation.explain(error, [model, self])
+            raise
+        assign_all(*changes)
         return loss
 
     def _check_gradients(self, grads: Mapping[str, Any], names: tuple[str, ...], boxes: dict[str, Parameter]) -> None:
@@ -309,16 +318,19 @@ class Optimizer(Hooked, Stateful):
         numbers = {
             number: own for group, members in zip(saved, self._members) for number, own in zip(group["params"], members)
         }
-        before = [dict(group) for group in self.param_groups]
+        undo = _Undo(self)
         try:
             for number, group in enumerate(saved):
-                self._set_options(number, _loaded_options(before[number], group))
-            put = self._load_state(state_dict["state"], numbers)
+                own = self._fixed[number] if is_deleted(self._slots[f"options.{number}"]) else self.param_groups[number]
+                self._set_options(number, _loaded_options(dict(own), group))
+            if is_deleted(self._slots["options.defaults"]):  # no file has them: the first group's are nearest
+                known = {name: value for name, value in self.param_groups[0].items() if self._knows(name)}
+                self._default_layout, array, self._default_fixed = encode(known)
+                setattr(self, "options.defaults", jax.numpy.asarray(array))
+            self._load_state(state_dict["state"], numbers)()
         except BaseException:
-            for number, options in enumerate(before):
-                self._set_options(number, options)
+            undo.restore()
             raise
-        put()
         for hook in self._hooks_of("load_state_dict_post"):
             hook(self)
 
@@ -349,6 +361,22 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(map(_plain, value))
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
+class _Undo:
+    """An optimizer's attributes and arrays as they were."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._held, self._slots = optimizer.__dict__, optimizer._slots
+        self._attributes, self._boxes = dict(self._held), dict(self._slots)
+        self._values = [box._value for box in self._boxes.values()]
+
+    def restore(self) -> None:
+        """All of them again, in one act."""
+        contents = (self._held, self._attributes), (self._slots, self._boxes)
+        acts = [act for held, old in contents for act in (partial(dict.clear, held), partial(dict.update, held, old))]
+        acts.append(partial(list.__setitem__, structure_epoch, 0, next_epoch()))
+        write_all(list(self._boxes.values()), self._values, acts)
 
 
 class _Boxes(list[Parameter]):

@@ -15,7 +15,7 @@ from jaxnn._compat import Tracer
 from jaxnn.base.dtypes import describe
 from jaxnn.base.modes import no_grad
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Buffer
+from jaxnn.core.parameter import Buffer, assign_all
 from jaxnn.modules.batchnorm import _BatchNorm
 from jaxnn.optim.lr_scheduler._base import LRScheduler, asked_within_step, for_each_group
 from jaxnn.optim.lr_scheduler._numbers import choose, cos, larger, smaller
@@ -189,16 +189,18 @@ class AveragedModel(Module):
         count = self.n_averaged
         traced = isinstance(count, Tracer)
         new = None if not traced and count == 0 else self._averages([box.value for box in boxes], values, count)
+        averages = []
         for number, (box, value) in enumerate(zip(boxes, values)):
             first = jnp.array(value, box.dtype, copy=True)
             if new is not None:
                 average = new[number].astype(box.dtype)
                 first = jnp.where(count == 0, first, average) if traced else average
-            box.value = jax.lax.stop_gradient(first)
+            averages.append(jax.lax.stop_gradient(first))
         if not self.use_buffers:
             for box, other in zip(self.module.buffers(), model.buffers(), strict=True):
-                box.value = jnp.array(other.value, copy=True)
-        self.n_averaged = count + 1
+                boxes.append(box)
+                averages.append(jnp.array(other.value, copy=True))
+        assign_all([*boxes, self._buffers["n_averaged"]], [*averages, count + 1])
 
     def _averages(self, averaged: list[Any], current: list[Any], count: Any) -> list[Any]:
         if self.multi_avg_fn is None:

@@ -34,15 +34,15 @@ def checkpoint(
     @wraps(fun)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         args = bound + args
-        call = Call(args, kwargs)
-        rest_args, rest_kwargs = call.rest
-        dynamic = {i: arg for i, arg in enumerate(rest_args) if i not in static}
+        with Call(args, kwargs) as call:
+            rest_args, rest_kwargs = call.rest
+            dynamic = {i: arg for i, arg in enumerate(rest_args) if i not in static}
 
-        def pure(leaves: list[Any], key: Any, dynamic: dict[int, Any], kwargs: Any) -> Any:
-            now = tuple(dynamic.get(i, arg) for i, arg in enumerate(rest_args))
-            return call.run(function, leaves, key, (now, kwargs))
+            def pure(leaves: list[Any], key: Any, dynamic: dict[int, Any], kwargs: Any) -> Any:
+                now = tuple(dynamic.get(i, arg) for i, arg in enumerate(rest_args))
+                return call.run(function, leaves, key, (now, kwargs))
 
-        remat = jax.checkpoint(pure, prevent_cse=prevent_cse, policy=policy and Policy(policy))
-        return call.finish(*remat(list(call.leaves), call.key, dynamic, rest_kwargs))
+            remat = jax.checkpoint(pure, prevent_cse=prevent_cse, policy=policy and Policy(policy))
+            return call.finish(*remat(list(call.leaves), call.key, dynamic, rest_kwargs))
 
     return wrapper

@@ -43,30 +43,30 @@ def value_and_grad(
     @wraps(fun)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         args = bound + args
-        call = Call(args, kwargs)
-        chosen = [_chosen(call, args, number) for number in numbers]
-        rest_args, rest_kwargs = call.rest
-        inputs = {}
-        for number, names in chosen:
-            inputs[number] = args[number] if names is None else {name: call.leaves[i] for i, name in names.items()}
-
-        def pure(inputs: dict[int, Any]) -> Any:
-            leaves, now = list(call.leaves), list(rest_args)
+        with Call(args, kwargs) as call:
+            chosen = [_chosen(call, args, number) for number in numbers]
+            rest_args, rest_kwargs = call.rest
+            inputs = {}
             for number, names in chosen:
-                if names is None:
-                    now[number] = inputs[number]
-                else:
-                    for i, name in names.items():
-                        leaves[i] = inputs[number][name]
-            out, changes = call.run(function, leaves, call.key, (tuple(now), rest_kwargs))
-            loss, aux = out if has_aux else (out, None)
-            return loss, (aux, changes)
+                inputs[number] = args[number] if names is None else {name: call.leaves[i] for i, name in names.items()}
 
-        (loss, (aux, changes)), gradients = jax.value_and_grad(pure, has_aux=True, **options)(inputs)
-        aux = call.finish(aux, changes)
-        results = tuple(gradients[number] for number, _ in chosen)
-        gradient = results if isinstance(argnums, (tuple, list)) else results[0]
-        return ((loss, aux) if has_aux else loss), gradient
+            def pure(inputs: dict[int, Any]) -> Any:
+                leaves, now = list(call.leaves), list(rest_args)
+                for number, names in chosen:
+                    if names is None:
+                        now[number] = inputs[number]
+                    else:
+                        for i, name in names.items():
+                            leaves[i] = inputs[number][name]
+                out, changes = call.run(function, leaves, call.key, (tuple(now), rest_kwargs))
+                loss, aux = out if has_aux else (out, None)
+                return loss, (aux, changes)
+
+            (loss, (aux, changes)), gradients = jax.value_and_grad(pure, has_aux=True, **options)(inputs)
+            aux = call.finish(aux, changes)
+            results = tuple(gradients[number] for number, _ in chosen)
+            gradient = results if isinstance(argnums, (tuple, list)) else results[0]
+            return ((loss, aux) if has_aux else loss), gradient
 
     return wrapper
 

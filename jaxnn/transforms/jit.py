@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
-from jaxnn.core import lift, random
+from jaxnn.core import donation, lift, random
 from jaxnn.core.compiling import Jitted
-from jaxnn.core.lift import Plan, Watch
+from jaxnn.core.lift import Watch
 from jaxnn.transforms.signature import as_tuple, shift, unbound, wraps
 
 
-class _Results:
-    """What a compiled call brings back besides its output: for each tree a plan and arrays, and the stream's state."""
+class _Results(Exception):
+    """What a compiled call brings back besides its output; ``args`` is ((plans, refers), (values, key)).
 
-    __slots__ = ("values", "key", "plans", "refers")
+    For each tree a plan and arrays, the random stream's state, and whether originals stand in the output.
 
-    def __init__(self, values: Any, key: Any, plans: tuple[Plan, ...], refers: bool) -> None:
-        self.values, self.key, self.plans, self.refers = values, key, plans, refers
+    It is never raised. Of the classes that keep two values and are made by C code alone, ``Exception`` is the one that
+    takes subclasses: no bytecode, and so no signal's handler that may raise, comes between the program's end and the
+    return of its results.
+    """
 
 
-jax.tree_util.register_pytree_node(
-    _Results,
-    lambda results: ((results.values, results.key), (results.plans, results.refers)),
-    lambda aux, children: _Results(*children, *aux),
-)
+jax.tree_util.register_pytree_node(_Results, lambda results: (results.args[1], results.args[0]), _Results)
 
 
 class _Traced:
@@ -42,6 +41,13 @@ class _Traced:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._traced, name)
+
+
+def _finish(done: defaultdict[int, Any], roots: Sequence[Any], generator: random.Generator, state: Any) -> None:
+    """Run the program, if ``done[0]`` is not there yet, and write back what it changed; then ``done[1]`` is there."""
+    (plans, _), (values, key) = done[0][1].args
+    stream, key = (None, None) if key is None else generator.moved(state, done, key)
+    lift.write_back(roots, plans, values, stream, key, (functools.partial(done.__setitem__, 1, True),))
 
 
 def jit(
@@ -113,12 +119,9 @@ def jit(
         ]
         refers = lift.replace_objects(out, objects)
         new_key = generator.slot.value
-        results = _Results(
-            [values for _, values in changes],
-            None if new_key is key else new_key,
-            tuple(plan for plan, _ in changes),
-            bool(lift.count_refs(refers)),
-        )
+        plans = tuple(plan for plan, _ in changes)
+        values = [values for _, values in changes]
+        results = _Results((plans, bool(lift.count_refs(refers))), (values, None if new_key is key else new_key))
         return refers, results
 
     name = getattr(fun, "__name__", None) or type(fun).__name__
@@ -149,23 +152,35 @@ def jit(
             bundle = lift.Bundle(objects)
             roots = [bundle]
             args, kwargs = lift.replace_objects((args, kwargs), objects)
-        slot = random.current().slot
-        return slot, (slot.value, bundle), args, kwargs, objects, roots
+        return bundle, args, kwargs, objects, roots
 
     @wraps(fun)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        slot, hidden, args, kwargs, objects, roots = prepare(args, kwargs)
-        out, results = compiled(hidden, *args, **kwargs)
-        for root, plan, values in zip(roots, results.plans, results.values):
-            lift.write_back(root, plan, values)
-        if results.key is not None:
-            slot.value = results.key
-        return lift.restore_objects(out, objects) if results.refers else out
+        bundle, args, kwargs, objects, roots = prepare(args, kwargs)
+        generator = random.current()
+        # Calls at its only item's first reading, and keeps the result in the same act: an interrupt finds it there.
+        done: defaultdict[int, Any] = defaultdict()
+        state = generator.take(done)
+        try:
+            done.default_factory = functools.partial(compiled.called(), (state, bundle), *args, **kwargs)
+            try:
+                _finish(done, roots, generator, state)
+            except BaseException as error:
+                if 0 in done and 1 not in done:  # the program has run: what it was given may be gone
+                    _finish(done, roots, generator, state)
+                donation.explain(error, roots, donated=True)
+                raise
+            out, results = done[0]
+        finally:
+            generator.release(state, done)
+            if compiled.quiet:
+                compiled.warn_again()
+        return lift.restore_objects(out, objects) if results.args[0][1] else out
 
     def forwarded(method: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            _, hidden, args, kwargs, _, _ = prepare(args, kwargs)
-            return getattr(compiled, method)(hidden, *args, **kwargs)
+            bundle, args, kwargs, _, _ = prepare(args, kwargs)
+            return getattr(compiled, method)((random.current().slot.value, bundle), *args, **kwargs)
 
         return call
 

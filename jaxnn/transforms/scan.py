@@ -9,7 +9,7 @@ import jax
 from jax import lax
 
 from jaxnn.core import lift, random
-from jaxnn.core.lift import Call, Changes, Plan
+from jaxnn.core.lift import Call, Plan
 
 
 def scan(
@@ -37,7 +37,13 @@ def scan(
         ValueError: a step changes a module's structure, or passes on another module than it was given.
     """
     carried, scanned = Call((init,), {}), Call((xs,), {})
+    with carried:
+        return _scan(f, carried, scanned, length, reverse, unroll)
+
+
+def _scan(f: Callable[..., Any], carried: Call, scanned: Call, length: int | None, reverse: bool, unroll: Any) -> Any:
     plans: list[tuple[Plan, Plan]] = []
+    drawn: list[bool] = []
 
     def step(leaves: list[Any], key: Any, carry: Any, x_leaves: list[Any], x: Any) -> Any:
         def both(carry: Any) -> Any:
@@ -57,6 +63,7 @@ def scan(
             if changes.plan.structure is not None:
                 raise ValueError("nn.scan: a step changed the structure or the configuration of a module")
         plans.append((of_carry.plan, of_xs.plan))
+        drawn.extend([True] if of_carry.key is not None else [])
         return None
 
     first = jax.tree.map(lambda leaf: jax.eval_shape(lambda a: a[0], leaf), (list(scanned.leaves), scanned.rest[0][0]))
@@ -77,6 +84,7 @@ def scan(
     start = ([carried.leaves[i] for i in moving], carried.key, carried.rest[0][0])
     stacked = (list(scanned.leaves), scanned.rest[0][0])
     (values, key, carry), (ys, x_values) = lax.scan(body, start, stacked, length, reverse, unroll)
-    scanned.finish(None, Changes(plans[-1][1], x_values, None))
-    carry = carried.finish(carry, Changes(plans[0][0], values, key))
-    return carry, lift.restore_objects(ys, scanned.objects)
+    roots, changed = (scanned.root, carried.root), (plans[-1][1], plans[0][0])
+    moved = carried.generator.moved(carried.key, carried, key if drawn else None)
+    lift.write_back(roots, changed, (x_values, values), *moved)
+    return lift.restore_objects(carry, carried.objects), lift.restore_objects(ys, scanned.objects)

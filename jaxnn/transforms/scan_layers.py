@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnn.core import lift, tree
+from jaxnn.core import lift, random, tree
 from jaxnn.core.lift import Plan
 from jaxnn.core.tree import Structure
 from jaxnn.transforms.checkpoint import checkpoint as checkpointed
@@ -77,11 +77,19 @@ def scan_layers(
         return call(x, *args, **kwargs), None
 
     # One layer for all, where there are no arrays to scan over.
-    x, _ = scan(step, x, stacked, length=len(blocks), unroll=unroll)
-    after, _ = tree.flatten(stacked)
-    changed = [i for i, (new, old) in enumerate(zip(after, stacked_leaves)) if new is not old]
-    for number, block in enumerate(blocks):
-        lift.write_back(block, Plan(tuple(changed)), [after[i][number] for i in changed])
+    stream = random.current()
+    before = stream.take(flat)
+    try:
+        inner = random.Generator(key=before)
+        with random.use(inner):
+            x, _ = scan(step, x, stacked, length=len(blocks), unroll=unroll)
+        after, _ = tree.flatten(stacked)
+        changed = tuple(i for i, (new, old) in enumerate(zip(after, stacked_leaves)) if new is not old)
+        values = [[after[i][number] for i in changed] for number in range(len(blocks))]
+        moved = stream.moved(before, flat, inner.slot.value)
+        lift.write_back(blocks, [Plan(changed)] * len(blocks), values, *moved)
+    finally:
+        stream.release(before, flat)
     return x
 
 

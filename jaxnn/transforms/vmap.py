@@ -46,57 +46,57 @@ def vmap(
     @wraps(fun)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         args = bound + args
-        call = Call(args, kwargs)
-        axes = in_axes
-        if bound and isinstance(in_axes, (tuple, list)):
-            axes = (None, *in_axes)
-        elif bound:
-            axes = (None, *(in_axes,) * (len(args) - 1))
-        rest_axes, object_axes = _split_axes(axes, call)
-        leaf_axes = _leaf_axes(call, object_axes)
-        groups = sorted(set(leaf_axes), key=repr)
-        plans: list[Plan] = []
+        with Call(args, kwargs) as call:
+            axes = in_axes
+            if bound and isinstance(in_axes, (tuple, list)):
+                axes = (None, *in_axes)
+            elif bound:
+                axes = (None, *(in_axes,) * (len(args) - 1))
+            rest_axes, object_axes = _split_axes(axes, call)
+            leaf_axes = _leaf_axes(call, object_axes)
+            groups = sorted(set(leaf_axes), key=repr)
+            plans: list[Plan] = []
 
-        rest, rest_def = jax.tree.flatten(call.rest)
+            rest, rest_def = jax.tree.flatten(call.rest)
 
-        def pure(leaves: list[Any], key: Any, rest: list[Any]) -> Any:
-            fold = lax.axis_index(axis_name) if randomness == "different" else None
-            out, changes = call.run(function, leaves, key, jax.tree.unflatten(rest_def, rest), fold=fold)
-            if changes.key is not None and randomness == "error":
-                raise RuntimeError(
-                    'nn.vmap: random numbers were drawn with randomness="error"; pass "different" or "same"'
-                )
-            plans.append(changes.plan)
-            grouped: dict[str, list[Any]] = {repr(axis): [] for axis in groups}
-            for index, value in zip(changes.plan.indices, changes.values):
-                axis = leaf_axes[index] if changes.plan.structure is None else None
-                grouped.setdefault(repr(axis), []).append((value,))
-            return out, grouped, changes.key
+            def pure(leaves: list[Any], key: Any, rest: list[Any]) -> Any:
+                fold = lax.axis_index(axis_name) if randomness == "different" else None
+                out, changes = call.run(function, leaves, key, jax.tree.unflatten(rest_def, rest), fold=fold)
+                if changes.key is not None and randomness == "error":
+                    raise RuntimeError(
+                        'nn.vmap: random numbers were drawn with randomness="error"; pass "different" or "same"'
+                    )
+                plans.append(changes.plan)
+                grouped: dict[str, list[Any]] = {repr(axis): [] for axis in groups}
+                for index, value in zip(changes.plan.indices, changes.values):
+                    axis = leaf_axes[index] if changes.plan.structure is None else None
+                    grouped.setdefault(repr(axis), []).append((value,))
+                return out, grouped, changes.key
 
-        state_out = {repr(axis): axis for axis in groups}
-        mapped = jax.vmap(
-            pure,
-            in_axes=(leaf_axes, None, rest_axes),
-            out_axes=(out_axes, state_out, None),
-            axis_name=axis_name,
-            axis_size=axis_size,
-            spmd_axis_name=spmd_axis_name,
-        )
-        try:
-            out, grouped, key = mapped(list(call.leaves), call.key, rest)
-        except ValueError as error:
-            if "out_axes" not in str(error) or not plans or "None" not in str(error):
-                raise
-            names = [call.structure.names[i] for i in plans[-1].indices if leaf_axes[i] is None]
-            raise ValueError(
-                f"nn.vmap: {', '.join(names) or 'an output'}: came to differ between examples, but the module is one for "
-                "all (its axis in in_axes is None). Stack the module and give it an axis, or call it on the whole batch "
-                f"(jax says: {error})"
-            ) from error
-        plan = plans[-1]
-        queues = {axis: iter(values) for axis, values in grouped.items()}
-        values = [next(queues[repr(leaf_axes[i])])[0] for i in plan.indices]
-        return call.finish(out, Changes(plan, values, key))
+            state_out = {repr(axis): axis for axis in groups}
+            mapped = jax.vmap(
+                pure,
+                in_axes=(leaf_axes, None, rest_axes),
+                out_axes=(out_axes, state_out, None),
+                axis_name=axis_name,
+                axis_size=axis_size,
+                spmd_axis_name=spmd_axis_name,
+            )
+            try:
+                out, grouped, key = mapped(list(call.leaves), call.key, rest)
+            except ValueError as error:
+                if "out_axes" not in str(error) or not plans or "None" not in str(error):
+                    raise
+                names = [call.structure.names[i] for i in plans[-1].indices if leaf_axes[i] is None]
+                raise ValueError(
+                    f"nn.vmap: {', '.join(names) or 'an output'}: came to differ between examples, but the module is one for "
+                    "all (its axis in in_axes is None). Stack the module and give it an axis, or call it on the whole batch "
+                    f"(jax says: {error})"
+                ) from error
+            plan = plans[-1]
+            queues = {axis: iter(values) for axis, values in grouped.items()}
+            values = [next(queues[repr(leaf_axes[i])])[0] for i in plan.indices]
+            return call.finish(out, Changes(plan, values, key))
 
     return wrapper
 

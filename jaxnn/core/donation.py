@@ -1,0 +1,56 @@
+"""What to say where the arrays of boxes are gone because a compiled call took them over (donation)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from jaxnn.core import tree
+from jaxnn.core.parameter import WAY_OUT, DeletedArrayError, Slot, deleted_message, is_deleted
+
+_SHOWN = 4
+_OF_JAX = ("has been deleted", "deleted or donated")  # what jax says of such an array
+
+
+def _named_boxes(obj: Any, path: str) -> Iterator[tuple[str, Slot]]:
+    held = obj.__dict__
+    for registry in tree.REGISTRIES:
+        yield from ((f"{path}.{name}", box) for name, box in held.get(registry, {}).items() if box is not None)
+    for name, child in held.get("_modules", {}).items():
+        if child is not None:
+            yield from _named_boxes(
+                child, type(child).__name__ if getattr(obj, "transparent", False) else f"{path}.{name}"
+            )
+
+
+def lost(objects: Iterable[Any]) -> str:
+    """The names of the boxes below `objects` whose arrays are gone, as text; "" where all are there."""
+    named = (pair for obj in objects for pair in _named_boxes(obj, type(obj).__name__))
+    names = [name for name, box in {id(box): (name, box) for name, box in named}.values() if is_deleted(box)]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def explain(error: BaseException, objects: Iterable[Any], donated: bool = False) -> None:
+    """Raise an error that names the boxes of `objects` whose arrays are gone, where `error` is jax's for such an array.
+
+    Args:
+        error: what a call with `objects` ended with.
+        objects: modules and optimizers.
+        donated: `error` may have ended a call that had taken over the arrays: that is then noted on it.
+
+    Raises:
+        DeletedArrayError: an array was gone before the call.
+    """
+    of_jax = isinstance(error, Exception) and any(text in str(error) for text in _OF_JAX)
+    if not (of_jax or donated) or isinstance(error, DeletedArrayError):
+        return
+    objects = list(objects)
+    names = lost(objects)
+    if not names:
+        return
+    if of_jax:
+        raise DeletedArrayError(deleted_message(names)) from error
+    error.add_note(
+        f"jaxnn: the call had taken over its arrays (donate_argnums) when it ended, and these are gone: {names}. {WAY_OUT}"
+    )
