@@ -241,6 +241,8 @@ def _check_sizes(arrays: MultiHeadArrays, key: Any, value: Any, options: MultiHe
         fail(AssertionError, _NAME, "value", f"the shape of key, {key.shape}", value)
     _check_weights(arrays, key, value, embed_dim)
     batch, (target, source) = _batch_size(query, options), (_length(query, options), _length(key, options))
+    if arrays.static_k is None and _batch_size(key, options) != batch:
+        fail(RuntimeError, _NAME, "key", f"a batch of {batch}, as query", key)
     mask = arrays.attn_mask
     if mask is not None:
         expected = (target, source) if mask.ndim == 2 else (batch * heads, target, source)
@@ -329,7 +331,7 @@ def _multi_head_attention(arrays: MultiHeadArrays, options: MultiHeadOptions) ->
         output = attend(q, k, v, scoring)
     # (N, H, L, D) back to the layout of the query.
     output = output.transpose((0, 2, 1, 3) if options.batch_first or not batched else (2, 0, 1, 3))
-    output = output.reshape(*((target,) if not batched else output.shape[:2]), -1)
+    output = output.reshape(*((target,) if not batched else output.shape[:2]), heads * output.shape[-1])
     return _linear(output, arrays.out_proj_weight, arrays.out_proj_bias), weights
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -100,12 +101,12 @@ def _axis(
 def _sample(input: jax.Array, grid: jax.Array, mode: str, padding_mode: str, align_corners: bool) -> jax.Array:
     batch, channels, *sizes = input.shape
     spatial = len(sizes)
-    places = grid.reshape(batch, -1, spatial)
+    places = grid.reshape(batch, math.prod(grid.shape[1:-1]), spatial)
     axes = [
         _axis(places[..., spatial - 1 - i], size, mode, padding_mode, align_corners) for i, size in enumerate(sizes)
     ]
     # Whole pixels are taken, their channels side by side in memory; on the CPU that is several times faster.
-    pixels = jnp.moveaxis(input, 1, -1).reshape(batch, -1, channels)
+    pixels = jnp.moveaxis(input, 1, -1).reshape(batch, math.prod(sizes), channels)
     take = jax.vmap(lambda rows, which: rows.at[which].get(mode="promise_in_bounds"))
 
     def weigh(i: int, flat: jax.Array, inside: jax.Array) -> jax.Array:

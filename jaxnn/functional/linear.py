@@ -97,6 +97,8 @@ def _check_bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> 
     for name, array, features in (("input1", input1, weight.shape[1]), ("input2", input2, weight.shape[2])):
         if array.shape[-1] != features:
             fail(RuntimeError, "bilinear", name, f"{features} features, as weight {weight.shape} has", array)
+        if not features:
+            fail(RuntimeError, "bilinear", name, "at least one feature", array)
     if bias is not None and bias.shape != weight.shape[:1]:
         fail(RuntimeError, "bilinear", "bias", f"shape ({weight.shape[0]},)", bias)
 

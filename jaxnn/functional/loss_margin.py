@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Num
 
@@ -187,7 +188,8 @@ def _check_cosine(function: str, given: Any) -> None:
         check_not_bool(function, **{argument: array})
     check_broadcast(function, input1=input1, input2=input2)
     if target.ndim:
-        check_broadcast(function, input1=input1[:, 0], input2=input2[:, 0], target=target)
+        pairs = jax.ShapeDtypeStruct(np.broadcast_shapes(input1.shape, input2.shape)[:1], input1.dtype)
+        check_broadcast(function, input1=pairs, target=target)
 
 
 @loss_op(check=_check_cosine, arrays=("input1", "input2", "target"))

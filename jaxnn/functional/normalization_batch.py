@@ -34,7 +34,9 @@ def _check_statistics(
         if not training and value is None:
             fail(RuntimeError, function, name, "an array when the input's own statistics are not used", value)
     parameters = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    check_parameters(function, input, (channels(input),), **parameters)
+    # torch: whatever the parameters, where there are no channels.
+    shape = (channels(input),) if channels(input) or input.ndim < 2 else None
+    check_parameters(function, input, shape, **parameters)
 
 
 def _check_batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps, mapped=None) -> None:

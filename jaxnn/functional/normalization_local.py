@@ -82,6 +82,8 @@ def _check_cross_map_lrn2d(input, size, alpha=1e-4, beta=0.75, k=1) -> None:
     check_array("CrossMapLRN2d", input=input)
     if input.ndim != 4:
         fail(ValueError, "CrossMapLRN2d", "input", "4 dimensions", input)
+    if not input.shape[1]:
+        fail(IndexError, "CrossMapLRN2d", "input", "at least one channel", input)
 
 
 @op(check=_check_cross_map_lrn2d)

@@ -96,6 +96,8 @@ def pixel_unshuffle(
 
     Follows ``torch.nn.functional.pixel_unshuffle``.
     """
+    if not input.size:  # torch: an array without elements keeps its shape
+        return input
     *batch, channels, height, width = input.shape
     r, n = int(downscale_factor), len(batch)
     split = input.reshape(*batch, channels, height // r, r, width // r, r)
