@@ -1,7 +1,8 @@
 """Modes that change what is traced: gradients on or off, matmul precision, autocast.
 
-Each lives in a ``jax.make_user_context``, so that it is part of the cache key of every ``jax.jit``, plain or
-ours: a function compiled under one mode is never reused under another.
+Each is part of the cache key of every ``jax.jit``, plain or ours: a function compiled under one mode is never reused
+under another. Those that hold inside a block belong to a thread and to a task of an event loop (``base/ambient.py``); the
+matmul precision is one for the process, as in torch.
 """
 
 from __future__ import annotations
@@ -15,37 +16,35 @@ import jax
 from jax import lax
 
 from jaxnn import _compat
+from jaxnn.base import ambient
+from jaxnn.base.ambient import Ambient
 
-_grad_enabled = jax.make_user_context(True)
-_inference = jax.make_user_context(False)
+_grad_enabled = Ambient("grad", True)
+_inference = Ambient("inference", False)
+autocast_state = Ambient("autocast", None)
 _precision = jax.make_user_context("highest")
-autocast_state = jax.make_user_context(None)
 
 _PRECISIONS = {"highest": lax.Precision.HIGHEST, "high": lax.Precision.HIGH, "medium": lax.Precision.DEFAULT}
 
 
 class _Mode:
-    """A context manager over user contexts: nestable, reusable, and a decorator with or without parentheses."""
+    """A context manager over ambient values: nestable, reusable, and a decorator with or without parentheses."""
 
-    _settings: tuple[tuple[Any, Any], ...] = ()
+    _settings: tuple[tuple[Ambient, Any], ...] = ()
 
     def __new__(cls, function: Any = None) -> Any:
         mode = super().__new__(cls)
         return mode(function) if callable(function) else mode
 
     def __init__(self) -> None:
-        self._entered: list[list[Any]] = []
+        pass
 
     def __enter__(self) -> _Mode:
-        contexts = [context(value) for context, value in self._settings]
-        for context in contexts:
-            context.__enter__()
-        self._entered.append(contexts)
+        ambient.enter(self, dict(self._settings))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        for context in reversed(self._entered.pop()):
-            context.__exit__(None, None, None)
+        ambient.leave(self)
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         settings = self._settings
@@ -124,21 +123,22 @@ class inference_mode(_Mode):
 class set_grad_enabled(_Mode):
     """Gradients on or off by a flag: at once when called, until the end of the block when used with ``with``.
 
-    Follows ``torch.set_grad_enabled``, which is also both. As a decorator only the function is affected.
+    Only the calling thread, or task of an event loop, is affected; as a decorator only the function.
+    Follows ``torch.set_grad_enabled``, which is also both.
     """
 
     def __init__(self, mode: bool) -> None:
         super().__init__()
         self._settings = ((_grad_enabled, bool(mode)),)
-        self._previous = _grad_enabled.get_global()
-        _grad_enabled.set_global(bool(mode))
+        self._previous = _grad_enabled.value
+        ambient.assign({_grad_enabled: bool(mode)})
 
     def __exit__(self, *exc_info: object) -> None:
         super().__exit__(*exc_info)
-        _grad_enabled.set_global(self._previous)
+        ambient.assign({_grad_enabled: self._previous})
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        _grad_enabled.set_global(self._previous)
+        ambient.assign({_grad_enabled: self._previous})
         return super().__call__(function)
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxnn import _compat
+from jaxnn.base import ambient
 
 # XLA gives products, reductions and 2-D convolutions on the CPU to YNNPACK. Its convolutions take 1.4 to 10 times as
 # long as XLA's own, the gradients most of all (``python -m benchmarks convolution --defaults``): leave them out.
@@ -79,6 +80,8 @@ class Jitted:
 
     def current(self) -> Any:
         """The function that jax compiles in this place."""
+        if ambient.current.get() is not ambient.followed.state:
+            ambient.follow()
         if not _compat.at_top_level():
             return self._inner
         if self._whole is None:  # not before the first call: it starts the backend
@@ -95,6 +98,8 @@ class Jitted:
 
     def called(self) -> Any:
         """The function that a call in this place calls; `warn_again` belongs after it where it has left `quiet`."""
+        if ambient.current.get() is not ambient.followed.state:
+            ambient.follow()
         if not _compat.at_top_level():
             return self._inner
         if self._called is None:

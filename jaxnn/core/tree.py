@@ -20,6 +20,7 @@ from typing import Any
 from jax.tree_util import GetAttrKey, register_pytree_with_keys
 
 from jaxnn import _compat
+from jaxnn.base import ambient
 from jaxnn.core import freezing
 from jaxnn.core.parameter import Slot, TraceHome, note_structure, structure_epoch, written
 
@@ -298,6 +299,8 @@ def _arrays_in(cache: Cache, root: Any, watched: tuple[Any, ...]) -> list[Any]:
 
 def flatten(obj: Any) -> tuple[Sequence[Any], Structure]:
     """The arrays of a stateful object's tree, and its structure."""
+    if ambient.current.get() is not ambient.followed.state:  # JAX looks for compiled code by the modes of this task
+        ambient.follow()
     pending = obj.__dict__.get("_pending")
     if pending is not None:
         return pending[1], pending[0]

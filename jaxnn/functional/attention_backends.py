@@ -6,11 +6,11 @@ import contextlib
 import enum
 from collections.abc import Iterator
 
-import jax
+from jaxnn.base.ambient import Ambient
 
 # Part of every jit's cache key, as all modes that change what is traced. Each entry is the value of an SDPBackend;
 # None stands for "all".
-_allowed = jax.make_user_context(None)
+_allowed = Ambient("sdpa_kernel", None)
 
 
 class SDPBackend(enum.IntEnum):

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from jaxnn import _compat
+from jaxnn.base.ambient import Ambient
 from jaxnn.core import tree
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Buffer, Parameter, Slot, may_hold
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 # Whether values are kept: in a user context, so that it is part of jit's cache key.
-_cache_enabled = jax.make_user_context(False)
+_cache_enabled = Ambient("parametrize.cached", False)
 
 
 class _Cache(threading.local):
