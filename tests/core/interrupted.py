@@ -17,7 +17,7 @@ import optax
 
 import jaxnn as nn
 
-KINDS = ("jit", "donated", "bundle", "scan", "structure", "eager")
+KINDS = ("jit", "donated", "bundle", "scan", "structure", "tracing", "eager", "gradients", "loading")
 
 
 class Net(nn.Module):
@@ -63,6 +63,8 @@ def make_step(kind):
     if kind == "bundle":  # two modules that share boxes
         both = nn.jit(lambda model, layers, optimizer, x: step(model, optimizer, x))
         return lambda model, optimizer, x: both(model, model.layers, optimizer, x)
+    if kind == "tracing":  # each call traces and compiles anew
+        return lambda model, optimizer, x: nn.jit(lambda *args: step(*args))(model, optimizer, x)
     if kind == "scan":
         return lambda model, optimizer, x: nn.scan(body, (model, optimizer), x[None])[1]
     return nn.jit(restructured if kind == "structure" else step)
@@ -153,6 +155,42 @@ def eager_counts(seconds, sender):
         yield {float(jnp.squeeze(array)) for array in arrays}
 
 
+def gradient_counts(seconds, sender):
+    """Gradients without nn.jit: buffers, containers and the random stream move together."""
+    stream, model, x = Stream(), Net(), jnp.ones((1, 1))
+    function = nn.value_and_grad(lambda model: model(x))
+    for _ in interrupted(lambda: function(model), seconds, sender):
+        found = {float(array) for array in (model.count, model.kept[0], model.kept[1]["a"])}
+        yield found | {stream.count()}
+
+
+def loading_counts(seconds, sender):
+    """Two states loaded in turn, of a model and of its optimizer: each is there as a whole."""
+    model = Net()
+    optimizer = nn.optim.SGD(model, lr=0.0, momentum=0.5)
+    optimizer.step(model, {name: jnp.zeros_like(box.value) for name, box in model.named_parameters()})
+    models, optimizers = [], []
+    for number in range(2):
+        models.append({name: jnp.full(value.shape, float(number)) for name, value in model.state_dict().items()})
+        saved = optimizer.state_dict()
+        saved["state"] = jax.tree.map(lambda array, number=number: jnp.full_like(array, number), saved["state"])
+        saved["param_groups"][0]["lr"] = float(number)
+        optimizers.append(saved)
+    turn = [0]
+
+    def load():
+        turn[0] += 1
+        model.load_state_dict(models[turn[0] % 2])
+        optimizer.load_state_dict(optimizers[turn[0] % 2])
+
+    for _ in interrupted(load, seconds, sender):
+        of_model = {float(jnp.squeeze(value)) for value in model.state_dict().values()}
+        state = optimizer.state_dict()
+        of_optimizer = {float(jnp.squeeze(leaf)) for leaf in jax.tree.leaves(state["state"])}
+        of_optimizer.add(state["param_groups"][0]["lr"])
+        yield of_model if len(of_model) > 1 else of_optimizer
+
+
 def jitted_counts(kind, seconds, sender):
     stream, model, x = Stream(), Net(), jnp.ones((1, 1))
     optimizer, step = nn.optim.Optimizer(model, _count()), make_step(kind)
@@ -167,7 +205,8 @@ def main(kind, seconds):
     sender = Sender()
     number, found, torn = 0, {0.0}, False
     try:
-        for found in eager_counts(seconds, sender) if kind == "eager" else jitted_counts(kind, seconds, sender):
+        others = {"eager": eager_counts, "gradients": gradient_counts, "loading": loading_counts}
+        for found in others[kind](seconds, sender) if kind in others else jitted_counts(kind, seconds, sender):
             number += 1
             torn = len(found) > 1
             if torn:
