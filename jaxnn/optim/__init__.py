@@ -13,6 +13,7 @@ from jaxnn.optim.adam import Adam as Adam
 from jaxnn.optim.adamax import Adamax as Adamax
 from jaxnn.optim.adamw import AdamW as AdamW
 from jaxnn.optim.asgd import ASGD as ASGD
+from jaxnn.optim.lbfgs import LBFGS as LBFGS
 from jaxnn.optim.nadam import NAdam as NAdam
 from jaxnn.optim.optimizer import Optimizer as Optimizer
 from jaxnn.optim.radam import RAdam as RAdam

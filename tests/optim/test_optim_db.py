@@ -154,8 +154,6 @@ def test_option_sets_of_other_numbers_share_a_program(kind):
 
 def error_cases():
     for info in common.optim_db:
-        if info.optim_cls.__name__ == "LBFGS":
-            continue
         for number, case in enumerate(info.optim_error_inputs_func(device="cpu", dtype=torch.float32)):
             yield pytest.param(info.optim_cls.__name__, case, id=f"{info.optim_cls.__name__}-{number}")
 
