@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from parity import hunt, models, train
+from parity import hunt, models, rejects, train
 from parity.run import SOURCES, Options
 
 RESULTS = pathlib.Path("out/parity/results.json")
@@ -61,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     names = commands.add_parser("names", help="every public name by path, from the record of PyTorch's")
     names.add_argument("--record", action="store_true", help="write the record from the PyTorch that is installed")
+    rejects.add_arguments(
+        commands.add_parser("rejects", help="random calls, good and bad: rejected where PyTorch rejects them")
+    )
     return parser
 
 
@@ -135,6 +138,10 @@ def _api(arguments: argparse.Namespace) -> int:
     from parity import api
 
     return api.main(show_all=arguments.all)
+
+
+def _rejects(arguments: argparse.Namespace) -> int:
+    return rejects.main(arguments)
 
 
 def _hunt(arguments: argparse.Namespace) -> int:

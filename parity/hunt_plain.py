@@ -89,18 +89,21 @@ def _conv_transpose(
     dilation: Any,
 ) -> jax.Array:
     """The gradient of a convolution by its input, which is what a transposed one is."""
-    options = (tuples(option, spatial) for option in (stride, padding, output_padding, dilation))
+    options = [tuples(option, spatial) for option in (stride, padding, output_padding, dilation)]
     size = [
         (length - 1) * move - 2 * pad + step * (taps - 1) + more + 1
         for length, taps, move, pad, more, step in zip(x.shape[-spatial:], weight.shape[2:], *options)
     ]
     channels = weight.shape[1] * groups
-    shape = (*x.shape[: -spatial - 1], channels, *size)
+    # Of two taps of stride two without padding on the way back, XLA's swap of image and kernel ends the process.
+    ways = zip(size, weight.shape[2:], *options)
+    longer = [n + int((taps, move, pad, step) == (2, 2, 1, 1) and n % 2 == 0) for n, taps, move, pad, _, step in ways]
+    shape = (*x.shape[: -spatial - 1], channels, *longer)
     zeros = jnp.zeros(shape, x.dtype)
     whole = functools.partial(
         _conv, spatial, weight=weight, bias=None, stride=stride, padding=padding, dilation=dilation, groups=groups
     )
-    out = jax.vjp(lambda y: _cropped(whole(y), x.shape), zeros)[1](x)[0]
+    out = _cropped(jax.vjp(lambda y: _cropped(whole(y), x.shape), zeros)[1](x)[0], (*shape[:-spatial], *size))
     return out if bias is None else out + bias.reshape(-1, *[1] * spatial)
 
 

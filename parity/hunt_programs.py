@@ -310,7 +310,7 @@ def _pooling(draw: Draw) -> Case:
         return draw.case(f"{kind}_pool{spatial}d", (draw.array(*lead, *size), out if spatial > 1 else out[0]), {})
     kwargs: dict[str, Any] = {"kernel_size": kernel, "stride": stride, "ceil_mode": ceil}
     if kind == "lp":
-        return draw.case(f"lp_pool{spatial}d", (draw.array(*lead, *size), draw.one(1.0, 2.0, 3.0)), kwargs)
+        return draw.case(f"lp_pool{spatial}d", (draw.array(*lead, *size), draw.one(1.0, 2.0, 4.0)), kwargs)
     kwargs["padding"] = padding
     if kind == "max":
         kwargs["dilation"] = dilation

@@ -129,13 +129,16 @@ def _backward(blank: int, zero_infinity: bool, saved: tuple[Any, ...], cotangent
 _negative_log_likelihood.defvjp(_forward, _backward)
 
 
+def _check_limit(argument: str, lengths: Any, longest: int) -> None:
+    known = concrete(lengths)
+    if known is not None and (known.min() < 0 or known.max() > longest):
+        fail(RuntimeError, _NAME, argument, f"lengths from 0 to {longest}", f"{known.min()} to {known.max()}")
+
+
 def _check(function: str, given: Any) -> None:
     """What can only be judged by values: lengths and labels, where they are known."""
-    limits = (("input_lengths", given.log_probs.shape[0]), ("target_lengths", given.targets.shape[1]))
-    for argument, longest in limits:
-        known = concrete(getattr(given, argument))
-        if known is not None and (known.min() < 0 or known.max() > longest):
-            fail(RuntimeError, function, argument, f"lengths from 0 to {longest}", f"{known.min()} to {known.max()}")
+    _check_limit("input_lengths", given.input_lengths, given.log_probs.shape[0])
+    _check_limit("target_lengths", given.target_lengths, given.targets.shape[1])
     targets, lengths = concrete(given.targets), concrete(given.target_lengths)
     if targets is not None and lengths is not None:
         labels = targets[np.arange(targets.shape[1])[None, :] < lengths[:, None]]
@@ -172,11 +175,12 @@ def _ctc_loss(
     return reduce_loss(loss if batched else loss.reshape(()), reduction, dtype)
 
 
-def _lengths(argument: str, lengths: Any, batch: int) -> jax.Array:
+def _lengths(argument: str, lengths: Any, batch: int) -> Any:
     """Lengths (N) as int32, from an array, a tuple or a list."""
     if isinstance(lengths, (tuple, list)):
-        lengths = jnp.asarray(ints_of(_NAME, argument, lengths), jnp.int32)
-    lengths = as_array(lengths, f"{_NAME}: {argument}")
+        lengths = np.asarray(ints_of(_NAME, argument, lengths), np.int32)  # known inside a trace too
+    else:
+        lengths = as_array(lengths, f"{_NAME}: {argument}")
     if not is_integer(lengths.dtype):
         fail(RuntimeError, _NAME, argument, "integers", lengths)
     if lengths.size != batch:
@@ -265,6 +269,9 @@ def ctc_loss(
     if targets.ndim not in (1, 2) or (targets.ndim == 2 and targets.shape[0] != batch):
         fail(RuntimeError, _NAME, "targets", f"shape ({batch}, S) or concatenated", describe(targets))
     targets = targets.astype(jnp.int32)
-    if targets.ndim == 1:
+    _check_limit("input_lengths", input_lengths, log_probs.shape[0])
+    if targets.ndim == 2:
+        _check_limit("target_lengths", target_lengths, targets.shape[1])
+    else:
         targets, target_lengths = _pad(targets, target_lengths)
     return _ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, reduction, zero_infinity, batched)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxnn.base.checks import as_int, check_array, check_same_dtype, concrete, fail, warn_caller
@@ -128,6 +129,9 @@ def _check_dtypes(call: _Call) -> None:
     for name, array in (("input", call.input), ("offsets", call.offsets)):
         if array is not None and not is_integer(array.dtype):
             fail(RuntimeError, _NAME, name, "an integer dtype", array)
+    offsets = call.input if call.offsets is None else call.offsets
+    if np.promote_types(call.input.dtype, offsets.dtype) not in (np.int32, np.int64):
+        fail(RuntimeError, _NAME, "input", "int32 or int64 indices", call.input)
     if not is_floating(call.weight.dtype):
         fail(RuntimeError, _NAME, "weight", "a real floating dtype", call.weight)
     check_same_dtype(_NAME, weight=call.weight, per_sample_weights=call.per_sample_weights)

@@ -213,7 +213,7 @@ def _check_affine(theta: Any, size: Any, align_corners: Any = None) -> None:
         size = tuple(operator.index(number) for number in size)
     except TypeError:
         fail(TypeError, function, "size", "a tuple of ints", size)
-    if min(size) <= 0:
+    if min(size) <= 0 and not (align_corners and min(size[2:]) == 1):  # torch: where it warns, it does not check
         fail(ValueError, function, "size", "numbers from 1 up", f"{size}")
     if theta.shape[0] != size[0]:
         fail(RuntimeError, function, "theta", f"{size[0]} matrices for size {size}", theta)

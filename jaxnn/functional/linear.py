@@ -88,12 +88,14 @@ def linear(
 
 def _check_bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> None:
     _check_numbers("bilinear", bias, input1=input1, input2=input2, weight=weight)
-    if weight.ndim != 3:
-        fail(IndexError, "bilinear", "weight", "a 3D array (out_features, in1_features, in2_features)", weight)
-    if not input1.ndim:
-        fail(IndexError, "bilinear", "input1", "at least 1D", input1)
     if input1.ndim != input2.ndim or input1.shape[:-1] != input2.shape[:-1]:
         fail(RuntimeError, "bilinear", "input2", f"the batch dimensions of input1 {input1.shape}", input2)
+    if not input1.ndim:
+        fail(IndexError, "bilinear", "input1", "at least 1D", input1)
+    if weight.ndim != 3:
+        fits = weight.ndim < 2 or weight.shape[1] == input1.shape[-1]
+        error = IndexError if fits and weight.ndim < 3 else RuntimeError
+        fail(error, "bilinear", "weight", "a 3D array (out_features, in1_features, in2_features)", weight)
     for name, array, features in (("input1", input1, weight.shape[1]), ("input2", input2, weight.shape[2])):
         if array.shape[-1] != features:
             fail(RuntimeError, "bilinear", name, f"{features} features, as weight {weight.shape} has", array)

@@ -76,13 +76,13 @@ def _check_pad(input: Any, pad: Any, mode: Any = "constant", value: Any = None) 
     )
     if not numbers:
         fail(TypeError, "pad", "pad", "a tuple of ints", pad)
+    if mode != "constant" and mode not in _SOURCES:
+        fail(NotImplementedError, "pad", "mode", f"one of {['constant', *_SOURCES]}", repr(mode))
     if len(pad) % 2 or len(pad) > 2 * input.ndim:
         wanted = f"two numbers for each of at most {input.ndim} dimensions"
         fail(RuntimeError, "pad", "pad", wanted, f"{len(pad)}: {tuple(pad)}")
     pairs = _pairs(pad)
     if mode != "constant":
-        if mode not in _SOURCES:
-            fail(NotImplementedError, "pad", "mode", f"one of {['constant', *_SOURCES]}", repr(mode))
         count = len(pairs)
         if count not in (1, 2, 3) or input.ndim not in (count + 1, count + 2):
             wanted = f"pads of the last 1, 2 or 3 dimensions after one or two others in mode {mode!r}"

@@ -344,6 +344,10 @@ def _check_lp(
 ) -> None:
     function = f"lp_pool{spatial}d"
     _check_reach(function, make_windows(function, spatial, input, kernel_size, stride, 0, 1, ceil_mode))
+    if isinstance(kernel_size, (tuple, list)) and (spatial == 1 or len(kernel_size) != spatial):
+        # torch: multiplies by it in one dimension, and unpacks it in two or three
+        wanted = "an int" if spatial == 1 else f"an int or {spatial} ints"
+        fail(TypeError if spatial == 1 else ValueError, function, "kernel_size", wanted, f"{kernel_size}")
     _check_numbers(function, input)
     if not isinstance(norm_type, (int, float, np.number, jax.Array)):
         fail(TypeError, function, "norm_type", "a number", norm_type)

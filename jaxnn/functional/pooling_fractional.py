@@ -44,15 +44,21 @@ def _resolve(
     if 0 in input.shape[first:]:
         fail(RuntimeError, function, "input", "no empty dimension but the batch", input)
     size = input.shape[-spatial:]
+    for argument, value in (("kernel_size", kernel_size), ("output_size", output_size)):
+        if isinstance(value, (tuple, list)) and len(value) == 1:
+            fail(RuntimeError, function, argument, f"an int or {spatial} ints", f"{tuple(value)}")
     if output_size is None:
+        if spatial == 2 and not isinstance(output_ratio, Sequence):  # torch's module takes one number, not its function
+            fail(TypeError, function, "output_ratio", "two numbers", output_ratio)
         ratios = tuple(output_ratio) if isinstance(output_ratio, Sequence) else (output_ratio,) * spatial
         if len(ratios) != spatial:
             fail(ValueError, function, "output_ratio", f"one number or {spatial}", f"{ratios}")
         output_size = tuple(int(length * ratio) for length, ratio in zip(size, ratios))
     kernel = spatial_sizes(function, "kernel_size", kernel_size, spatial, 1)
     target = spatial_sizes(function, "output_size", output_size, spatial, 1)
-    if any(wanted + taps - 1 > length for wanted, taps, length in zip(target, kernel, size)):
-        fits = f"kernel and output that fit into {tuple(size)} (output_size + kernel_size - 1 at most)"
+    most = "at most" if spatial == 2 else "less"  # torch: of volumes, one less
+    if any(wanted + taps - 1 > length - (spatial == 3) for wanted, taps, length in zip(target, kernel, size)):
+        fits = f"kernel and output that fit into {tuple(size)} (output_size + kernel_size - 1 is {most})"
         fail(RuntimeError, function, "kernel_size", fits, f"{kernel} with output_size={target}")
     return kernel, target
 

@@ -78,13 +78,13 @@ def check_index_dtype(function: str, argument: str, index: Any) -> None:
 
 
 def _check_embedding(input: Any, weight: Any, padding_idx: Any = None, *rest: Any, **options: Any) -> None:
-    check_index_dtype("embedding", "input", input)
-    check_array("embedding", weight=weight)
-    if weight.ndim != 2:
-        fail(RuntimeError, "embedding", "weight", "a 2D array (num_embeddings, embedding_dim)", weight)
-    rows = weight.shape[0]
+    check_array("embedding", input=input, weight=weight)
+    rows = weight.shape[0] if weight.ndim else 0
     if padding_idx is not None and not (padding_idx == 0 or -rows <= padding_idx < rows):
         fail(AssertionError, "embedding", "padding_idx", f"a row from {-rows} to {rows - 1}", str(padding_idx))
+    check_index_dtype("embedding", "input", input)
+    if weight.ndim != 2:
+        fail(RuntimeError, "embedding", "weight", "a 2D array (num_embeddings, embedding_dim)", weight)
     if not rows and input.size:
         fail(RuntimeError, "embedding", "weight", "at least one row", weight)
     check_indices("embedding", "input", input, rows)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Num
 
-from jaxnn.base.checks import Sizes, check_array, check_ndim, concrete, fail, spatial_sizes
+from jaxnn.base.checks import Sizes, check_array, check_floating, check_ndim, concrete, fail, spatial_sizes
 from jaxnn.base.op import op
 
 
@@ -56,6 +56,10 @@ def _check(
     function = f"max_unpool{spatial}d"
     check_array(function, input=input, indices=indices)
     check_ndim(function, "input", input, (spatial + 1, spatial + 2))
+    check_floating(function, "input", input, NotImplementedError)
+    for argument, value in (("kernel_size", kernel_size), ("stride", stride), ("padding", padding)):
+        if isinstance(value, (tuple, list)) and len(value) < spatial:
+            fail(IndexError, function, argument, f"an int or {spatial} ints", f"{tuple(value)}")
     if not np.issubdtype(indices.dtype, np.integer):
         fail(RuntimeError, function, "indices", "an integer dtype", indices)
     if indices.shape != input.shape:
