@@ -6,6 +6,7 @@ them. What is no number (switches, schedules, names) is configuration.
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
@@ -105,6 +106,17 @@ def decode(layout: Layout, array: Any, fixed: Iterable[tuple[str, Any]]) -> dict
     return found | dict(fixed)
 
 
+def warn_of_typo(kind: str, name: str, known: list[str]) -> None:
+    """torch takes any key in a group and looks at none but its own; one that is almost an option deserves a word."""
+    if name in known or name in _NUMBERS:
+        return
+    near = difflib.get_close_matches(name, known, 1, 0.8)
+    if near:
+        warnings.warn(
+            f"{kind}: a parameter group has {name!r}, which changes nothing; is {near[0]!r} meant?", stacklevel=4
+        )
+
+
 class Group(MutableMapping[str, Any]):
     """One group's options, as a mapping that writes through to its optimizer.
 
@@ -151,6 +163,8 @@ class Group(MutableMapping[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         if name == "params":
             raise TypeError("param_groups: the parameters of a group cannot be replaced; use add_param_group")
+        if name not in self:
+            warn_of_typo(type(self._optimizer).__name__, name, list(self._optimizer.defaults))
         length = len(value) if isinstance(value, (tuple, list)) else None
         if (name, length) not in self._layout or not is_numeric(name, value):
             self._optimizer._set_options(self._number, {**dict(self), name: value})

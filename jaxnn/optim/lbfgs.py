@@ -183,7 +183,7 @@ class LBFGS(Optimizer):
     # -- the step -------------------------------------------------------------------------------------------------
 
     def _step(self, model: Any = None, grads: Any = None) -> Any:
-        if not isinstance(model, Module) or not callable(grads):
+        if not isinstance(model, Module) or not callable(grads) or isinstance(grads, Module):
             raise TypeError(
                 "LBFGS.step: expected the model and a function of it that returns the loss, which is called several times: "
                 f"optimizer.step(model, lambda m: loss_fn(m(x), y)); got {describe(model)} and {describe(grads)}"

@@ -13,13 +13,14 @@ from typing import Any
 
 import jax
 
+from jaxnn import _compat
 from jaxnn.base.dtypes import describe
 from jaxnn.core import donation
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, assign_all, is_deleted, next_epoch, structure_epoch, write_all
 from jaxnn.core.stateful import Stateful
 from jaxnn.optim import _transformed
-from jaxnn.optim._groups import Group, Layout, as_boxes, as_groups, check_switches, decode, encode
+from jaxnn.optim._groups import Group, Layout, as_boxes, as_groups, check_switches, decode, encode, warn_of_typo
 from jaxnn.optim._hooks import Hooked
 from jaxnn.transforms.gradients import value_and_grad
 
@@ -128,6 +129,8 @@ class Optimizer(Hooked, Stateful):
                     "all optimizer param groups should be with/without names. cannot add param group "
                     f"{'with' if names else 'without'} names to the optimizer"
                 )
+        for name in param_group.keys() - {"params"}:
+            warn_of_typo(type(self).__name__, name, [known for known in self.defaults])
         known = {id(box) for box in boxes_now}
         if any(id(box) in known for box in boxes):
             raise ValueError("some parameters appear in more than one parameter group")
@@ -231,7 +234,7 @@ class Optimizer(Hooked, Stateful):
 
     def _step(self, model: Any, grads: Any = None) -> Any:
         loss = None
-        if isinstance(model, Module) and callable(grads) and not isinstance(grads, Mapping):
+        if isinstance(model, Module) and callable(grads) and not isinstance(grads, (Mapping, Module)):
             loss, grads = value_and_grad(grads)(model)
         if not isinstance(model, Module) or not isinstance(grads, Mapping):
             got = (
@@ -284,6 +287,8 @@ class Optimizer(Hooked, Stateful):
         torch's own fields have torch's names (``exp_avg``, ``momentum_buffer`` ...), and torch loads them; those of
         another optax transformation are named by their place in its state. A learning-rate schedule is code, and
         stays out; what it has counted to is part of the state.
+
+        torch: the arrays are copies, which outlive a step that the optimizer is donated to.
         """
         for hook in self._hooks_of("state_dict_pre"):
             hook(self)
@@ -292,7 +297,7 @@ class Optimizer(Hooked, Stateful):
             | {"params": list(self._members[number])}
             for number, group in enumerate(self.param_groups)
         ]
-        state_dict: dict[str, Any] = {"state": self._saved_state(), "param_groups": groups}
+        state_dict: dict[str, Any] = {"state": _copied(self._saved_state()), "param_groups": groups}
         for hook in self._hooks_of("state_dict_post"):
             result = hook(self, state_dict)
             state_dict = state_dict if result is None else result
@@ -346,6 +351,16 @@ class Optimizer(Hooked, Stateful):
             rows.extend(f"    {name}: {group[name]}" for name in sorted(group) if name != "params")
         body = "\n".join(rows)
         return f"{type(self).__name__} (\n{body}\n)"
+
+
+def _copied(state: dict[Any, Any]) -> dict[Any, Any]:
+    """The state in arrays of its own; in a traced function as it is."""
+    return jax.tree.map(lambda leaf: jax.numpy.array(leaf) if is_array(leaf) else leaf, state)
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value is an array that is no tracer."""
+    return isinstance(value, jax.Array) and not isinstance(value, _compat.Tracer)
 
 
 def _loaded_options(own: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -232,6 +232,11 @@ def test_a_plain_jit_returns_model_and_optimizer():
         (lambda m: nn.optim.SGD([jnp.ones(2)]), TypeError, "only optimize Tensors"),
         (lambda m: nn.optim.SGD(m, nothing=1), TypeError, "nothing"),
         (lambda m: nn.optim.SGD(m).step(m), TypeError, "value_and_grad"),
+        (lambda m: nn.optim.SGD(m).step(), TypeError, "value_and_grad"),
+        (lambda m: nn.optim.SGD(m).step(m, jax.grad(lambda m: m(X).sum())(m)), TypeError, "jax.grad gives a module"),
+        (lambda m: nn.optim.LBFGS(m).step(m, jax.grad(lambda m: m(X).sum())(m)), TypeError, "function of it"),
+        (lambda m: nn.optim.SGD(nn.ReLU()), ValueError, "ReLU has no parameters"),
+        (lambda m: nn.optim.Optimizer(nn.ReLU(), optax.sgd(0.1)), ValueError, "ReLU has no parameters"),
         (lambda m: nn.optim.SGD(m).step(m, {"c": A}), ValueError, "'c' is no parameter"),
         (lambda m: nn.optim.SGD(m).step(m, {"a": B}), ValueError, "a: expected the parameter's shape"),
         (lambda m: nn.optim.SGD(Model().parameters()).step(m, {"a": A}), ValueError, "does not hold"),
@@ -242,3 +247,71 @@ def test_bad_input_is_refused_and_changes_nothing(make, error, message):
     with pytest.raises(error, match=message):
         make(model)
     np.testing.assert_array_equal(model.a, A)
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "NAdam", "ASGD", "Adafactor", "LBFGS", "optax"])
+def test_a_saved_state_outlives_a_donated_step(kind):
+    model = Model()
+    optax_one = kind == "optax"
+    optimizer = nn.optim.Optimizer(model, optax.adam(0.1)) if optax_one else getattr(nn.optim, kind)(model)
+    loss = lambda m: (m(X) ** 2).mean()  # noqa: E731
+    step = nn.jit(lambda m, o: o.step(m, loss), donate_argnums=(0, 1))
+    step(model, optimizer)
+    saved = optimizer.state_dict()
+    step(model, optimizer)
+    other = Model()
+    again = nn.optim.Optimizer(other, optax.adam(0.1)) if optax_one else getattr(nn.optim, kind)(other)
+    again.load_state_dict(saved)
+    step(other, again)
+    step(model, optimizer)
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(saved) if isinstance(leaf, jax.Array))
+
+
+def test_hooks_see_every_step_and_saving_and_can_be_taken_out():
+    model, seen = Model(), []
+    optimizer = nn.optim.SGD(model, lr=0.1)
+    everyone = nn.optim._hooks.register_optimizer_step_pre_hook(lambda o, args, kwargs: seen.append("everyone"))
+    handles = [
+        everyone,
+        optimizer.register_step_pre_hook(lambda o, args, kwargs: seen.append("before")),
+        optimizer.register_step_post_hook(lambda o, args, kwargs: seen.append("after")),
+        optimizer.register_state_dict_pre_hook(lambda o: seen.append("saving")),
+        optimizer.register_state_dict_post_hook(lambda o, state: {**state, "more": 1}),
+        optimizer.register_load_state_dict_pre_hook(lambda o, state: {k: v for k, v in state.items() if k != "more"}),
+        optimizer.register_load_state_dict_post_hook(lambda o: seen.append("loaded")),
+    ]
+    grads = {"a": jnp.ones_like(A)}
+    optimizer.step(model, grads)
+    saved = optimizer.state_dict()
+    optimizer.load_state_dict(saved)
+    assert saved["more"] == 1 and seen == ["everyone", "before", "after", "saving", "loaded"]
+    with optimizer.register_step_pre_hook(lambda o, args, kwargs: ((o, model, {}), kwargs)):
+        before = np.asarray(model.a)
+        optimizer.step(model, grads)
+        np.testing.assert_array_equal(model.a, before)
+    for handle in handles:
+        handle.remove()
+    seen.clear()
+    optimizer.step(model, grads)
+    assert seen == [] and "more" not in optimizer.state_dict()
+
+
+def test_optax_sees_parameters_by_name():
+    model = Model()
+    transformation = optax.multi_transform(
+        {"train": optax.sgd(0.5), "freeze": optax.set_to_zero()},
+        lambda params: {name: "freeze" if name == "b" else "train" for name in params},
+    )
+    optimizer = nn.optim.Optimizer(model, transformation)
+    optimizer.step(model, {"a": jnp.ones_like(A), "b": jnp.ones_like(B)})
+    np.testing.assert_array_equal(model.b, B)
+    np.testing.assert_allclose(model.a, A - 0.5, rtol=1e-6)
+
+
+def test_a_misspelt_option_of_a_group_warns():
+    model = Model()
+    with pytest.warns(UserWarning, match="'weight_decay' meant"):
+        nn.optim.AdamW([{"params": model.parameters(), "wieght_decay": 0.1}])
+    optimizer = nn.optim.AdamW(model)
+    with pytest.warns(UserWarning, match="'betas' meant"):
+        optimizer.param_groups[0]["beta"] = 0.5
