@@ -179,6 +179,28 @@ def _freeze_object(value: Any, places: Places) -> tuple[Any, ...]:
     return "object", kind, items, copies, _Same(value)
 
 
+class Attributes:
+    """The attributes of one's own of a box, frozen: the last part of its meta in a tree's structure."""
+
+    __slots__ = ("items", "mutable")
+
+    def __init__(self, attributes: dict[str, Any]) -> None:
+        places = Places()
+        self.items = tuple((name, freeze(attributes[name], places)) for name in sorted(attributes))
+        self.mutable = places.mutable
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Attributes) and self.items == other.items
+
+    def __hash__(self) -> int:
+        return hash(self.items)
+
+    def thawed(self) -> dict[str, Any]:
+        """The attributes, their containers new."""
+        source = Thawing(iter(()), (), ())
+        return {name: thaw(frozen, source) for name, frozen in self.items}
+
+
 class Thawing:
     """Where `thaw` finds what a frozen value refers to: the arrays in order, the boxes and the modules by number."""
 

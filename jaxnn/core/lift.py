@@ -21,6 +21,7 @@ from jaxnn.core import donation, random, tree
 from jaxnn.core.parameter import (
     Slot,
     TraceLeakError,
+    attributes_in,
     leak_message,
     may_hold,
     next_epoch,
@@ -278,6 +279,10 @@ def _graft(
             continue
         box = cache.boxes[origin]
         acts += restore_acts(box, meta)  # a lazy parameter may have become an ordinary one
+        attributes = attributes_in(meta)
+        acts.append(functools.partial(object.__setattr__, box, "_attributes", attributes))
+        if hasattr(box, "__dict__"):
+            acts.append(functools.partial(object.__setattr__, box, "__dict__", attributes or {}))
         if number in incoming:
             boxes.append(box)
             arrays.append(incoming[number])

@@ -17,7 +17,18 @@ from jaxnn.base.dtypes import describe
 from jaxnn.core import donation, tree
 from jaxnn.core.conversions import Conversions
 from jaxnn.core.hooks import Hooks, call_with_hooks, global_hooks, on_registration
-from jaxnn.core.parameter import Buffer, Parameter, Slot, TraceLeakError, encloses, leak_message, may_hold, owner
+from jaxnn.core.parameter import (
+    Buffer,
+    Parameter,
+    Slot,
+    TraceLeakError,
+    encloses,
+    leak_message,
+    may_hold,
+    owner,
+    recently_read,
+    settle,
+)
 from jaxnn.core.state_dict import StateDict
 from jaxnn.core.stateful import Stateful
 from jaxnn.core.tree import Registry
@@ -280,6 +291,8 @@ class Module(StateDict, Conversions, Hooks, View, Stateful):
         recurse: bool = True,
         remove_duplicate: bool = True,
     ) -> Iterator[tuple[str, Any]]:
+        if recently_read:
+            settle()
         memo: set[int] = set()
         modules = self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]
         for module_prefix, module in modules:

@@ -42,6 +42,8 @@ def note_structure() -> None:
 # id of an array -> the box it was last read from. An entry counts only while that box still holds that very
 # array, which also keeps the id from being reused by another.
 _owners: dict[int, _BoxReference] = {}
+# The same, of arrays read since the last `settle`: somebody may have set attributes on them.
+recently_read: dict[int, _BoxReference] = {}
 
 _HERE: Any = object()
 
@@ -90,15 +92,16 @@ class _BoxReference(weakref.ref):  # type: ignore[type-arg]
 
 
 def _forget(reference: _BoxReference) -> None:
-    if _owners.get(reference.key) is reference:
-        del _owners[reference.key]
+    for known in (_owners, recently_read):
+        if known.get(reference.key) is reference:
+            known.pop(reference.key, None)
 
 
 def owner(array: Any) -> Slot | None:
     """The box that `array` was last read from, if it still holds that very array; a box is its own owner."""
     if isinstance(array, Slot):
         return array
-    reference = _owners.get(id(array))
+    reference = recently_read.get(id(array)) or _owners.get(id(array))
     box = None if reference is None else reference()
     return box if box is not None and box._value is array else None
 
@@ -115,12 +118,13 @@ def update_owner(array: Any, value: Any) -> bool:
 class Slot:
     """A box around the array of a plain attribute. Traced and returned by transforms; not in the state_dict."""
 
-    __slots__ = ("_value", "home", "label", "_reference", "__weakref__")
+    __slots__ = ("_value", "home", "label", "_reference", "_attributes", "__weakref__")
 
     def __init__(self, value: Any, home: Any = _HERE) -> None:
         self.home: TraceHome | None = current_home() if home is _HERE else home
         self.label = ""
         self._reference: _BoxReference | None = None
+        self._attributes: dict[str, Any] | None = None
         self._value = self._stored(value)
 
     def _stored(self, value: Any) -> Any:
@@ -138,6 +142,8 @@ class Slot:
 
     @value.setter
     def value(self, value: Any) -> None:
+        if recently_read:
+            settle()
         value = self._stored(value)
         home = self.home
         if not may_hold(home, value):
@@ -150,11 +156,18 @@ class Slot:
 
     def replace(self, value: Any) -> None:
         """Put `value` in the box without any check: for transforms, which have made theirs."""
-        self._value = value
+        _set_value(self, value)
 
     def read(self) -> Any:
         """The array, which from now on remembers this box."""
         value = self._value
+        if id(value) in recently_read and getattr(
+            value, "__dict__", None
+        ):  # the attributes set on it may change the box
+            settle()
+            value = self._value
+        if self._attributes is not None and not isinstance(value, _compat.Tracer) and isinstance(value, jax.Array):
+            value.__dict__.update(self._attributes)
         reference = self._reference
         if reference is None:
             reference = self._reference = _BoxReference(self, _forget)
@@ -163,7 +176,7 @@ class Slot:
         if reference.key != key:  # another array than at the last reading
             _forget(reference)
             reference.key = key
-        _owners[key] = reference
+        recently_read[key] = reference
         return value
 
     # Attributes that two boxes must share, besides the array, to be alike in a tree's structure.
@@ -176,11 +189,31 @@ class Slot:
     @classmethod
     def from_meta(cls, meta: tuple[Any, ...], value: Any, home: TraceHome | None, label: str) -> Slot:
         """A box around `value` as `meta` describes, with no checks and no conversion."""
-        box = object.__new__(meta[0])
-        box._value, box.home, box.label, box._reference = value, home, label, None
-        for name, option in zip(box._options, meta[1:]):
-            setattr(box, name, option)
+        (box,) = Slot.from_metas([meta], [value], home, [label])
         return box
+
+    @staticmethod
+    def from_metas(
+        metas: Sequence[tuple[Any, ...]], values: Iterable[Any], home: TraceHome | None, labels: Iterable[str]
+    ) -> list[Any]:
+        """`from_meta` of many, in loops of C."""
+        boxes = list(map(object.__new__, map(_FIRST, metas)))
+        nothing = itertools.repeat(None)
+        columns = (
+            map(_set_value, boxes, values),
+            map(_set_home, boxes, itertools.repeat(home)),
+            map(set_label, boxes, labels),
+            map(_set_reference, boxes, nothing),
+            map(_set_attributes, boxes, nothing),
+        )
+        collections.deque(itertools.chain.from_iterable(columns), maxlen=0)
+        for box, meta in zip(boxes, metas):
+            setters = _option_setters.get(meta[0]) or _find_setters(meta[0])
+            for setter, option in zip(setters, meta[1:]):
+                setter(box, option)
+            if len(meta) > 1 + len(setters):
+                keep_attributes(box, meta[-1].thawed())
+        return boxes
 
     @property
     def data(self) -> Any:
@@ -258,16 +291,109 @@ class Slot:
         if is_deleted(self):
             raise DeletedArrayError(deleted_message(self.label or type(self).__name__))
         value = jnp.copy(self._value) if isinstance(self._value, jax.Array) else copy.deepcopy(self._value, memo)
-        return Slot.from_meta(self.meta(), value, current_home(), self.label)
+        twin = Slot.from_meta(self.meta(), value, current_home(), self.label)
+        if not isinstance(
+            self, Parameter
+        ):  # torch: copies of parameters lose their own attributes, those of buffers not
+            keep_attributes(twin, copy.deepcopy(self._attributes, memo))
+        return twin
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Slot.from_meta, (self.meta(), self._value, None, self.label)
+        return Slot.from_meta, (self.meta(), self._value, None, self.label), self._attributes
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        keep_attributes(self, attributes)
 
 
 # Another object after every act of `write_all`: what is read with the same one before and after is of one moment.
 written: list[Any] = [None]
 _get_value, _set_value = Slot.__dict__["_value"].__get__, Slot.__dict__["_value"].__set__
+_set_home, set_label = Slot.__dict__["home"].__set__, Slot.__dict__["label"].__set__
+_set_reference, _set_attributes = Slot.__dict__["_reference"].__set__, Slot.__dict__["_attributes"].__set__
 _call = functools.partial.__call__
+
+
+_FIRST = operator.itemgetter(0)
+_option_setters: dict[type, tuple[Any, ...]] = {}
+
+
+def _find_setters(kind: type[Slot]) -> tuple[Any, ...]:
+    setters = tuple(getattr(kind, name).__set__ for name in kind._options)
+    _option_setters[kind] = setters
+    return setters
+
+
+def keep_attributes(box: Slot, attributes: dict[str, Any] | None) -> None:
+    """Make `attributes` all the attributes of one's own that a box has."""
+    _set_attributes(box, attributes)
+    if attributes is not None or isinstance(box, Attributed):
+        object.__setattr__(box, "__dict__", {} if attributes is None else attributes)
+
+
+def attributes_in(meta: tuple[Any, ...]) -> dict[str, Any] | None:
+    """The attributes of one's own that a meta from a tree's structure holds, each time anew; None where it has none."""
+    return None if len(meta) == 1 + len(meta[0]._options) else meta[-1].thawed()
+
+
+def settle() -> None:
+    """Give the attributes that somebody has set on arrays, as ``model.weight.name = value``, to the boxes of these.
+
+    JAX's arrays take any attribute and keep it to themselves; the next step would lose it with the array.
+    """
+    for key in list(recently_read):
+        reference = recently_read.pop(key, None)
+        if reference is None:
+            continue
+        _owners[key] = reference
+        box = reference()
+        value = None if box is None else box._value
+        if box is None or id(value) != key or not isinstance(value, jax.Array) or isinstance(value, _compat.Tracer):
+            continue
+        found = dict(value.__dict__)
+        value.__dict__.clear()
+        own = box._attributes or {}
+        for name, given in found.items():
+            if own.get(name, _HERE) is not given:
+                setattr(box, name, given)
+
+
+class Attributed(Slot):
+    """A box that takes attributes of one's own, as torch's parameters do: configuration, part of a tree's structure.
+
+    They are its ``__dict__``. (A ``__getattr__`` would make every reading of ``_value`` three times as slow.)
+    """
+
+    __slots__ = ("__dict__",)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if hasattr(type(self), name):
+            object.__setattr__(self, name, value)
+            return
+        for leaf in jax.tree.leaves(value, is_leaf=lambda leaf: hasattr(type(leaf), "__jaxnn_stateful__")):
+            if isinstance(leaf, (jax.Array, Slot)) or hasattr(type(leaf), "__jaxnn_stateful__"):
+                where = f"{self.label or type(self).__name__}.{name}"
+                remedy = (
+                    "Gradients are values here: nn.grad returns them"
+                    if name == "grad"
+                    else ("Keep it in an attribute of a module")
+                )
+                raise TypeError(
+                    f"{where}: expected configuration (numbers, text, flags), got {describe(leaf)}. {remedy}"
+                )
+        if recently_read:
+            settle()
+        keep_attributes(self, {**(self._attributes or {}), name: value})
+        note_structure()
+
+    def __delattr__(self, name: str) -> None:
+        if recently_read:
+            settle()
+        if self._attributes is None or name not in self._attributes:
+            object.__delattr__(self, name)
+            return
+        rest = {key: value for key, value in self._attributes.items() if key != name}
+        keep_attributes(self, rest or None)
+        note_structure()
 
 
 def write_all(boxes: Sequence[Slot], values: Sequence[Any], acts: Iterable[functools.partial[Any]] = ()) -> None:
@@ -288,6 +414,8 @@ def assign_all(boxes: Sequence[Slot], values: Sequence[Any]) -> None:
     Raises:
         TraceLeakError: a tracer would be put into a box that outlives its trace.
     """
+    if recently_read:
+        settle()
     stored = [box._stored(value) for box, value in zip(boxes, values)]
     for box, value in zip(boxes, stored):
         if not may_hold(box.home, value):
@@ -335,7 +463,7 @@ def leak_message(label: str) -> str:
     )
 
 
-class Parameter(Slot):
+class Parameter(Attributed):
     """A box around an array that is trained. Assigned to a module's attribute, it is registered there.
 
     ``self.weight`` reads the plain array; ``parameters()`` yields the boxes. Two attributes that hold the same
@@ -371,6 +499,8 @@ class Parameter(Slot):
     @property
     def requires_grad(self) -> bool:
         """Whether ``nn.grad`` differentiates with respect to this parameter."""
+        if recently_read:
+            settle()
         return self._requires_grad
 
     @requires_grad.setter
@@ -389,7 +519,7 @@ class Parameter(Slot):
         return self
 
 
-class Buffer(Slot):
+class Buffer(Attributed):
     """A box around an array that is state but not trained: running statistics, tables, counters.
 
     Integers that torch keeps in int64 (given as NumPy int64) are int32 inside and int64 in the state_dict. A

@@ -22,7 +22,16 @@ from jax.tree_util import GetAttrKey, register_pytree_with_keys
 from jaxnn import _compat
 from jaxnn.base import ambient
 from jaxnn.core import freezing
-from jaxnn.core.parameter import Slot, TraceHome, note_structure, structure_epoch, written
+from jaxnn.core.parameter import (
+    Slot,
+    TraceHome,
+    note_structure,
+    recently_read,
+    set_label,
+    settle,
+    structure_epoch,
+    written,
+)
 
 REGISTRIES = ("_parameters", "_buffers", "_slots")
 # What a stateful object's __dict__ holds besides its attributes.
@@ -71,11 +80,13 @@ class Node:
 class Structure:
     """All of a tree but its arrays. Equal structures have equal code, shapes of the tree and configuration."""
 
-    __slots__ = ("nodes", "metas", "names", "key", "_hash", "n_boxes", "__weakref__")
+    __slots__ = ("nodes", "metas", "names", "key", "_hash", "n_boxes", "tagged", "__weakref__")
 
     def __init__(self, nodes: tuple[Node, ...], metas: tuple[Any, ...], names: tuple[str, ...]) -> None:
         self.nodes, self.metas, self.names = nodes, metas, names
         self.n_boxes = len(metas)
+        # Boxes whose own attributes can change in place.
+        self.tagged = tuple(i for i, meta in enumerate(metas) if getattr(meta[-1], "mutable", False) is True)
         self.key = (tuple(node.key for node in nodes), metas, len(names))
         self._hash = hash(self.key)
 
@@ -130,7 +141,7 @@ class _Walk(freezing.Places):
         number = self._box_numbers.get(id(box))
         if number is None:
             number = self._box_numbers[id(box)] = len(self.boxes)
-            box.label = self._attribute_path() if path is None else path
+            set_label(box, self._attribute_path() if path is None else path)
             self.boxes.append(box)
             self.names.append(box.label)
         return number
@@ -250,11 +261,15 @@ class _Recheck(freezing.Places):
         return self._objects.get(id(obj), -2)
 
 
+def _meta_of(box: Slot) -> tuple[Any, ...]:
+    return box.meta() if box._attributes is None else (*box.meta(), freezing.Attributes(box._attributes))
+
+
 def _analyse(root: Any) -> Cache:
     epoch = structure_epoch[0]
     walk = _Walk(root)
     names = tuple(walk.names + walk.extra_names)
-    structure = _intern(Structure(tuple(walk.nodes), tuple(box.meta() for box in walk.boxes), names))
+    structure = _intern(Structure(tuple(walk.nodes), tuple(map(_meta_of, walk.boxes)), names))
     cache = Cache(structure, walk.boxes, walk.objects[1:], walk.watched)
     cache.epoch = epoch
     return cache
@@ -279,6 +294,10 @@ def cache_of(obj: Any) -> tuple[Cache, list[Any]]:
     cache: Cache | None = held.get("_cache")
     if cache is None or cache.epoch != structure_epoch[0]:
         cache = held["_cache"] = _analyse(obj)
+    for number in cache.structure.tagged:
+        if _meta_of(cache.boxes[number]) != cache.structure.metas[number]:
+            cache = held["_cache"] = _analyse(obj)
+            break
     if not cache.watched:
         return cache, []
     recheck = _Recheck(cache, obj)
@@ -301,6 +320,8 @@ def flatten(obj: Any) -> tuple[Sequence[Any], Structure]:
     """The arrays of a stateful object's tree, and its structure."""
     if ambient.current.get() is not ambient.followed.state:  # JAX looks for compiled code by the modes of this task
         ambient.follow()
+    if recently_read:
+        settle()
     pending = obj.__dict__.get("_pending")
     if pending is not None:
         return pending[1], pending[0]
@@ -362,9 +383,7 @@ def build(obj: Any) -> None:
             return
         structure, leaves, home = pending
         objects = [obj, *(object.__new__(node.kind) for node in structure.nodes[1:])]
-        boxes = [
-            Slot.from_meta(meta, leaf, home, name) for meta, leaf, name in zip(structure.metas, leaves, structure.names)
-        ]
+        boxes = Slot.from_metas(structure.metas, leaves, home, structure.names)
         fill(structure, leaves, objects, boxes, home)
 
 

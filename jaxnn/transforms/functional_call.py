@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnn.base.dtypes import describe
 from jaxnn.core import tree
-from jaxnn.core.parameter import Buffer, Parameter, Slot
+from jaxnn.core.parameter import Buffer, Parameter, Slot, keep_attributes
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
@@ -101,7 +101,9 @@ def _replace(copy: Any, name: str, value: Any, given: dict[int, tuple[str, Any]]
         registry[attribute] = kind(array)
     else:
         if given is None:
+            attributes = box._attributes
             box = registry[attribute] = type(box).from_meta(box.meta(), box._value, box.home, name)
+            keep_attributes(box, attributes)
         box.replace(box._stored(array))
 
 
