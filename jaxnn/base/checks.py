@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 import warnings
@@ -62,15 +63,27 @@ def check_choice(
         fail(error, function, argument, f"one of {allowed}", repr(value))
 
 
+_INT64 = range(-(2**63), 2**63)
+_LARGEST = 1 << 42  # bytes: more than any device has; XLA ends the process for some sizes far beyond it
+
+
+def check_room(function: str, argument: str, shape: Sequence[int], itemsize: int) -> None:
+    """An array of `shape` must be one that a machine could hold (RuntimeError)."""
+    if math.prod(shape) * itemsize >= _LARGEST:
+        fail(RuntimeError, function, argument, "sizes for which there is memory", f"an array of {tuple(shape)}")
+
+
 def as_int(function: str, argument: str, value: Any) -> int:
     """`value` as an int: an int, a NumPy integer or an integer array of no dimensions; nothing is rounded.
 
     torch: takes a bool where its parser looks at the first number of a tuple only; here none is a size.
 
     Raises:
-        TypeError: anything else: fractions, floats that are whole, bools.
+        TypeError: anything else: fractions, floats that are whole, bools, and ints of more than 64 bits.
     """
     if type(value) is int:
+        if value not in _INT64:
+            fail(TypeError, function, argument, "an int of 64 bits", value)
         return value
     try:
         if isinstance(value, (bool, np.bool_)) or getattr(value, "dtype", None) == np.bool_:
@@ -88,7 +101,7 @@ def as_ints(function: str, **arguments: Any) -> tuple[int, ...]:
 
 def ints_of(function: str, argument: str, value: Any, takes: tuple[type, ...] = ()) -> Any:
     """One int or tuples and lists of them, each made an int by `as_int`; values of the types `takes` stay."""
-    if type(value) is int or isinstance(value, takes):
+    if isinstance(value, takes):
         return value
     if isinstance(value, (list, tuple)):
         items = [ints_of(function, argument, item, takes) for item in value]

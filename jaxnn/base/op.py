@@ -14,7 +14,7 @@ import numpy as np
 from jaxnn import _compat
 from jaxnn.base import modes
 from jaxnn.base.autocast import cast_arguments
-from jaxnn.base.checks import ints_of
+from jaxnn.base.checks import check_room, ints_of
 from jaxnn.base.dtypes import as_array
 from jaxnn.core.compiling import Jitted
 
@@ -126,11 +126,19 @@ def op(
     parameters = tuple(inspect.signature(inner).parameters)
     integers = _integer_parameters(inner)
 
+    def compute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The function's result, which is refused before it is compiled where no machine could hold it."""
+        result = inner(*args, **kwargs)
+        for array in result if isinstance(result, tuple) else (result,):
+            if isinstance(array, jax.Array):
+                check_room(name, "the result", array.shape, array.dtype.itemsize)
+        return result
+
     def run(static: _Static, arrays: list[Any]) -> Any:
         feed = iter(arrays)
         args = tuple(_put_arrays(value, feed) for value in static.args)
         kwargs = {key: _put_arrays(value, feed) for key, value in static.kwargs.items()}
-        return inner(*args, **kwargs)
+        return compute(args, kwargs)
 
     run.__name__ = run.__qualname__ = name
     jitted = Jitted(run, static_argnums=0)
@@ -176,14 +184,14 @@ def op(
         if check is not None:
             check(*args, **kwargs)
         if not eager:
-            return modes.stop_gradients(inner(*args, **kwargs))
+            return modes.stop_gradients(compute(args, kwargs))
         if static is None:
             arrays = []
             try:
                 key = *[_key(value, arrays) for value in args], *[(name, _key(kwargs[name], arrays)) for name in kwargs]
                 static = statics.get(key)
             except TypeError:  # nothing to key a compiled call on
-                return modes.stop_gradients(inner(*args, **kwargs))
+                return modes.stop_gradients(compute(args, kwargs))
             if static is None:
                 bare = tuple(_take_arrays(value) for value in args)
                 static = statics[key] = _Static(bare, {name: _take_arrays(value) for name, value in kwargs.items()})

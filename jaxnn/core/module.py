@@ -331,8 +331,10 @@ class Module(StateDict, Conversions, Hooks, View, Stateful):
         """The module at the dotted name `target`; "" is this one.
 
         Raises:
-            AttributeError: no such attribute on the way, or one that is not a module.
+            AttributeError: no such attribute on the way, one that is not a module, or a name that is no string.
         """
+        if not isinstance(target, str):
+            raise AttributeError(f"get_submodule: target: expected a dotted name, got {type(target).__name__}")
         module: Any = self
         for name in target.split(".") if target else ():
             if not hasattr(module, name):
@@ -402,7 +404,9 @@ class Module(StateDict, Conversions, Hooks, View, Stateful):
         return self.train(False)
 
     def requires_grad_(self, requires_grad: bool = True) -> Any:
-        """Set ``requires_grad`` of every parameter; returns this module."""
+        """Set ``requires_grad`` of every parameter; returns this module. TypeError for what is no bool."""
+        if not isinstance(requires_grad, bool):
+            raise TypeError(f"requires_grad_: expected True or False, got {type(requires_grad).__name__}")
         for parameter in self.parameters():
             parameter.requires_grad_(requires_grad)
         return self

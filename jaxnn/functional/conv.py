@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Num
 
 from jaxnn.base import modes
-from jaxnn.base.checks import Sizes, check_array, check_ndim, check_same_dtype, fail, spatial_sizes
+from jaxnn.base.checks import Sizes, check_array, check_ndim, check_room, check_same_dtype, fail, spatial_sizes
 from jaxnn.base.op import op
 from jaxnn.functional._convolution import check_not_empty, check_operands, convolve
 
@@ -54,6 +54,9 @@ def _check_conv(
             fail(RuntimeError, function, "stride", "1 with padding='same'", f"{stride}")
     kernel_size, size = weight.shape[2:], input.shape[-spatial:]
     pads = _padding(function, padding, kernel_size, dilation)
+    if max(map(sum, pads)) > 1 << 20:
+        padded = [length + before + after for length, (before, after) in zip(size, pads)]
+        check_room(function, "padding", padded, input.dtype.itemsize)
     for length, (before, after), taps, step in zip(size, pads, kernel_size, dilation):
         if length + before + after < step * (taps - 1) + 1:
             wanted = f"kernels {kernel_size} with dilation {dilation} to fit into the padded input"

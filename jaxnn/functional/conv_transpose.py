@@ -9,7 +9,7 @@ import jax
 from jax import lax
 from jaxtyping import Array, Inexact
 
-from jaxnn.base.checks import Sizes, fail, spatial_sizes
+from jaxnn.base.checks import Sizes, check_room, fail, spatial_sizes
 from jaxnn.base.dtypes import is_integer
 from jaxnn.base.op import op
 from jaxnn.functional._convolution import check_not_empty, check_operands, convolve, convolve_transposed, has_forms
@@ -42,7 +42,9 @@ def _check_conv_transpose(
         fail(RuntimeError, function, "weight", "at least one output channel", weight)
     size = input.shape[-spatial:]
     least = 1 if spatial == 3 and groups == 1 else 0  # torch makes no empty volumes, but with groups it does
-    if min(_output_size(size, weight.shape[2:], stride, padding, dilation, extra)) < least:
+    made = _output_size(size, weight.shape[2:], stride, padding, dilation, extra)
+    check_room(function, "stride", made, input.dtype.itemsize)
+    if min(made) < least:
         fail(RuntimeError, function, "padding", f"an output that is left for an input of {size}", f"{padding}")
 
 

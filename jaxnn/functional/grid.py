@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnn.base.checks import check_array, check_choice, fail, warn_caller
+from jaxnn.base.checks import check_array, check_choice, check_room, fail, warn_caller
 from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
 
@@ -215,6 +215,7 @@ def _check_affine(theta: Any, size: Any, align_corners: Any = None) -> None:
         fail(TypeError, function, "size", "a tuple of ints", size)
     if min(size) <= 0 and not (align_corners and min(size[2:]) == 1):  # torch: where it warns, it does not check
         fail(ValueError, function, "size", "numbers from 1 up", f"{size}")
+    check_room(function, "size", (*size[2:], spatial), theta.dtype.itemsize)
     if theta.shape[0] != size[0]:
         fail(RuntimeError, function, "theta", f"{size[0]} matrices for size {size}", theta)
     if align_corners and 1 in size[2:]:

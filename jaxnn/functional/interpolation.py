@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Num
 
-from jaxnn.base.checks import as_int, check_array, fail, warn_caller
+from jaxnn.base.checks import as_int, check_array, check_room, fail, warn_caller
 from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
 from jaxnn.functional import pooling_adaptive
@@ -256,6 +256,7 @@ def _multiply(input: Any, factors: Sequence[Any]) -> tuple[tuple[int, ...], tupl
         if not math.isfinite(factor):
             fail(RuntimeError, "interpolate", "scale_factor", "a finite number", f"{factor}")
         target.append(int(size * factor))
+        check_room("interpolate", "scale_factor", target, input.dtype.itemsize)
         scales.append(factor)
     return tuple(target), tuple(scales)
 
@@ -272,6 +273,7 @@ def _target(
         target, scales = _multiply(input, _each(input, "scale_factor", scale_factor))
         return target, (None,) * len(target) if recompute_scale_factor or mode == "area" else scales
     target = tuple(as_int("interpolate", "size", wanted) for wanted in _each(input, "size", size))
+    check_room("interpolate", "size", (*input.shape[:2], *target), input.dtype.itemsize)
     if recompute_scale_factor:
         fail(ValueError, "interpolate", "recompute_scale_factor", "None or False where size is given", "True")
     return target, (None,) * len(target)

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Shaped
 
-from jaxnn.base.checks import check_array, fail
+from jaxnn.base.checks import check_array, check_room, fail
 from jaxnn.base.dtypes import is_floating, is_integer
 from jaxnn.base.op import op
 
@@ -65,6 +65,7 @@ def _check_sizes(mode: str, input: Any, pairs: list[tuple[int, int]]) -> None:
         if wanted is not None:
             fail(RuntimeError, "pad", "pad", f"{wanted} in mode {mode!r}", f"{(before, after)} for size {size}")
         made.append(size + before + after)
+    check_room("pad", "pad", made, input.dtype.itemsize)
     if mode in ("reflect", "replicate") and not any(made):
         fail(RuntimeError, "pad", "pad", f"crops that leave something in mode {mode!r}", f"{pairs}")
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from jaxnn.base.checks import Sizes, check_array, check_ndim, fail, ints_of
+from jaxnn.base.checks import Sizes, check_array, check_ndim, check_room, fail, ints_of
 from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
 from jaxnn.functional._windows import Windows, grid, pick_max, window_argmax, window_max, window_sum
@@ -30,6 +30,7 @@ def _target(function: str, spatial: int, input: Any, output_size: Any) -> tuple[
     sizes = [size if wanted is None else wanted for wanted, size in zip(asked, input.shape[-spatial:])]
     if min(sizes) < 0:
         fail(RuntimeError, function, "output_size", "numbers from 0 up", f"{tuple(sizes)}")
+    check_room(function, "output_size", (*input.shape[:-spatial], *sizes), input.dtype.itemsize)
     return tuple(sizes)
 
 

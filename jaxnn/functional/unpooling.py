@@ -12,7 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Num
 
-from jaxnn.base.checks import Sizes, check_array, check_floating, check_ndim, concrete, fail, spatial_sizes
+from jaxnn.base.checks import (
+    Sizes,
+    check_array,
+    check_floating,
+    check_ndim,
+    check_room,
+    concrete,
+    fail,
+    spatial_sizes,
+)
 from jaxnn.base.op import op
 
 
@@ -67,7 +76,9 @@ def _check(
     first = 1 if input.ndim == spatial + 2 else 0
     if 0 in input.shape[first:]:
         fail(RuntimeError, function, "input", "no empty dimension but the batch", input)
-    places = math.prod(_output_size(spatial, input, kernel_size, stride, padding, output_size))
+    size = _output_size(spatial, input, kernel_size, stride, padding, output_size)
+    check_room(function, "output_size", (*input.shape[:-spatial], *size), input.dtype.itemsize)
+    places = math.prod(size)
     known = concrete(indices)
     if known is not None and known.size and not (known.min() >= 0 and known.max() < places):
         wrong = known[(known < 0) | (known >= places)].flat[0]

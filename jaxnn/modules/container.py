@@ -143,7 +143,8 @@ class Sequential(_Numbered):
 
     def insert(self, index: int, module: Module) -> Any:
         """Put a module before position `index`; returns the container."""
-        self._check_module(module)
+        if not isinstance(module, Module):  # torch: an assert, where its other methods say TypeError
+            raise AssertionError(f"Sequential.insert: expected a Module, got {type(module).__name__}")
         if not -len(self) <= index <= len(self):
             raise IndexError(f"Index out of range: {index}")
         modules = list(self)
@@ -413,7 +414,7 @@ class ParameterDict(Module):
             self._keys = (*self._keys, key)
 
     def __delitem__(self, key: str) -> None:
-        if key not in self._keys:
+        if key not in self:
             raise KeyError(key)
         self._keys = tuple(other for other in self._keys if other != key)
         delattr(self, key)
@@ -428,6 +429,7 @@ class ParameterDict(Module):
         return reversed(self._keys)
 
     def __contains__(self, key: object) -> bool:
+        hash(key)  # a dict's TypeError for lists and the like
         return key in self._keys
 
     def copy(self) -> ParameterDict:
@@ -446,9 +448,9 @@ class ParameterDict(Module):
             del self[key]
 
     def pop(self, key: str) -> Any:
-        """Take the value under `key` out; returns it."""
-        if key not in self._keys:
-            raise KeyError(key)
+        """Take the value under `key` out; returns it. torch: AttributeError for a key that is not there."""
+        if self._key_to_attr(key) not in self:
+            raise AttributeError(f"ParameterDict.pop: expected one of the keys {list(self._keys)}, got {key!r}")
         value = self[key]
         del self[key]
         return value
