@@ -132,8 +132,11 @@ class Module(StateDict, Conversions, Hooks, View, Stateful):
                 self._forget(name, "_parameters", "_modules", "_slots")
                 options = {} if value.persistent else {"persistent": False}  # overrides may know no `persistent`
                 self.register_buffer(name, value, **options)
+                value.is_attribute = True
             else:
                 self._assign(held["_buffers"], "buffer", name, value)
+        elif isinstance(box, Buffer) and getattr(box, "is_attribute", False):  # a second name, as of a Parameter
+            setattr(self, name, box)
         else:
             self._set_plain(name, value)
 
@@ -200,6 +203,9 @@ class Module(StateDict, Conversions, Hooks, View, Stateful):
                 raise TypeError(
                     f"cannot assign '{_type_name(tensor)}' object to buffer '{name}' (array, Buffer or None required)"
                 )
+            box = owner(tensor) if isinstance(tensor, jax.Array) else None
+            if isinstance(box, Buffer) and box.persistent == persistent:
+                tensor = box
             if not isinstance(tensor, Buffer):
                 tensor = Buffer(tensor, persistent=persistent)
             tensor.persistent = persistent

@@ -526,6 +526,10 @@ class Buffer(Attributed):
     single such number is a counter, kept in a float32 leaf while that is exact, so that plain ``jax.grad``,
     which refuses integer leaves, takes modules with BatchNorm; reading it gives int32.
 
+    A Buffer that was assigned to an attribute has a second name where that attribute is assigned to a new one
+    (``self.tied = self.table``), as a Parameter has: one box, two keys in the state_dict. An array that is put in it by
+    either name is seen by both.
+
     Args:
         data: a jax or NumPy array, or another box.
         persistent: whether it is part of the state_dict.
@@ -533,7 +537,8 @@ class Buffer(Attributed):
     Follows ``torch.nn.Buffer``.
     """
 
-    __slots__ = ("_persistent", "wide", "counter")
+    # is_attribute: assigned as a Buffer, not registered as an array; not part of a tree's structure.
+    __slots__ = ("_persistent", "wide", "counter", "is_attribute")
     _options = ("_persistent", "wide", "counter")
 
     def __init__(self, data: Any = None, *, persistent: bool = True) -> None:
