@@ -24,6 +24,7 @@ from jaxnn.functional._convolution_geometry import Geometry, turned_weight
 from jaxnn.functional._dot import dot_general
 
 MAX_TAPS = 150  # a sum of more terms takes long to compile
+_REMAINDERS = 27  # with more, the slices of a large stride would be the largest part of the program
 
 
 def direct(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
@@ -58,6 +59,11 @@ def _shifted(
     }
     # Every so manyth number, once for each remainder: slices of those are of neighbours, which the CPU reads at once.
     starts = {tuple(at % step for at, step in zip(offset, steps)) for offset in taps.values()}
+    if len(starts) > _REMAINDERS:  # hardly a tap shares one with another
+        for tap, offset in taps.items():
+            end = [at + (count - 1) * step + 1 for at, count, step in zip(offset, output, steps)]
+            yield tap, lax.slice(input, (0,) * lead + offset, input.shape[:lead] + tuple(end), (1,) * lead + steps)
+        return
     sparse = {start: input[(..., *map(slice, start, (None,) * len(steps), steps))] for start in sorted(starts)}
     if max(steps) > 1:
         sparse = lax.optimization_barrier(sparse)

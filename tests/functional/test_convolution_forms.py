@@ -24,6 +24,7 @@ def _array(*shape):
 # stride, padding, dilation, groups, channels of a group in and out, kernel
 OPTIONS = {
     "one group": ((1, 1), ((1, 1), (1, 1)), (1, 1), 1, 2, 3, (3, 3)),
+    "more remainders than are kept apart": ((7, 6), ((1, 0), (0, 2)), (1, 1), 4, 1, 2, (6, 5)),
     "groups, stride": ((2, 2), ((1, 0), (1, 0)), (1, 1), 2, 2, 3, (3, 3)),
     "depthwise, dilated": ((1, 1), ((2, 1), (2, 1)), (2, 2), 4, 1, 2, (3, 2)),
     "patches": ((3, 2), ((0, 1), (0, 1)), (1, 1), 1, 2, 3, (3, 2)),
@@ -199,3 +200,27 @@ def test_a_sum_of_taps_is_computed_once():
     with forms.force("taps"):
         text = jax.jit(normalised).lower(x, w).compile().as_text()
     assert 25 <= text.count(" multiply(") < 50, "75 where each of three operations computes the 25 taps again"
+
+
+def _size_of_gradients(spatial, taps, stride, groups):
+    """Operations in the CPU's program of a convolution's gradients."""
+    x = jax.ShapeDtypeStruct((2, 4, *[3 * taps + 2] * spatial), np.float32)
+    w = jax.ShapeDtypeStruct((4, 4 // groups, *[taps] * spatial), np.float32)
+    conv = getattr(F, f"conv{spatial}d")
+    gradient = jax.grad(lambda x, w: (conv(x, w, stride=stride, groups=groups) ** 2).sum(), (0, 1))
+    return jax.jit(gradient).lower(x, w).as_text().count("stablehlo.")
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("spatial, taps", [(1, 60), (2, 7), (3, 4), (3, 5)])
+def test_a_large_stride_makes_no_larger_program(spatial, taps, groups):
+    if jax.default_backend() != "cpu":
+        pytest.skip("the forms are the CPU's")
+    whole = _size_of_gradients(spatial, taps, 1, groups)
+    assert whole <= 40 * forms.MAX_TAPS
+    for stride in (4, 7):
+        assert _size_of_gradients(spatial, taps, stride, groups) <= 1.02 * whole + 5 * forms._REMAINDERS, stride
+
+
+def test_more_taps_than_the_bound_are_one_convolution():
+    assert all(_size_of_gradients(3, 7, stride, groups) < 60 for stride in (1, 7) for groups in (1, 4))
