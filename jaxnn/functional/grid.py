@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Sequence
@@ -116,7 +117,10 @@ def _sample(input: jax.Array, grid: jax.Array, mode: str, padding_mode: str, ali
             inside = inside[:, None] & exist
             values = take(pixels, flat[:, None] * sizes[i] + elements)
             values = jnp.where(inside[..., None], values, jnp.zeros((), pixels.dtype))
-            return values.squeeze(1) if weights is None else (values * weights[..., None]).sum(1)
+            if weights is None:
+                return values.squeeze(1)
+            # Added one by one: XLA on the CPU (JAX 0.10) miscompiles the sum over this dimension for a batch of 1.
+            return functools.reduce(jnp.add, [values[:, k] * weights[:, k, :, None] for k in range(values.shape[1])])
         total = None
         for tap in range(elements.shape[1]):
             value = weigh(i + 1, flat * sizes[i] + elements[:, tap], inside & exist[:, tap])

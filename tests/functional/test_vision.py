@@ -390,3 +390,26 @@ def test_shuffles(name, shape, factor):
             getattr(F, name)(x, factor)
     else:
         np.testing.assert_array_equal(getattr(F, name)(x, factor), expected)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+@pytest.mark.parametrize("batch, channels, size", [(1, 3, 40), (1, 16, 64), (2, 3, 40)])
+def test_grid_sample_of_many_places(mode, batch, channels, size):
+    """XLA on the CPU miscompiles a sum over the taps for a batch of 1 and many places: most values were wrong."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch, channels, 6, 6)).astype(np.float32)
+    grid = (rng.random((batch, size, size, 2)) * 2 - 1).astype(np.float32)
+    ours, theirs = (
+        lambda x, g, f=home: f.grid_sample(x, g, mode=mode, align_corners=False) for home in (F, torch.nn.functional)
+    )
+    assert_parity(ours, theirs, x, grid)
+
+
+def test_grid_sample_of_many_places_in_a_volume():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 3, 4, 5, 6)).astype(np.float32)
+    grid = (rng.random((1, 16, 16, 16, 3)) * 2 - 1).astype(np.float32)
+    ours, theirs = (lambda x, g, f=home: f.grid_sample(x, g, align_corners=False) for home in (F, torch.nn.functional))
+    assert_parity(ours, theirs, x, grid)
