@@ -29,6 +29,7 @@ from jaxnn.core.parameter import (
     recently_read,
     settle,
 )
+from jaxnn.core.private_names import PrivateNames
 from jaxnn.core.state_dict import StateDict
 from jaxnn.core.stateful import Stateful
 from jaxnn.core.tree import Registry
@@ -42,7 +43,7 @@ def _add_indent(text: str, spaces: int) -> str:
     return "\n".join([first, *(" " * spaces + line for line in rest)])
 
 
-class Module(StateDict, Conversions, Hooks, View, Stateful):
+class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
     """Base of all layers and models: torch.nn's Module, and one node of a JAX pytree.
 
     Assigning a Parameter, a Buffer or a Module to an attribute registers it. Reading a parameter gives the plain
@@ -242,11 +243,6 @@ class Module(StateDict, Conversions, Hooks, View, Stateful):
             if home is not None and not encloses(home, self.__dict__.get("_home")):
                 raise TraceLeakError(leak_message(f"{type(self).__name__}.{name}"))
         self.__dict__["_modules"][name] = module
-
-    @property
-    def _non_persistent_buffers_set(self) -> set[str]:
-        absent = self.__dict__.get("_transient", ())
-        return {name for name, box in self._buffers.items() if (name in absent if box is None else not box.persistent)}
 
     def __dir__(self) -> list[str]:
         tree.build(self)

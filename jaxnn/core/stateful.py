@@ -25,7 +25,7 @@ class Stateful:
     def _init_state(self) -> None:
         held = self.__dict__
         for registry in (*tree.REGISTRIES, "_modules"):
-            held[registry] = tree.Registry()
+            held[registry] = tree.Buffers() if registry == "_buffers" else tree.Registry()
         held["_home"] = current_home()
 
     def __getattr__(self, name: str) -> Any:
@@ -52,10 +52,13 @@ class Stateful:
         tree.build(self)
         held = self.__dict__
         if name in (*tree.REGISTRIES, "_modules"):  # torch code replaces whole registries
-            held[name] = tree.Registry(value)
+            held[name] = tree.Buffers(value) if name == "_buffers" else tree.Registry(value)
             note_structure()
             return
-        if name == "__class__":  # a lazy layer that becomes its ordinary class, a parametrized one its own
+        if name in (
+            "__class__",
+            "__dict__",
+        ):  # a lazy layer that becomes its ordinary class, a parametrized one its own
             object.__setattr__(self, name, value)
             note_structure()
             return

@@ -17,12 +17,15 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import numpy as np
 from jax.tree_util import GetAttrKey, register_pytree_with_keys
 
 from jaxnn import _compat
 from jaxnn.base import ambient
 from jaxnn.core import freezing
 from jaxnn.core.parameter import (
+    Buffer,
     Slot,
     TraceHome,
     note_structure,
@@ -44,7 +47,22 @@ class Registry(dict[str, Any]):
     __slots__ = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Registry, (), None, None, iter(self.items())
+        return type(self), (), None, None, iter(self.items())
+
+
+class Buffers(Registry):
+    """A registry of buffers, which takes arrays too: packages put them there without asking the module."""
+
+    __slots__ = ()
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if isinstance(value, (jax.Array, np.ndarray)):
+            box = self.get(name)
+            if box is not None:
+                box.value = value
+                return
+            value = Buffer(value)
+        super().__setitem__(name, value)
 
 
 def _noting(name: str) -> Any:
@@ -409,7 +427,8 @@ def attributes_of(
     for number, (node, obj) in enumerate(zip(structure.nodes, objects)):
         new = dict(node.fixed)
         for registry, entries in zip(REGISTRIES, node.boxes):
-            new[registry] = Registry({name: None if i < 0 else boxes[i] for name, i in entries})
+            kind = Buffers if registry == "_buffers" else Registry
+            new[registry] = kind({name: None if i < 0 else boxes[i] for name, i in entries})
         new["_modules"] = Registry({name: None if i < 0 else objects[i] for name, i in node.children})
         new["_home"] = obj.__dict__.get("_home", home)
         new["_scope"] = node.scope
