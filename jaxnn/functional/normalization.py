@@ -25,7 +25,8 @@ def _check_normalized_shape(function: str, input: Any, normalized_shape: Any, **
     if not shape:
         fail(RuntimeError, function, "normalized_shape", "at least one dimension", "()")
     if input.shape[-len(shape) :] != shape:
-        fail(RuntimeError, function, "input", f"last dimensions {shape} (normalized_shape)", input)
+        error = ValueError if function == "rms_norm" and input.ndim < len(shape) else RuntimeError
+        fail(error, function, "input", f"last dimensions {shape} (normalized_shape)", input)
     for name, value in parameters.items():
         if value is not None:
             check_array(function, **{name: value})

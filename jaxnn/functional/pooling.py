@@ -39,6 +39,8 @@ def _check_max(
     function = f"max_pool{spatial}d"
     make_windows(function, spatial, input, kernel_size, stride, padding, dilation, ceil_mode)
     _check_numbers(function, input)
+    if spatial == 1 and not return_indices and not is_floating(input.dtype):
+        fail(NotImplementedError, function, "input", "a floating dtype without return_indices", input)
 
 
 def _max_pool(

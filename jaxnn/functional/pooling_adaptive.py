@@ -37,7 +37,9 @@ def _target(function: str, spatial: int, input: Any, output_size: Any) -> tuple[
 def _check(kind: str, spatial: int, input: Any, output_size: Any, return_indices: bool = False) -> None:
     function = f"adaptive_{kind}_pool{spatial}d"
     check_array(function, input=input)
-    error = ValueError if 1 < spatial >= input.ndim else RuntimeError  # torch finds too few dimensions in its Python
+    # torch finds too few dimensions in its Python, where it goes through more than one size
+    many = spatial > 1 and isinstance(output_size, (tuple, list)) and input.ndim <= len(output_size)
+    error = ValueError if many else RuntimeError
     check_ndim(function, "input", input, (spatial + 1, spatial + 2), error)
     if not is_floating(input.dtype):
         fail(NotImplementedError, function, "input", "a floating dtype", input)
