@@ -95,6 +95,8 @@ class Case:
         error_on: "construction" or "call".
         random: set where PyTorch's own result differs from one seed to another.
         draws: where random, the moments of torch's outputs over many draws (``parity.case.moments``).
+        refused: the exception with which torch refuses the call at the precision, "" where it does not; jaxnn may then
+            refuse it with the same one.
         expected: filled by ``parity.truth``: "output 0", "gradient of weight" and so on.
     """
 
@@ -116,6 +118,7 @@ class Case:
     random: bool = False
     draws: list[tuple[np.ndarray, ...]] = dataclasses.field(default_factory=list)
     expected: dict[str, Expected] = dataclasses.field(default_factory=dict)
+    refused: str = ""
 
     @property
     def id(self) -> str:

@@ -42,6 +42,7 @@ def with_truth(case: Case, precision: str = "float32") -> Case:
             own = _run(case, low, precision)
         except (RuntimeError, NotImplementedError):
             own = {}
+            case.refused = _refusal(case, low)
     for key, value in truth.items():
         mine = own.get(key)
         array = None if mine is None else to_numpy(mine)
@@ -49,6 +50,15 @@ def with_truth(case: Case, precision: str = "float32") -> Case:
         dtype = mine.dtype if mine is not None else low if value.is_floating_point() else value.dtype
         case.expected[key] = Expected(to_numpy(value), array, str(dtype).removeprefix("torch."))
     return case
+
+
+def _refusal(case: Case, low: torch.dtype) -> str:
+    """The exception of the call itself at this dtype; "" where only its derivatives fail."""
+    try:
+        _forward(case, low, grad=False)
+    except (RuntimeError, NotImplementedError) as problem:
+        return type(problem).__name__
+    return ""
 
 
 def with_draws(case: Case) -> Case:

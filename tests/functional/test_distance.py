@@ -67,6 +67,7 @@ def test_cosine_similarity_broadcasts_and_promotes(torch):
 
 def test_empty_and_scalar_inputs():
     assert F.pdist(jnp.ones((1, 4))).shape == (0,) and F.pdist(jnp.ones((3, 0))).tolist() == [0, 0, 0]
+    assert F.pdist(jnp.ones((1, 4), jnp.float16)).dtype == jnp.float16  # torch has no kernel, and needs none here
     assert F.pairwise_distance(jnp.ones((3, 0)), jnp.ones((3, 0))).tolist() == [0, 0, 0]
     assert F.cosine_similarity(jnp.ones((2, 0)), jnp.ones((2, 0))).tolist() == [0, 0]
     assert F.pairwise_distance(jnp.array(3.0), jnp.array(1.0), eps=0.0) == 2

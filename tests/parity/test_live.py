@@ -6,6 +6,8 @@ pytest.importorskip("torch")
 pytest.importorskip("expecttest")
 
 from parity import run
+from parity.case import Case
+from parity.known import known
 
 # (source, unit, every so manyth case)
 SUBSET = [
@@ -46,3 +48,16 @@ def test_short_precisions(precision):
     for source, unit in (("ModuleInfo", "Linear"), ("OpInfo", "gelu"), ("OpInfo", "layer_norm")):
         for result in run.run_task(run.Task(source, unit, 0, 1), options):
             assert result.ok, result
+
+
+def test_what_torch_refuses_at_a_precision_may_be_refused():
+    results = run.run_task(run.Task("OpInfo", "pdist", 0, 1), run.Options(jobs=1, precision="float16"))
+    assert results and all(result.ok for result in results), results
+
+
+def test_a_known_kink_counts_for_its_precision_alone():
+    case = Case("ModuleInfo", "TransformerDecoderLayer", "0032/train", None, (), {}, [])
+    where = ["jit: gradient of linear1.weight"]
+    assert known("kink", case, where, "bfloat16")
+    assert known("kink", case, where, "float32") is None
+    assert known("kink", case, ["jit: output 0"], "bfloat16") is None
