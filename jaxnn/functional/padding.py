@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Shaped
 
 from jaxnn.base.checks import check_array, check_room, fail
-from jaxnn.base.dtypes import is_floating, is_integer
+from jaxnn.base.dtypes import compute_dtype, is_floating, is_integer
 from jaxnn.base.op import op
 
 # Which element each position shows: positions count from the first element, n is the number of elements.
@@ -161,6 +161,8 @@ def pad(
     pairs = _pairs(pad)
     if mode == "constant":
         return _pad_constant(input, pairs, value)
+    dtype = input.dtype
+    input = input.astype(compute_dtype(dtype))  # what is copied more than once adds up its gradients
     for back, (before, after) in enumerate(pairs, start=1):
         if before == after == 0:
             continue
@@ -174,4 +176,4 @@ def pad(
             size = input.shape[dim]
             position = np.arange(-max(before, 0), size + max(after, 0))
         input = _take(input, dim, _SOURCES[mode](position, size) if len(position) else position)
-    return input
+    return input.astype(dtype)

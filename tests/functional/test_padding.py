@@ -115,3 +115,24 @@ def test_no_gather_and_no_scatter(mode):
     x = jnp.ones((2, 3, 8, 8))
     backward = jax.make_jaxpr(jax.grad(lambda x: (F.pad(x, (2, 3, 1, 2), mode) ** 2).sum()))(x)
     assert "gather" not in str(backward) and "scatter" not in str(backward)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_gradients_in_16_bits_are_summed_in_32(mode, dtype):
+    """What is copied more than once sums its gradients, and is rounded once: as exact as in torch, or more."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x, weight = (np.asarray(rng.standard_normal((16, 3, n, n)).astype(jnp.dtype(dtype))) for n in (5, 11))
+
+    def in_torch(kind):
+        leaf = torch.tensor(x.astype(np.float64)).to(kind).requires_grad_()
+        torch.nn.functional.pad(leaf, (3, 3, 3, 3), mode).backward(torch.tensor(weight.astype(np.float64)).to(kind))
+        return leaf.grad.double().numpy()
+
+    ours = jax.vjp(lambda x: F.pad(x, (3, 3, 3, 3), mode), jnp.asarray(x))[1](jnp.asarray(weight))[0]
+    truth = in_torch(torch.float64)
+    mine, theirs = (np.abs(g - truth) for g in (np.asarray(ours, np.float64), in_torch(getattr(torch, dtype))))
+    assert mine.max() <= 1.01 * theirs.max()
+    roundoff = 2.0 ** (-8 if dtype == "bfloat16" else -11)
+    assert (mine <= 1.01 * roundoff * np.abs(truth) + 1e-6).all()  # rounded once
