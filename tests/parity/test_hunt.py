@@ -1,6 +1,8 @@
 """``parity hunt``: a short seed, its judges against each other, and that it reports what dies, hangs and is wrong."""
 
 import json
+import os
+import subprocess
 import sys
 
 import jax
@@ -68,3 +70,13 @@ def test_every_mode_gives_the_call_s_own_results(mode):
     case = hunt_plain.with_truth(hunt_programs.program(0, "linear/2").case, "float32")
     assert hunt_child.run_program(case, mode, "float32") == []
     assert jax.device_count() > 1
+
+
+def test_xla_itself_compiles_no_float16_for_sse4_2():
+    """Why the generator draws float32 there: plain JAX fails too. Where this test fails, XLA has mended it."""
+    code = "import jax, jax.numpy as jnp; print(jax.jit(lambda x: (x + x).sum())(jnp.ones(5, 'float16')))"
+    flags = {"XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2", "JAX_PLATFORMS": "cpu"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | flags, capture_output=True, text=True, timeout=100
+    )
+    assert ran.returncode and "Symbols not found" in ran.stderr, ran.stdout + ran.stderr[-800:]
