@@ -74,12 +74,19 @@ def _put(box: Slot, value: Any) -> Any:
 
 
 def _fill(
-    name: str, tensor: Any, generator: random.Generator | None, host: Draw, traced: Draw, *, check: bool = True
+    name: str,
+    tensor: Any,
+    generator: random.Generator | None,
+    host: Draw,
+    traced: Draw,
+    *,
+    check: bool = True,
+    parts: bool = False,
 ) -> Any:
     """Fill `tensor` with what `host` draws from a twister at top level, or `traced` from a jax key elsewhere."""
     box = _box(name, tensor)
     shape, dtype = _spec(box)
-    if check and not is_floating(dtype):
+    if check and not (is_floating(dtype) or (parts and np.issubdtype(dtype, np.complexfloating))):
         raise NotImplementedError(f"init.{name}: tensor: expected a floating dtype, got {describe(box)}")
     return _put(box, _drawn(name, generator, shape, dtype, host, traced))
 
@@ -95,20 +102,38 @@ def _drawn(
     return traced(source.next_key(), shape, dtype)
 
 
+def _in_parts(draw: Callable[..., Any]) -> Draw:
+    """`draw` for complex dtypes too: both parts, as if they were a last dimension, each with half of the variance."""
+
+    def run(source: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        if not np.issubdtype(dtype, np.complexfloating):
+            return draw(source, shape, dtype, 1.0)
+        pairs = draw(source, (*shape, 2), np.finfo(dtype).dtype, math.sqrt(0.5))
+        return pairs[..., 0] + 1j * pairs[..., 1]
+
+    return run
+
+
 def _uniform(name: str, tensor: Any, a: float, b: float, generator: random.Generator | None) -> Any:
-    def traced(key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    def traced(key: Any, shape: tuple[int, ...], dtype: Any, share: float) -> Any:
         twister.check_uniform(a, b, dtype)
         return jax.random.uniform(key, shape, dtype, jnp.asarray(a, dtype), jnp.asarray(b, dtype))
 
-    return _fill(name, tensor, generator, lambda host, shape, dtype: host.uniform(shape, a, b, dtype), traced)
+    def host(source: Any, shape: tuple[int, ...], dtype: Any, share: float) -> Any:
+        return source.uniform(shape, a, b, dtype)
+
+    return _fill(name, tensor, generator, _in_parts(host), _in_parts(traced), parts=True)
 
 
 def _normal(name: str, tensor: Any, mean: float, std: float, generator: random.Generator | None) -> Any:
-    def traced(key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    def traced(key: Any, shape: tuple[int, ...], dtype: Any, share: float) -> Any:
         twister.check_normal(std)
-        return jax.random.normal(key, shape, dtype) * jnp.asarray(std, dtype) + jnp.asarray(mean, dtype)
+        return jax.random.normal(key, shape, dtype) * jnp.asarray(std * share, dtype) + jnp.asarray(mean, dtype)
 
-    return _fill(name, tensor, generator, lambda host, shape, dtype: host.normal(shape, mean, std, dtype), traced)
+    def host(source: Any, shape: tuple[int, ...], dtype: Any, share: float) -> Any:
+        return source.normal(shape, mean, std * share, dtype)
+
+    return _fill(name, tensor, generator, _in_parts(host), _in_parts(traced), parts=True)
 
 
 def _constant(name: str, tensor: Any, value: Any) -> Any:

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import jaxnn as nn
 from jaxnn import init
 from jaxnn.core import random
 from jaxnn.core.parameter import Buffer, Parameter, empty
@@ -259,3 +260,32 @@ def test_eval_shape_draws_nothing():
         shape = jax.eval_shape(lambda: init.normal_(Parameter(empty((5, 6)))))
     assert shape.shape == (5, 6)
     np.testing.assert_array_equal(random.get_rng_state(), before)
+
+
+COMPLEX = ["normal_", "uniform_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_"]
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+@pytest.mark.parametrize("shape", [(3, 4), (5, 16)])
+def test_complex_weights_are_torchs(name, shape):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    theirs = getattr(torch.nn.init, name)(torch.empty(shape, dtype=torch.complex64)).numpy()
+    nn.manual_seed(0)
+    ours = getattr(nn.init, name)(nn.Parameter(jnp.zeros(shape, jnp.complex64)))
+    assert ours.dtype == jnp.complex64
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_a_complex_linear_layer_is_torchs():
+    """torch's gradient of a real loss by a complex weight is the conjugate of JAX's."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    nn.manual_seed(0)
+    theirs, ours = torch.nn.Linear(3, 2, dtype=torch.complex64), nn.Linear(3, 2, dtype=jnp.complex64)
+    x = np.array([[1 + 2j, 3, -1j], [0.5, 1j, 2]], np.complex64)
+    output = theirs(torch.tensor(x))
+    np.testing.assert_allclose(ours(jnp.asarray(x)), output.detach().numpy(), rtol=1e-5)
+    (output.abs() ** 2).sum().backward()
+    grads = nn.grad(lambda layer: jnp.sum(jnp.abs(layer(jnp.asarray(x))) ** 2))(ours)
+    np.testing.assert_allclose(jnp.conj(grads["weight"]), theirs.weight.grad.numpy(), rtol=1e-5)
