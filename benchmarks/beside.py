@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import Times, in_slices
-from jaxnn.core.compiling import keep_freed_memory
+from jaxnn.lowering.compiling import keep_freed_memory
 
 
 def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:

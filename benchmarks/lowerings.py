@@ -26,8 +26,8 @@ from benchmarks import beside, by_hand
 from benchmarks.conv_shapes import SHAPES, Conv
 from benchmarks.convolution import chosen, function, operands, options
 from benchmarks.timing import fastest, lengthy
-from jaxnn.core.compiling import keep_freed_memory
 from jaxnn.functional import recurrent
+from jaxnn.lowering.compiling import keep_freed_memory
 
 LONG = 0.5  # seconds of a call from which on one is enough: XLA's gradients of grouped convolutions take as many
 PAYS = 1.05  # the ratio up to which a lowering is worth keeping

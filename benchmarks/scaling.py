@@ -23,7 +23,7 @@ from benchmarks import beside, compiling
 from benchmarks.compiling import HEADS, TIME, WIDTH
 from benchmarks.models import STEPS
 from benchmarks.timing import medians
-from jaxnn.core.compiling import keep_freed_memory
+from jaxnn.lowering.compiling import keep_freed_memory
 
 RATE, DEPTH, BATCH = 1e-3, 4, 4  # the depth where the batch grows, and the other way round
 LINEAR = {"c_attn": (WIDTH, 3 * WIDTH), "c_proj": (WIDTH, WIDTH), "fc": (WIDTH, 4 * WIDTH), "proj": (4 * WIDTH, WIDTH)}

@@ -24,7 +24,6 @@ from jaxnn.base.modes import is_inference_mode_enabled as is_inference_mode_enab
 from jaxnn.base.modes import no_grad as no_grad
 from jaxnn.base.modes import set_float32_matmul_precision as set_float32_matmul_precision
 from jaxnn.base.modes import set_grad_enabled as set_grad_enabled
-from jaxnn.core.compiling import compiler_options as compiler_options
 from jaxnn.core.module import Module as Module
 from jaxnn.core.parameter import Buffer as Buffer
 from jaxnn.core.parameter import DeletedArrayError as DeletedArrayError
@@ -42,6 +41,7 @@ from jaxnn.core.random import set_rng_state as set_rng_state
 from jaxnn.core.uninitialized import UninitializedBuffer as UninitializedBuffer
 from jaxnn.core.uninitialized import UninitializedParameter as UninitializedParameter
 from jaxnn.functional.linear_cross_entropy import LinearCrossEntropyOptions as LinearCrossEntropyOptions
+from jaxnn.lowering.compiling import compiler_options as compiler_options
 from jaxnn.modules.activation import CELU as CELU
 from jaxnn.modules.activation import ELU as ELU
 from jaxnn.modules.activation import GELU as GELU

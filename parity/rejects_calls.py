@@ -320,7 +320,7 @@ def _loss(draw: Draw) -> Call:
         return Call(draw.one(*_PLAIN_LOSSES), (x, draw.floats(*draw.near(shape))), {"reduction": reduction})
     if kind == 1:
         name = draw.one(*_CLASS_LOSSES)
-        shape = draw.shape(1, 4)
+        shape: Any = draw.shape(1, 4)
         target: Any = draw.near((shape[0], *shape[2:]) if len(shape) > 1 else ())
         count = shape[1] if len(shape) > 1 else shape[0]
         labels = draw.classes(count, *target)

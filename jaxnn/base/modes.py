@@ -1,7 +1,7 @@
 """Modes that change what is traced: gradients on or off, matmul precision, autocast.
 
 Each is part of the cache key of every ``jax.jit``, plain or ours: a function compiled under one mode is never reused
-under another. Those that hold inside a block belong to a thread and to a task of an event loop (``base/ambient.py``); the
+under another. Those that hold inside a block belong to a thread and to a task of an event loop (``_ambient.py``); the
 matmul precision is one for the process, as in torch.
 """
 
@@ -15,9 +15,9 @@ from typing import Any
 import jax
 from jax import lax
 
+from jaxnn import _ambient as ambient
 from jaxnn import _compat
-from jaxnn.base import ambient
-from jaxnn.base.ambient import Ambient
+from jaxnn._ambient import Ambient
 
 _grad_enabled = Ambient("grad", True)
 _inference = Ambient("inference", False)
@@ -184,6 +184,11 @@ def set_float32_matmul_precision(precision: str) -> None:
 def get_float32_matmul_precision() -> str:
     """The name that ``set_float32_matmul_precision`` set."""
     return _precision.value
+
+
+def float32_matmul_precision(precision: str) -> Any:
+    """A context under that precision, for a program that is traced again after it was asked for."""
+    return _precision(precision)
 
 
 def matmul_precision() -> lax.Precision:

@@ -16,7 +16,7 @@ from jaxnn.base import modes
 from jaxnn.base.autocast import cast_arguments
 from jaxnn.base.checks import check_room, ints_of
 from jaxnn.base.dtypes import as_array
-from jaxnn.core.compiling import Jitted
+from jaxnn.lowering.compiling import Jitted
 
 
 class _Static:

@@ -283,9 +283,13 @@ class Slot:
         return f"{type(self).__name__} containing:\n{self.value!r}"
 
     def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
-        from jaxnn.core.view import show_box
+        """What a notebook shows: the array, and whether it is frozen."""
+        from treescope import repr_lib
 
-        return show_box(self, path, subtree_renderer)
+        attributes: dict[str, Any] = {} if getattr(self, "is_lazy", False) else {"data": self.value}
+        if not getattr(self, "_requires_grad", True):
+            attributes["requires_grad"] = False
+        return repr_lib.render_object_constructor(type(self), attributes, path, subtree_renderer)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Slot:
         if is_deleted(self):

@@ -24,10 +24,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray
-from jax.interpreters import batching, mlir
+from jax.interpreters import batching
 
 from jaxnn import _compat
 from jaxnn.core.parameter import Slot, TraceLeakError, may_hold
+from jaxnn.lowering.define import Primitive, refuse
 
 _OUTSIDE = (
     "random numbers drawn from the global generator inside a plain jax transform: compiled code would use the "
@@ -35,16 +36,11 @@ _OUTSIDE = (
     "`with nn.rng(key):` with a key that is an argument of the compiled function; or pass key= to the function"
 )
 
-_abstract_key = _compat.Primitive("jaxnn_global_generator_key")
+_abstract_key = Primitive("jaxnn_global_generator_key")
 _abstract_key.def_abstract_eval(lambda *, where: ShapedArray((2,), np.dtype("uint32")))
 
 
-def _refuse(context: Any, *, where: str) -> Any:
-    raise RuntimeError(f"{_OUTSIDE}.\n{where}")
-
-
-_abstract_key.def_impl(_refuse)
-mlir.register_lowering(_abstract_key, _refuse)
+refuse(_abstract_key, lambda where: f"{_OUTSIDE}.\n{where}")
 batching.primitive_batchers[_abstract_key] = lambda args, dims, **params: (_abstract_key.bind(**params), None)
 
 

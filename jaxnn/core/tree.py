@@ -21,8 +21,8 @@ import jax
 import numpy as np
 from jax.tree_util import GetAttrKey, register_pytree_with_keys
 
+from jaxnn import _ambient as ambient
 from jaxnn import _compat
-from jaxnn.base import ambient
 from jaxnn.core import freezing
 from jaxnn.core.parameter import (
     Buffer,

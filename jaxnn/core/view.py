@@ -36,13 +36,3 @@ class View:
         attributes = {**plain, **boxes, **arrays, **children}
         color = formatting_util.color_from_string(type(self).__qualname__)
         return repr_lib.render_object_constructor(type(self), attributes, path, subtree_renderer, color=color)
-
-
-def show_box(box: Any, path: str | None, subtree_renderer: Any) -> Any:
-    """The view of a Parameter or Buffer: its array, and whether it is frozen."""
-    from treescope import repr_lib
-
-    attributes = {} if getattr(box, "is_lazy", False) else {"data": box.value}
-    if not getattr(box, "_requires_grad", True):
-        attributes["requires_grad"] = False
-    return repr_lib.render_object_constructor(type(box), attributes, path, subtree_renderer)

@@ -95,10 +95,9 @@ def convolve(
     return with_batch_and_bias(run, input, bias, weight.ndim, layout.out_spec[1])
 
 
-def has_forms(input: jax.Array, weight: jax.Array, groups: int) -> bool:
-    """Whether a convolution goes through our primitive: where it can be of use, since lax's own is known to JAX's tools."""
-    useful = groups > 1 or jax.default_backend() == "cpu"
-    return useful and is_floating(input.dtype) and 0 not in (*input.shape, *weight.shape)
+def has_forms(input: jax.Array, weight: jax.Array) -> bool:
+    """Whether our primitive knows such arrays; all others are left to lax's own convolution."""
+    return is_floating(input.dtype) and 0 not in (*input.shape, *weight.shape)
 
 
 def convolve_transposed(
@@ -163,7 +162,7 @@ def _convolve(
         padding = [ends for at, ends in enumerate(padding) if at not in idle]
         layout = lax.ConvDimensionNumbers(*[tuple(range(right.ndim))] * 3)
         return lax.expand_dims(_convolve(left, right, stride, padding, dilation, groups, None, layout), places)
-    if plain and has_forms(input, weight, groups):
+    if plain and has_forms(input, weight):
         pads = tuple((before, after) for before, after in padding)
         geometry = Geometry(stride, pads, dilation, groups, modes.matmul_precision())
         return _convolution_primitive.convolve(input, weight, geometry)

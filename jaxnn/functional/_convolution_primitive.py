@@ -8,19 +8,19 @@ forward and reverse mode to any order, vmap, and residuals that are the operands
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.interpreters import ad, batching, mlir
 
 from jaxnn import _compat
-from jaxnn.core import primitives
 from jaxnn.functional._convolution_forms import FORMS, choose, taps_weight_gradient, turned
 from jaxnn.functional._convolution_geometry import Geometry
-from jaxnn.functional._once import once
+from jaxnn.lowering.define import Primitive, define
+from jaxnn.lowering.once import once
 
 Shape = tuple[int, ...]
 
@@ -52,82 +52,28 @@ def _transposed(linear: Callable[[Any], Any], shape: Shape, output: Any) -> Any:
     return jax.vjp(linear, somewhere)[1](output)[0]
 
 
-def _make(name: str, function: Callable[..., Any], shapes: Callable[..., tuple[Shape, Shape]]) -> _compat.Primitive:
-    """A primitive of two arrays; `shape` is its result's where the operands do not give it, else ().
-
-    `shapes` gives the image's and the weight's.
-    """
-    primitive = _compat.Primitive(f"jaxnn_convolution_{name}")
-    primitives.stands_for(primitive, lax.conv_general_dilated_p)
-
-    def run_direct(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
-        return function(left, right, geometry=geometry, shape=shape, form="direct")
-
-    def run_on_cpu(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
-        form = choose(name, *shapes(left, right, shape), geometry)
-        if form == "direct":
-            return run_direct(left, right, geometry=geometry, shape=shape)
-        wide = [array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in (left, right)]
-        compute = functools.partial(function, *wide, geometry=geometry, shape=shape, form=form)
-        # Sums of taps, not matrix products: three times before a BatchNorm, and there in an order that is slow.
-        sums = name == "input_gradient" or form == "taps"
-        return (once(compute, wide[1]) if sums else compute()).astype(left.dtype)
-
-    def evaluate(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
-        return primitives.result_type(functools.partial(run_direct, geometry=geometry, shape=shape), left, right)
-
-    primitive.def_abstract_eval(evaluate)
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("geometry", "shape")))
-    mlir.register_lowering(primitive, mlir.lower_fun(run_direct, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(run_on_cpu, multiple_results=False), platform="cpu")
-    return primitive
-
-
-forward_p = _make("forward", _forward, lambda input, weight, shape: (input.shape, weight.shape))
-input_gradient_p = _make("input_gradient", _input_gradient, lambda output, weight, shape: (shape, weight.shape))
-weight_gradient_p = _make("weight_gradient", _weight_gradient, lambda input, output, shape: (input.shape, shape))
-
-
 def convolve(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
     """(N, C, *spatial) and (O, C / groups, *kernel) to (N, O, *spatial)."""
-    return _bind(forward_p, input, weight, geometry, ())
+    return _bind("forward", input, weight, geometry, ())
 
 
 def input_gradient(output: jax.Array, weight: jax.Array, geometry: Geometry, shape: Shape) -> jax.Array:
     """What `convolve` passes back to an input of `shape`; a transposed convolution."""
-    return _bind(input_gradient_p, output, weight, geometry, shape)
+    return _bind("input_gradient", output, weight, geometry, shape)
 
 
 def weight_gradient(input: jax.Array, output: jax.Array, geometry: Geometry, shape: Shape) -> jax.Array:
     """What `convolve` passes back to a weight of `shape`."""
-    return _bind(weight_gradient_p, input, output, geometry, shape)
+    return _bind("weight_gradient", input, output, geometry, shape)
 
 
-def _bind(primitive: _compat.Primitive, left: Any, right: Any, geometry: Geometry, shape: Shape) -> Any:
+def _bind(name: str, left: Any, right: Any, geometry: Geometry, shape: Shape) -> Any:
     left, right = _compat.vary_alike(left, right)
-    return primitive.bind(left, right, geometry=geometry, shape=shape)
+    return PRIMITIVES[name].bind(left, right, geometry=geometry, shape=shape)
 
 
 def _shape(undefined: Any) -> Shape:
     return undefined.aval.shape
-
-
-# All three are bilinear; what each passes back to its operands is one of the other two.
-ad.defbilinear(
-    forward_p,
-    lambda ct, input, weight, geometry, shape: input_gradient(ct, weight, geometry, _shape(input)),
-    lambda ct, input, weight, geometry, shape: weight_gradient(input, ct, geometry, _shape(weight)),
-)
-ad.defbilinear(
-    input_gradient_p,
-    lambda ct, output, weight, geometry, shape: convolve(ct, weight, geometry),
-    lambda ct, output, weight, geometry, shape: weight_gradient(ct, output, geometry, _shape(weight)),
-)
-ad.defbilinear(
-    weight_gradient_p,
-    lambda ct, input, output, geometry, shape: input_gradient(output, ct, geometry, _shape(input)),
-    lambda ct, input, output, geometry, shape: convolve(input, ct, geometry),
-)
 
 
 # vmap: a batched image joins the batch where the weight is shared, and everything else joins the groups.
@@ -150,14 +96,14 @@ def _put(array: Any, axis: Any, count: int) -> Any:
     return jnp.moveaxis(array, axis, 0)
 
 
-def _batched(primitive: _compat.Primitive, images: tuple[bool, bool, bool]) -> None:
+def _batched(name: str, images: tuple[bool, bool, bool]) -> Callable[..., Any]:
     """`images`: whether left, right and result are (N, C, ...); the other one is a weight (O, C, ...)."""
     left_image, right_image, result_image = images
 
     def rule(arrays: Any, axes: Any, *, geometry: Geometry, shape: Shape) -> Any:
         count = next(array.shape[axis] for array, axis in zip(arrays, axes) if axis is not None)
         shared_weight = axes[1] is None and not right_image
-        shared_input = axes[0] is None and geometry.groups == 1 and primitive is not input_gradient_p
+        shared_input = axes[0] is None and geometry.groups == 1 and name != "input_gradient"
         arrays = [
             array if axis is None and (shared_weight or shared_input) else _put(array, axis, count)
             for array, axis in zip(arrays, axes)
@@ -171,14 +117,82 @@ def _batched(primitive: _compat.Primitive, images: tuple[bool, bool, bool]) -> N
         inner = geometry._replace(groups=geometry.groups * count) if grouped else geometry
         at = into_batch * result_image
         made = (*shape[:at], shape[at] * count, *shape[at + 1 :]) if shape else shape
-        return _split(_bind(primitive, joined[0], joined[1], inner, made), at, count), 0
+        return _split(_bind(name, joined[0], joined[1], inner, made), at, count), 0
 
-    batching.primitive_batchers[primitive] = rule
+    return rule
 
 
-for _primitive, _images in (
-    (forward_p, (True, False, True)),
-    (input_gradient_p, (True, False, True)),
-    (weight_gradient_p, (True, True, False)),
-):
-    _batched(_primitive, _images)
+def _define(
+    name: str,
+    function: Callable[..., Any],
+    shapes: Callable[..., tuple[Shape, Shape]],
+    images: tuple[bool, bool, bool],
+    transposes: Sequence[Callable[..., Any]],
+    places: tuple[int, int],
+) -> Primitive:
+    """A primitive of two arrays; `shape` is its result's where the operands do not give it, else ().
+
+    `shapes` gives the input image's and the weight's; `places`, where among (left, right, result) the output image and
+    the weight stand.
+    """
+
+    def run_direct(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
+        return function(left, right, geometry=geometry, shape=shape, form="direct")
+
+    def run_on_cpu(left: Any, right: Any, *, geometry: Geometry, shape: Shape) -> Any:
+        form = choose(name, *shapes(left, right, shape), geometry)
+        if form == "direct":
+            return run_direct(left, right, geometry=geometry, shape=shape)
+        wide = [array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in (left, right)]
+        compute = functools.partial(function, *wide, geometry=geometry, shape=shape, form=form)
+        # Sums of taps, not matrix products: three times before a BatchNorm, and there in an order that is slow.
+        sums = name == "input_gradient" or form == "taps"
+        return (once(compute, wide[1]) if sums else compute()).astype(left.dtype)
+
+    return define(
+        f"convolution_{name}",
+        run_direct,
+        platforms={"cpu": run_on_cpu},
+        batch=_batched(name, images),
+        transposes=transposes,
+        stands_for=lax.conv_general_dilated_p,
+        cost=lambda *shapes: prod(shapes[places[0]]) * prod(shapes[places[1]][1:]),
+    )
+
+
+# All three are bilinear; what each passes back to its operands is one of the other two.
+PRIMITIVES: dict[str, Primitive] = {
+    "forward": _define(
+        "forward",
+        _forward,
+        lambda input, weight, shape: (input.shape, weight.shape),
+        (True, False, True),
+        (
+            lambda ct, input, weight, geometry, shape: input_gradient(ct, weight, geometry, _shape(input)),
+            lambda ct, input, weight, geometry, shape: weight_gradient(input, ct, geometry, _shape(weight)),
+        ),
+        (2, 1),
+    ),
+    "input_gradient": _define(
+        "input_gradient",
+        _input_gradient,
+        lambda output, weight, shape: (shape, weight.shape),
+        (True, False, True),
+        (
+            lambda ct, output, weight, geometry, shape: convolve(ct, weight, geometry),
+            lambda ct, output, weight, geometry, shape: weight_gradient(ct, output, geometry, _shape(weight)),
+        ),
+        (0, 1),
+    ),
+    "weight_gradient": _define(
+        "weight_gradient",
+        _weight_gradient,
+        lambda input, output, shape: (input.shape, shape),
+        (True, True, False),
+        (
+            lambda ct, input, output, geometry, shape: input_gradient(output, ct, geometry, _shape(input)),
+            lambda ct, input, output, geometry, shape: convolve(input, ct, geometry),
+        ),
+        (1, 2),
+    ),
+}

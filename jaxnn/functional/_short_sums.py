@@ -7,7 +7,6 @@ are here two primitives that differentiate into each other. Above `FEW` elements
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.interpreters import ad, batching, mlir
 
-from jaxnn import _compat
-from jaxnn.core import primitives
+from jaxnn.lowering.define import define
 
 FEW = 256  # twice this already costs a net of small layers a tenth of its step
 
@@ -28,7 +25,8 @@ _Pair = tuple[jax.Array, jax.Array]
 
 def is_short(shape: Sequence[int], dtype: Any) -> bool:
     """Whether sums over an array of this type are worth their rounding errors."""
-    return 1 < math.prod(shape) <= FEW and dtype in (np.float32, np.float64)
+    known = all(isinstance(size, int) for size in shape)  # in an export, some are symbols
+    return known and 1 < math.prod(shape) <= FEW and dtype in (np.float32, np.float64)
 
 
 def sum_over(x: jax.Array, axes: int | Sequence[int], keepdims: bool = False) -> jax.Array:
@@ -50,7 +48,7 @@ def mean_over(x: jax.Array, axes: Sequence[int], keepdims: bool = False) -> jax.
 
 def alike(*arrays: jax.Array) -> Sequence[jax.Array]:
     """The arrays, broadcast together where that is short; longer ones JAX broadcasts as it meets them."""
-    shape = np.broadcast_shapes(*[array.shape for array in arrays])
+    shape = jnp.broadcast_shapes(*[array.shape for array in arrays])
     return [spread(array, shape) for array in arrays] if is_short(shape, arrays[0].dtype) else arrays
 
 
@@ -92,37 +90,13 @@ def _run_spread(x: jax.Array, *, shape: tuple[int, ...], into: tuple[int, ...]) 
     return lax.broadcast_in_dim(x, shape, into)
 
 
-def _make(name: str, run: Any, plain: Any) -> _compat.Primitive:
-    primitive = _compat.Primitive(f"jaxnn_{name}")
-
-    def evaluate(x: Any, **options: Any) -> Any:
-        return primitives.result_type(functools.partial(plain, **options), x)
-
-    primitive.def_abstract_eval(evaluate)
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("axes", "shape", "into")))
-    mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=False))
-    return primitive
-
-
-sum_p = _make("short_sum", _run_compensated, lambda x, axes: jnp.sum(x, axes))
-spread_p = _make("spread", _run_spread, _run_spread)
-# Where the hardware has float64, one sum in it, which XLA fuses with what follows. A sum of pairs it never does: an
-# operation more for every bias of a network, a sixth of a step of many small layers (``python -m benchmarks.dispatch``).
-for _platform in ("cpu", "cuda", "rocm"):
-    mlir.register_lowering(sum_p, mlir.lower_fun(_run_in_double, multiple_results=False), platform=_platform)
-
-
-def _sum_transpose(cotangent: Any, x: Any, *, axes: tuple[int, ...]) -> list[Any]:
+def _sum_transpose(cotangent: Any, x: Any, *, axes: tuple[int, ...]) -> Any:
     shape = x.aval.shape
-    return [spread_p.bind(cotangent, shape=shape, into=tuple(i for i in range(len(shape)) if i not in axes))]
+    return spread_p.bind(cotangent, shape=shape, into=tuple(i for i in range(len(shape)) if i not in axes))
 
 
-def _spread_transpose(cotangent: Any, x: Any, *, shape: tuple[int, ...], into: tuple[int, ...]) -> list[Any]:
-    return [sum_p.bind(cotangent, axes=tuple(i for i in range(len(shape)) if i not in into))]
-
-
-ad.deflinear2(sum_p, _sum_transpose)
-ad.deflinear2(spread_p, _spread_transpose)
+def _spread_transpose(cotangent: Any, x: Any, *, shape: tuple[int, ...], into: tuple[int, ...]) -> Any:
+    return sum_p.bind(cotangent, axes=tuple(i for i in range(len(shape)) if i not in into))
 
 
 # vmap: many short sums at a time are as long as any other.
@@ -137,5 +111,14 @@ def _spread_batched(arrays: Any, batched: Any, *, shape: tuple[int, ...], into: 
     return spread(x, (x.shape[0], *shape), (0, *(dim + 1 for dim in into))), 0
 
 
-batching.primitive_batchers[sum_p] = _sum_batched
-batching.primitive_batchers[spread_p] = _spread_batched
+# Where the hardware has float64, one sum in it, which XLA fuses with what follows. A sum of pairs it never does: an
+# operation more for every bias of a network, a sixth of a step of many small layers (``python -m benchmarks.dispatch``).
+sum_p = define(
+    "short_sum",
+    _run_compensated,
+    platforms=dict.fromkeys(("cpu", "cuda", "rocm"), _run_in_double),
+    plain=lambda x, axes: jnp.sum(x, axes),
+    transposes=(_sum_transpose,),
+    batch=_sum_batched,
+)
+spread_p = define("spread", _run_spread, transposes=(_spread_transpose,), batch=_spread_batched)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,8 @@ from jax.custom_derivatives import SymbolicZero
 from jaxnn import _compat
 from jaxnn.base.checks import check_array, check_ndim, fail, spatial_sizes
 from jaxnn.base.dtypes import is_floating
-from jaxnn.functional._once import once
+from jaxnn.lowering.by_platform import by_platform
+from jaxnn.lowering.once import once
 
 # Up to so many taps (in one dimension), windows are taken as shifted slices, which fuse; above, by a gather.
 _UNROLLED = 64
@@ -169,14 +170,25 @@ def taps(padded: jax.Array, windows: Windows) -> Iterator[tuple[tuple[int, ...],
 
 def window_sum(input: jax.Array, windows: Windows) -> jax.Array:
     """The sum over each window."""
-    if jax.default_backend() == "cpu" and math.prod(windows.kernel) <= _SUMMED:
-        padded = pad_spatial(input, windows.pads, 0)
-        return functools.reduce(lax.add, (value for _, value in taps(padded, windows)))
+    few = {"cpu": _sum_of_taps} if math.prod(windows.kernel) <= _SUMMED else {}
+    return by_platform(input, default=_reduce_sum, options=(windows,), linear=1, **few)[0]
+
+
+def _reduce_sum(input: jax.Array, windows: Windows) -> tuple[jax.Array]:
+    return (_reduce(input, lax.add, 0, windows),)
+
+
+def _sum_of_taps(input: jax.Array, windows: Windows) -> tuple[jax.Array]:
+    padded = pad_spatial(input, windows.pads, 0)
+    return (functools.reduce(lax.add, (value for _, value in taps(padded, windows))),)
+
+
+def _reduce(input: jax.Array, combine: Callable[[Any, Any], Any], start: Any, windows: Windows) -> jax.Array:
     lead = input.ndim - len(windows.kernel)
     return lax.reduce_window(
         input,
-        np.zeros((), input.dtype),
-        lax.add,
+        np.asarray(start, input.dtype),
+        combine,
         (*[1] * lead, *windows.kernel),
         (*[1] * lead, *windows.stride),
         (*[(0, 0)] * lead, *windows.pads),
@@ -184,23 +196,52 @@ def window_sum(input: jax.Array, windows: Windows) -> jax.Array:
     )
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def window_max(input: jax.Array, windows: Windows) -> jax.Array:
     """The largest value of each window; its gradient goes to the first of equal ones."""
+    return _largest(input, windows)[0]
+
+
+def _largest(input: jax.Array, windows: Windows) -> tuple[jax.Array, ...]:
+    """The largest values, and what their tangents are taken with: their places, where the platform finds them so."""
     # reduce_window has no gradient for dilated windows, and on the CPU one that costs up to ten times a gather's.
-    if max(windows.dilation) > 1 or jax.default_backend() == "cpu":
-        return window_argmax(input, windows)[0]
+    if max(windows.dilation) > 1:
+        return _largest_and_places(input, windows)
+    return by_platform(input, default=_reduce_max, cpu=_largest_and_places, options=(windows,))
+
+
+def _reduce_max(input: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
+    values = _reduced_max(input, windows)
+    return values, jnp.zeros(values.shape, dtypes.canonicalize_dtype(np.int64))
+
+
+def _reduced_max(input: jax.Array, windows: Windows) -> jax.Array:
     # A TPU has no gradient for windows with fewer than two dimensions beside theirs.
-    beside = max(input.ndim - len(windows.kernel), 2)
-    lead = beside + len(windows.kernel) - input.ndim
-    largest = lax.reduce_window(
-        lax.expand_dims(input, range(lead)),
-        np.asarray(lowest(input.dtype), input.dtype),
-        lax.max,
-        (*[1] * beside, *windows.kernel),
-        (*[1] * beside, *windows.stride),
-        (*[(0, 0)] * beside, *windows.pads),
-    )
-    return lax.squeeze(largest, range(lead))
+    lead = range(max(2 + len(windows.kernel) - input.ndim, 0))
+    return lax.squeeze(_reduce(lax.expand_dims(input, lead), lax.max, lowest(input.dtype), windows), lead)
+
+
+@functools.partial(window_max.defjvp, symbolic_zeros=True)
+def _tangent_of_the_largest(windows: Windows, primals: Any, tangents: Any) -> Any:
+    (input,), (tangent,) = primals, tangents
+    values, places = _largest(input, windows)
+    if isinstance(tangent, SymbolicZero) or tangent.dtype == dtypes.float0:  # integers
+        return values, _compat.no_tangent(values)
+    if max(windows.dilation) > 1:
+        return values, _pick(input, places, tangent, windows)[0]
+    moved = by_platform(input, places, tangent, default=_tangent_of_reduced, cpu=_pick, options=(windows,), linear=1)
+    return values, moved[0]
+
+
+def _tangent_of_reduced(input: jax.Array, places: jax.Array, tangent: jax.Array, windows: Windows) -> tuple[jax.Array]:
+    return (jax.jvp(lambda input: _reduced_max(input, windows), [input], [tangent])[1],)
+
+
+def _pick(input: jax.Array, places: jax.Array, tangent: jax.Array, windows: Windows) -> tuple[jax.Array]:
+    lead = tangent.shape[: -len(windows.kernel)]
+    planes = tangent.reshape(*lead, math.prod(windows.size))
+    picked = jnp.take_along_axis(planes, places.reshape(*lead, math.prod(windows.counts)), -1, mode="promise_in_bounds")
+    return (picked.reshape(places.shape),)
 
 
 def _beats(value: jax.Array, best: jax.Array) -> jax.Array:
@@ -213,6 +254,14 @@ def _beats(value: jax.Array, best: jax.Array) -> jax.Array:
 def window_argmax(input: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
     """The largest value of each window, and its place in the flattened plane, from which the tangent is taken."""
     return _window_argmax(input, windows)
+
+
+def _largest_and_places(input: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
+    """As `window_argmax`, on the CPU stored where that is worth a branch of the program."""
+    compared = input.size * math.prod(windows.kernel)
+    if is_floating(input.dtype) and compared >= _STORED:
+        return once(lambda: window_argmax(input, windows), input)
+    return window_argmax(input, windows)
 
 
 @functools.partial(jax.jit, static_argnums=1)  # one trace for the value, the gradient and eager calls
@@ -261,16 +310,10 @@ def _argmax_along(
 @functools.partial(window_argmax.defjvp, symbolic_zeros=True)
 def _tangent_at_the_largest(windows: Windows, primals: Any, tangents: Any) -> Any:
     (input,), (tangent,) = primals, tangents
-    find = functools.partial(window_argmax, input, windows)  # differentiated again in a second derivative
-    compared = input.size * math.prod(windows.kernel)
-    stored = jax.default_backend() == "cpu" and is_floating(input.dtype) and compared >= _STORED
-    values, places = once(find, input) if stored else find()
+    values, places = by_platform(input, default=window_argmax, cpu=_largest_and_places, options=(windows,))
     if isinstance(tangent, SymbolicZero) or tangent.dtype == dtypes.float0:  # integers
         return (values, places), (_compat.no_tangent(values), _compat.no_tangent(places))
-    lead = tangent.shape[: -len(windows.kernel)]
-    planes = tangent.reshape(*lead, math.prod(windows.size))
-    picked = jnp.take_along_axis(planes, places.reshape(*lead, math.prod(windows.counts)), -1, mode="promise_in_bounds")
-    return (values, places), (picked.reshape(values.shape), _compat.no_tangent(places))
+    return (values, places), (_pick(input, places, tangent, windows)[0], _compat.no_tangent(places))
 
 
 def pick_max(planes: jax.Array, places: Any, inside: Any) -> tuple[jax.Array, jax.Array]:

@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from jaxnn.base import modes
 from jaxnn.base.checks import check_array, fail
 from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
@@ -22,6 +23,7 @@ from jaxnn.functional.attention_backends import SDPBackend, choose_backend
 from jaxnn.functional.attention_bias import CausalBias
 from jaxnn.functional.dropout import dropout
 from jaxnn.functional.softmax import softmax_tangent
+from jaxnn.lowering.by_platform import by_platform
 
 _NAME = "scaled_dot_product_attention"
 
@@ -214,11 +216,34 @@ def attend(query: Any, key: Any, value: Any, scoring: Scoring) -> Any:
         value: (..., H or a divisor, S, Ev).
         scoring: the masks, scale and dropout.
     """
-    long = query.shape[-2] >= _LONG and jax.default_backend() == "cpu"
-    backend = choose_backend(SDPBackend.EFFICIENT_ATTENTION if long else SDPBackend.MATH)
-    if backend == SDPBackend.MATH or query.shape[-2] <= _QUERY_BLOCK:
+    length = query.shape[-2]
+    backend = choose_backend()
+    if backend is None and isinstance(length, int) and length >= _LONG:
+        leaves, tree = jax.tree.flatten(scoring)
+        arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+        static = tuple(None if isinstance(leaf, jax.Array) else leaf for leaf in leaves)
+        options = tree, static, modes.get_float32_matmul_precision()
+        return by_platform(query, key, value, *arrays, default=_at_once, cpu=_by_blocks, options=options)[0]
+    if backend in (None, SDPBackend.MATH) or length <= _QUERY_BLOCK:
         return attend_at_once(query, key, value, scoring)[0]
     return _attend_by_query_blocks(query, key, value, scoring)
+
+
+def _program(function: Any, *args: Any) -> tuple[Any]:
+    """`function` of query, key, value and a scoring in two parts, its arrays and the rest."""
+    query, key, value, *arrays, tree, static, precision = args
+    feed = iter(arrays)
+    scoring = jax.tree.unflatten(tree, [next(feed) if leaf is None else leaf for leaf in static])
+    with modes.float32_matmul_precision(precision):
+        return (function(query, key, value, scoring),)
+
+
+def _at_once(*args: Any) -> tuple[Any]:
+    return _program(lambda *operands: attend_at_once(*operands)[0], *args)
+
+
+def _by_blocks(*args: Any) -> tuple[Any]:
+    return _program(_attend_by_query_blocks, *args)
 
 
 def attend_at_once(query: Any, key: Any, value: Any, scoring: Scoring, first_row: Any = 0) -> tuple[Any, Any]:

@@ -6,7 +6,7 @@ import contextlib
 import enum
 from collections.abc import Iterator
 
-from jaxnn.base.ambient import Ambient
+from jaxnn._ambient import Ambient
 
 # Part of every jit's cache key, as all modes that change what is traced. Each entry is the value of an SDPBackend;
 # None stands for "all".
@@ -66,15 +66,15 @@ def sdpa_kernel(backends: list[SDPBackend] | SDPBackend, set_priority: bool = Fa
         yield {}
 
 
-def choose_backend(default: SDPBackend = SDPBackend.MATH) -> SDPBackend:
-    """The first implementation that ``sdpa_kernel`` allows now; `default` where nothing is said.
+def choose_backend() -> SDPBackend | None:
+    """The first implementation that ``sdpa_kernel`` allows now; None where nothing is said.
 
     Raises:
         RuntimeError: none is allowed.
     """
     allowed = _allowed.value
     if allowed is None:
-        return default
+        return None
     usable = [SDPBackend(backend) for backend in allowed if backend != SDPBackend.ERROR]
     if not usable:
         raise RuntimeError("scaled_dot_product_attention: sdpa_kernel: expected at least one backend, got none")

@@ -79,7 +79,7 @@ def _conv_transpose(
     crop = spatial_sizes(function, "padding", padding, spatial)
     extra = spatial_sizes(function, "output_padding", output_padding, spatial)
     spread = spatial_sizes(function, "dilation", dilation, spatial)
-    if has_forms(input, weight, groups):
+    if has_forms(input, weight):
         pads = [(less, less - more) for less, more in zip(crop, extra)]
         size = _output_size(input.shape[-spatial:], weight.shape[2:], steps, crop, spread, extra)
         return convolve_transposed(input, weight, bias, steps, pads, spread, groups, size)

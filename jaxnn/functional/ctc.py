@@ -188,7 +188,7 @@ def _lengths(argument: str, lengths: Any, batch: int) -> Any:
     return lengths.reshape(batch).astype(jnp.int32)
 
 
-def _pad(targets: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _pad(targets: jax.Array, lengths: Any) -> tuple[jax.Array, jax.Array]:
     """Concatenated targets as (N, S), and their lengths: -1 for one that runs beyond the end."""
     known = concrete(lengths)
     if known is not None and known.min() >= 0 and known.sum() != targets.size:

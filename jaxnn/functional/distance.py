@@ -17,7 +17,7 @@ from jaxnn.base.dtypes import common_dtype, compute_dtype, floating, is_floating
 from jaxnn.base.op import op
 from jaxnn.functional._elementwise import check_dim
 from jaxnn.functional._loss import prepare
-from jaxnn.functional._norms import over, vector_norm
+from jaxnn.functional.norms import over, vector_norm
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -15,6 +15,7 @@ from jaxnn.base.checks import check_array, concrete, fail
 from jaxnn.base.dtypes import check_dtype
 from jaxnn.base.op import op
 from jaxnn.functional._dot import dot_general
+from jaxnn.lowering.by_platform import by_platform
 
 _NAME = "grouped_mm"
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -125,20 +126,21 @@ def _ragged(
     left: jax.Array, right: jax.Array, sizes: jax.Array, dimensions: lax.RaggedDotDimensionNumbers
 ) -> jax.Array:
     """``lax.ragged_dot_general`` with sums in float32."""
-    precision = modes.matmul_precision()
-
-    def product(left: jax.Array, right: jax.Array, sizes: jax.Array) -> jax.Array:
-        return lax.ragged_dot_general(
-            left, right, sizes, dimensions, precision=precision, preferred_element_type=jnp.float32
-        )
-
-    def widened(left: jax.Array, right: jax.Array, sizes: jax.Array) -> jax.Array:
-        return product(left.astype(jnp.float32), right.astype(jnp.float32), sizes)
-
-    if left.dtype == jnp.float32:
-        return product(left, right, sizes)
     # XLA's CPU backend has no 16-bit product with float32 sums for every layout.
-    return lax.platform_dependent(left, right, sizes, cpu=widened, default=product)
+    on_cpu = _product if left.dtype == jnp.float32 else _widened_product
+    options = dimensions, modes.matmul_precision()
+    return by_platform(left, right, sizes, default=_product, cpu=on_cpu, options=options)[0]
+
+
+def _product(left: Any, right: Any, sizes: Any, dimensions: Any, precision: Any) -> tuple[jax.Array]:
+    product = lax.ragged_dot_general(
+        left, right, sizes, dimensions, precision=precision, preferred_element_type=jnp.float32
+    )
+    return (product,)
+
+
+def _widened_product(left: Any, right: Any, *options: Any) -> tuple[jax.Array]:
+    return _product(left.astype(jnp.float32), right.astype(jnp.float32), *options)
 
 
 def _by_rows(left: jax.Array, right: jax.Array, sizes: jax.Array) -> jax.Array:

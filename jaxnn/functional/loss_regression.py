@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Num
 from jaxnn.base.checks import check_broadcast, check_not_bool, concrete, fail
 from jaxnn.base.dtypes import common_dtype, compute_dtype, floating, is_bool, is_complex, is_inexact
 from jaxnn.functional._loss import loss_op, prepare, reduce_loss, resolve, total, warn_sizes
-from jaxnn.functional._norms import magnitude
+from jaxnn.functional.norms import magnitude
 
 _STRICT = ("none", "mean", "sum")
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Inexact
 from jaxnn.base.checks import check_array, fail
 from jaxnn.base.op import op
 from jaxnn.functional._normalization import check_input, wide
-from jaxnn.functional._norms import over, vector_norm
+from jaxnn.functional.norms import over, vector_norm
 
 
 def _channel_window(x: Array, before: int, after: int) -> Array:

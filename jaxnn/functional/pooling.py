@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int, Num
 from jaxnn.base.checks import Sizes, fail
 from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
-from jaxnn.functional._norms import magnitude
 from jaxnn.functional._windows import Windows, make_windows, window_argmax, window_max, window_sum
+from jaxnn.functional.norms import magnitude
 
 # -- maximum ----------------------------------------------------------------------------------------------------------
 

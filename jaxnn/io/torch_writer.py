@@ -12,7 +12,8 @@ import numpy as np
 
 from jaxnn.base.dtypes import describe
 from jaxnn.io._pickle_writer import Call, Global, Persistent, Where, Writer, where_text
-from jaxnn.io._tensors import NAMES, STORAGE_OF
+from jaxnn.io._tensors import STORAGE_OF
+from jaxnn.io.dtypes import NAMES
 
 ALIGNMENT = 64  # torch.save's own, so that a mapped file holds aligned tensors
 _LATEST = (1980, 1, 1, 0, 0, 0)  # the same object gives the same file

@@ -33,15 +33,15 @@ def as_transformation(rule: type[Rule], **options: Any) -> optax.GradientTransfo
     def init(params: Any) -> Any:
         return made(params)
 
-    def update(gradients: Any, state: Any, params: Any = None) -> Any:
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
         if params is None:
             raise ValueError("as_transformation: params: expected the parameters, got None")
         leaves, treedef = jax.tree.flatten(params)
         boxes = {str(i): Parameter(leaf) for i, leaf in enumerate(leaves)}
         new = jax.tree.map(lambda leaf: leaf, state)
-        named = {str(i): g for i, g in enumerate(jax.tree.leaves(gradients))}
+        named = {str(i): g for i, g in enumerate(jax.tree.leaves(updates))}
         assign_all(*new._update(boxes, tuple(boxes), named))
-        updates = [box.value - leaf for box, leaf in zip(boxes.values(), leaves)]
-        return treedef.unflatten(updates), new
+        changes = [box.value - leaf for box, leaf in zip(boxes.values(), leaves)]
+        return treedef.unflatten(changes), new
 
     return optax.GradientTransformation(init, update)

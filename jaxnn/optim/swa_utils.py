@@ -17,8 +17,8 @@ from jaxnn.base.modes import no_grad
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Buffer, assign_all
 from jaxnn.modules.batchnorm import _BatchNorm
-from jaxnn.optim.lr_scheduler._base import LRScheduler, asked_within_step, for_each_group
-from jaxnn.optim.lr_scheduler._numbers import choose, cos, larger, smaller
+from jaxnn.optim.lr_scheduler.base import LRScheduler, asked_within_step, for_each_group
+from jaxnn.optim.lr_scheduler.numbers import choose, cos, larger, smaller
 
 
 def _check_decay(decay: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jaxnn
 from jaxnn.core.module import Module
-from jaxnn.io._tensors import DTYPES
+from jaxnn.io.dtypes import DTYPES
 from jaxnn.porting.arrays import from_torch_state_dict
 from jaxnn.testing.trace import is_torch
 

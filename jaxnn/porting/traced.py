@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import jaxnn
 import jaxnn.functional as F
 from jaxnn.core.module import Module
-from jaxnn.io._tensors import DTYPES
+from jaxnn.io.dtypes import DTYPES
 from jaxnn.porting.arrays import from_torch_state_dict
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 
 from jaxnn.core.lift import Call
-from jaxnn.core.primitives import Policy
 from jaxnn.transforms.signature import as_tuple, unbound, wraps
 
 
@@ -42,7 +41,7 @@ def checkpoint(
                 now = tuple(dynamic.get(i, arg) for i, arg in enumerate(rest_args))
                 return call.run(function, leaves, key, (now, kwargs))
 
-            remat = jax.checkpoint(pure, prevent_cse=prevent_cse, policy=policy and Policy(policy))
+            remat = jax.checkpoint(pure, prevent_cse=prevent_cse, policy=policy)
             return call.finish(*remat(list(call.leaves), call.key, dynamic, rest_kwargs))
 
     return wrapper

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 
 from jaxnn.core import donation, lift, random
-from jaxnn.core.compiling import Jitted
 from jaxnn.core.lift import Watch
+from jaxnn.lowering.compiling import Jitted
 from jaxnn.transforms.signature import as_tuple, shift, unbound, wraps
 
 

@@ -23,7 +23,7 @@ from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import is_floating
 from jaxnn.base.op import op
 from jaxnn.core.parameter import Slot
-from jaxnn.functional._norms import to_length, vector_norm
+from jaxnn.functional.norms import to_length, vector_norm
 
 __all__ = ["clip_grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
 

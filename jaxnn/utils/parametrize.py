@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from jaxnn import _compat
-from jaxnn.base.ambient import Ambient
+from jaxnn._ambient import Ambient
 from jaxnn.core import tree
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Buffer, Parameter, Slot, may_hold

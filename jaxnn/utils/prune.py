@@ -18,7 +18,7 @@ import numpy as np
 from jaxnn import init
 from jaxnn.base.checks import fail
 from jaxnn.core.module import Module
-from jaxnn.functional._norms import vector_norm
+from jaxnn.functional.norms import vector_norm
 from jaxnn.utils import _hooked
 from jaxnn.utils.convert_parameters import parameters_to_vector
 

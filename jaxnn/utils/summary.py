@@ -13,8 +13,8 @@ from jaxnn.base.dtypes import describe
 from jaxnn.core import random, tree
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter
-from jaxnn.core.primitives import known_as
-from jaxnn.functional import _convolution_primitive
+from jaxnn.lowering.by_platform import default_program
+from jaxnn.lowering.define import multiply_adds
 
 
 @dataclass
@@ -173,30 +173,18 @@ def _describe_output(output: Any) -> str:
     return ", ".join(describe(leaf) for leaf in jax.tree.leaves(output))
 
 
-# Our convolutions: where among (left, right, result) the output image and the kernel stand.
-_OUTPUT_AND_KERNEL = {
-    _convolution_primitive.forward_p: (2, 1),
-    _convolution_primitive.input_gradient_p: (0, 1),
-    _convolution_primitive.weight_gradient_p: (1, 2),
-}
-
-
 def _multiply_adds(jaxpr: Any, scope: str = "", repeats: int = 1) -> dict[str, int]:
     """Module path -> multiply-adds of the products and convolutions traced inside it, loops counted by their length."""
     counts: dict[str, int] = {}
     for equation in jaxpr.eqns:
         stack = str(equation.source_info.name_stack)
         path = stack.rpartition("<")[2].partition(">")[0] if "<" in stack else scope
-        name, params = known_as(equation.primitive).name, equation.params
-        count = 0
+        name, params = equation.primitive.name, equation.params
+        count = multiply_adds(equation)
         if name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
             left = equation.invars[0].aval.shape
             count = prod(equation.outvars[0].aval.shape) * prod(left[i] for i in contracted)
-        elif equation.primitive in _OUTPUT_AND_KERNEL:
-            shapes = [variable.aval.shape for variable in (*equation.invars, *equation.outvars)]
-            image, kernel = (shapes[place] for place in _OUTPUT_AND_KERNEL[equation.primitive])
-            count = prod(image) * prod(kernel[1:])
         elif name == "conv_general_dilated":
             numbers = params["dimension_numbers"]
             kernel = equation.invars[1].aval.shape
@@ -204,7 +192,8 @@ def _multiply_adds(jaxpr: Any, scope: str = "", repeats: int = 1) -> dict[str, i
         if count:
             counts[path] = counts.get(path, 0) + count * repeats
         inner_repeats = repeats * params["length"] if name == "scan" else repeats
-        for value in jax.tree.leaves(list(params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+        values = [*params.values(), default_program(equation)]
+        for value in jax.tree.leaves(values, is_leaf=lambda leaf: hasattr(leaf, "eqns")):
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
                 for inner_path, inner_count in _multiply_adds(inner, path, inner_repeats).items():

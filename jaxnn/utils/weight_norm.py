@@ -11,7 +11,7 @@ from jaxtyping import Array, Inexact
 from jaxnn.base.op import op
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter
-from jaxnn.functional._norms import over, vector_norm
+from jaxnn.functional.norms import over, vector_norm
 from jaxnn.utils import _hooked
 
 __all__ = ["WeightNorm", "weight_norm", "remove_weight_norm"]

@@ -9,8 +9,8 @@ import pytest
 
 import jaxnn as nn
 import jaxnn.functional as F
+from jaxnn import _ambient as ambient
 from jaxnn.attention import SDPBackend, sdpa_kernel
-from jaxnn.base import ambient
 from jaxnn.functional.attention_backends import choose_backend
 from jaxnn.utils import parametrize
 

@@ -64,7 +64,7 @@ def test_tracers_are_recognised():
 
 _WARNINGS = """
 import jax, jax.numpy as jnp, jaxnn as nn, sys
-from jaxnn.core import compiling
+from jaxnn.lowering import compiling
 def run(x): return jnp.cumsum(jnp.sin(x @ x), 0) @ x
 x = jnp.ones((2000, 2000))  # 16 MB: more than a piece
 nn.jit(run)(x)

@@ -7,7 +7,7 @@ import pytest
 
 import jaxnn as nn
 import jaxnn.functional as F
-from jaxnn.functional import _norms
+from jaxnn.functional import norms as _norms
 from jaxnn.utils.weight_norm import norm_except_dim, normalized_weight
 from tests.oracle import assert_parity
 

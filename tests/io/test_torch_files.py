@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.io import CheckpointError, _tensors
+from jaxnn.io import CheckpointError, _tensors, dtypes
 
 RECORDED = Path(__file__).parent / "recorded"
-DTYPES = list(_tensors.DTYPES)
+DTYPES = list(dtypes.DTYPES)
 FORMATS = [(protocol, new) for protocol in (2, 3, 4, 5) for new in (True, False)]
 ids = {"ids": lambda value: str(value).replace("torch.", "")}
 
@@ -25,7 +25,7 @@ def _assert_same(ours, theirs, torch, where="obj"):
     """What we read is what PyTorch reads."""
     if isinstance(theirs, torch.Tensor):
         theirs = theirs.detach().cpu().resolve_conj().resolve_neg()
-        assert str(theirs.dtype) == "torch." + _tensors.NAMES[ours.dtype], where
+        assert str(theirs.dtype) == "torch." + dtypes.NAMES[ours.dtype], where
         assert ours.shape == tuple(theirs.shape), where
         raw = theirs.contiguous().reshape(-1).view(torch.uint8).numpy() if theirs.numel() else np.zeros(0, np.uint8)
         np.testing.assert_array_equal(np.ascontiguousarray(ours).reshape(-1).view(np.uint8), raw, err_msg=where)
@@ -111,14 +111,14 @@ def test_recorded_files_read_without_torch():
         read = nn.load(RECORDED / file)
         assert list(read) == list(tensors)
         for name, (dtype, shape, hexadecimal) in tensors.items():
-            assert _tensors.NAMES[read[name].dtype] == dtype and list(read[name].shape) == shape, (file, name)
+            assert dtypes.NAMES[read[name].dtype] == dtype and list(read[name].shape) == shape, (file, name)
             assert np.ascontiguousarray(read[name]).tobytes().hex() == hexadecimal, (file, name)
 
 
 def _our_object():
     shared = jnp.arange(6.0).reshape(2, 3)
     state = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).state_dict()
-    arrays = {name: np.arange(1, 9).reshape(2, 4).astype(dtype) for name, dtype in _tensors.DTYPES.items()}
+    arrays = {name: np.arange(1, 9).reshape(2, 4).astype(dtype) for name, dtype in dtypes.DTYPES.items()}
     return {
         "model": state,
         "arrays": arrays,
@@ -278,7 +278,7 @@ def test_load_names_the_file_and_what_it_is(tmp_path):
 @pytest.mark.filterwarnings("ignore:TypedStorage")
 def test_the_names_are_pytorchs():
     torch = pytest.importorskip("torch")
-    for name in _tensors.DTYPES:
+    for name in dtypes.DTYPES:
         assert isinstance(getattr(torch, name), torch.dtype)
     for storage, name in _tensors.STORAGES.items():
         assert getattr(torch, storage).dtype == getattr(torch, name)

@@ -101,3 +101,13 @@ def test_grouped_convolutions_count_their_groups():
     rows = nn.summary(net, jax.ShapeDtypeStruct((1, 8, 6, 6), jnp.float32)).rows
     assert rows[1].multiply_adds == 8 * 4 * 4 * 9
     assert rows[2].multiply_adds == 8 * 4 * 4 * 1 * 4
+
+
+def test_what_is_chosen_by_platform_is_counted():
+    """Long attention is such a choice; its two products are those of the plain program."""
+
+    class Attend(nn.Module):
+        def forward(self, x):
+            return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    assert nn.summary(Attend(), jnp.ones((1, 1, 1024, 8))).total.multiply_adds == 2 * 1024 * 1024 * 8

@@ -8,9 +8,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnn.optim.lr_scheduler._base import LRScheduler, exact
-from jaxnn.optim.lr_scheduler._numbers import both, is_traced, opposite
 from jaxnn.optim.lr_scheduler._plateau import ReduceLROnPlateau
+from jaxnn.optim.lr_scheduler.base import LRScheduler, exact
+from jaxnn.optim.lr_scheduler.numbers import both, is_traced, opposite
 
 
 class _Combined(LRScheduler):

@@ -9,8 +9,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnn.optim.lr_scheduler._base import LRScheduler, asked_within_step, check_optimizer, for_each_group
-from jaxnn.optim.lr_scheduler._numbers import choose, cos, floor, is_traced
+from jaxnn.optim.lr_scheduler.base import LRScheduler, asked_within_step, check_optimizer, for_each_group
+from jaxnn.optim.lr_scheduler.numbers import choose, cos, floor, is_traced
 
 
 class _Cycling(LRScheduler):

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxnn.optim.lr_scheduler._base import LRScheduler, exact, warn_epoch
-from jaxnn.optim.lr_scheduler._numbers import both, choose, is_traced, larger, opposite
+from jaxnn.optim.lr_scheduler.base import LRScheduler, exact, warn_epoch
+from jaxnn.optim.lr_scheduler.numbers import both, choose, is_traced, larger, opposite
 
 
 class ReduceLROnPlateau(LRScheduler):

@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 
-from jaxnn.optim.lr_scheduler._base import LRScheduler, asked_within_step, check_optimizer
-from jaxnn.optim.lr_scheduler._numbers import choose, is_traced, smaller
+from jaxnn.optim.lr_scheduler.base import LRScheduler, asked_within_step, check_optimizer
+from jaxnn.optim.lr_scheduler.numbers import choose, is_traced, smaller
 
 
 class _ByFunction(LRScheduler):

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnn import _ambient as ambient
 from jaxnn import _compat
-from jaxnn.base import ambient
 
 # XLA gives products, reductions and 2-D convolutions on the CPU to YNNPACK. Its convolutions take 1.4 to 10 times as
 # long as XLA's own, the gradients most of all (``python -m benchmarks convolution --defaults``): leave them out.

@@ -7,7 +7,7 @@ import pytest
 
 import jaxnn as nn
 import jaxnn.functional as F
-from jaxnn.core import compiling
+from jaxnn.lowering import compiling
 
 X, W = jnp.ones((4, 32, 16, 16)), jnp.ones((32, 32, 3, 3))
 

@@ -14,7 +14,7 @@ import jax
 from jaxnn.base.dtypes import describe
 from jaxnn.core.stateful import Stateful
 from jaxnn.optim import _double
-from jaxnn.optim.lr_scheduler._numbers import Kind, decoded, encoded, is_traced, kind_of
+from jaxnn.optim.lr_scheduler.numbers import Kind, decoded, encoded, is_traced, kind_of
 from jaxnn.optim.optimizer import Optimizer
 
 # Lists of numbers that are data; every other list is configuration.
