@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import _compat
@@ -68,8 +69,8 @@ _LARGEST = 1 << 42  # bytes: more than any device has; XLA ends the process for 
 
 
 def check_room(function: str, argument: str, shape: Sequence[int], itemsize: int) -> None:
-    """An array of `shape` must be one that a machine could hold (RuntimeError)."""
-    if math.prod(shape) * itemsize >= _LARGEST:
+    """An array of `shape` must be one that a machine could hold (RuntimeError). Symbols of an export count as one."""
+    if math.prod(size for size in shape if isinstance(size, int)) * itemsize >= _LARGEST:
         fail(RuntimeError, function, argument, "sizes for which there is memory", f"an array of {tuple(shape)}")
 
 
@@ -145,7 +146,7 @@ def check_broadcast(function: str, into: tuple[int, ...] | None = None, **arrays
     """The arrays must broadcast together, to the shape `into` where one is given (RuntimeError)."""
     given = {name: array for name, array in arrays.items() if array is not None}
     try:
-        shape = np.broadcast_shapes(*[array.shape for array in given.values()])
+        shape = jnp.broadcast_shapes(*[array.shape for array in given.values()])
     except ValueError:
         shape = None
     if shape is None or (into is not None and shape != tuple(into)):

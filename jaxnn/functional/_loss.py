@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnn.base.checks import check_array, check_broadcast, fail, warn_caller
 from jaxnn.base.dtypes import compute_dtype, describe
@@ -127,7 +126,7 @@ def loss_op(
 
 def prepare(dtype: Any, *arrays: Any) -> list[Any]:
     """The arrays (None stays None) in the dtype to compute a result of `dtype` in, broadcast together."""
-    shape = np.broadcast_shapes(*[array.shape for array in arrays if array is not None])
+    shape = jnp.broadcast_shapes(*[array.shape for array in arrays if array is not None])
     wide = compute_dtype(dtype)
     return [None if array is None else spread(array.astype(wide), shape) for array in arrays]
 

@@ -47,7 +47,7 @@ def scale_and_shift(x: Array, scale: Array, weight: Array | None, bias: Array | 
     factors = [scale]
     if weight is not None:
         weight = weight.astype(x.dtype).reshape(shape)
-        whole = np.broadcast_shapes(scale.shape, weight.shape) == x.shape
+        whole = jnp.broadcast_shapes(scale.shape, weight.shape) == x.shape
         factors = [scale, weight] if whole else [jnp.multiply(*alike(scale, weight))]
     for factor in factors:
         x = jnp.multiply(*alike(x, factor))

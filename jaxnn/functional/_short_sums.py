@@ -52,7 +52,7 @@ def alike(*arrays: jax.Array) -> Sequence[jax.Array]:
     return [spread(array, shape) for array in arrays] if is_short(shape, arrays[0].dtype) else arrays
 
 
-def spread(x: jax.Array, shape: Sequence[int], dims: Sequence[int] | None = None) -> jax.Array:
+def spread(x: jax.Array, shape: Sequence[Any], dims: Sequence[int] | None = None) -> jax.Array:
     """`x` broadcast to `shape`: its dimensions become `dims` of it, the last ones by default."""
     shape = tuple(shape)
     dims = tuple(range(len(shape) - x.ndim, len(shape)) if dims is None else dims)

@@ -258,7 +258,7 @@ def window_argmax(input: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Ar
 
 def _largest_and_places(input: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
     """As `window_argmax`, on the CPU stored where that is worth a branch of the program."""
-    compared = input.size * math.prod(windows.kernel)
+    compared = math.prod((*[size for size in input.shape if isinstance(size, int)], *windows.kernel))
     if is_floating(input.dtype) and compared >= _STORED:
         return once(lambda: window_argmax(input, windows), input)
     return window_argmax(input, windows)

@@ -189,7 +189,7 @@ def _align(query: Any, key: Any, value: Any, enable_gqa: bool) -> tuple[Any, Any
 
 def _broadcast(name: str, left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
     try:
-        return np.broadcast_shapes(left, right)
+        return jnp.broadcast_shapes(left, right)
     except ValueError:
         fail(RuntimeError, _NAME, name, f"batch dimensions that match {left}", str(right), "The size must match")
 
@@ -199,7 +199,7 @@ def _align_mask(mask: Any, shape: tuple[int, ...]) -> Any:
     if mask.ndim < 2:
         fail(IndexError, _NAME, "attn_mask", "at least 2 dimensions (L, S)", mask, "Dimension out of range")
     try:
-        fits = np.broadcast_shapes(mask.shape, shape) == shape
+        fits = jnp.broadcast_shapes(mask.shape, shape) == shape
     except ValueError:
         fits = False
     if not fits:

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Num
 
@@ -188,7 +187,7 @@ def _check_cosine(function: str, given: Any) -> None:
         check_not_bool(function, **{argument: array})
     check_broadcast(function, input1=input1, input2=input2)
     if target.ndim:
-        pairs = jax.ShapeDtypeStruct(np.broadcast_shapes(input1.shape, input2.shape)[:1], input1.dtype)
+        pairs = jax.ShapeDtypeStruct(jnp.broadcast_shapes(input1.shape, input2.shape)[:1], input1.dtype)
         check_broadcast(function, input1=pairs, target=target)
 
 

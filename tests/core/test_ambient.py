@@ -31,9 +31,9 @@ MODES = {
     "autocast, what it does": (nn.autocast, lambda: F.linear(X, X).dtype, jnp.bfloat16, jnp.float32),
     "sdpa_kernel": (
         lambda: sdpa_kernel(SDPBackend.FLASH_ATTENTION),
-        lambda: choose_backend(SDPBackend.MATH),
+        choose_backend,
         SDPBackend.FLASH_ATTENTION,
-        SDPBackend.MATH,
+        None,
     ),
     "parametrize.cached": (parametrize.cached, lambda: parametrize._cache_enabled.value, True, False),
 }

@@ -123,6 +123,7 @@ CALLS = {
     ),
     "cross_entropy": lambda F, a: F.cross_entropy(a(2, 4), a.ints(2)),
     "nll_loss": lambda F, a: F.nll_loss(a(2, 4), a.ints(2)),
+    "grouped_mm": lambda F, a: F.grouped_mm(a(2, 4, 16), a(2, 16, 8)),
     "linear_cross_entropy": lambda F, a: F.linear_cross_entropy(a(2, 4), a(3, 4), a.ints(2)),
     "multi_margin_loss": lambda F, a: F.multi_margin_loss(a(2, 4), a.ints(2)),
     "multilabel_margin_loss": lambda F, a: F.multilabel_margin_loss(a(2, 4), a.ints(2, 4)),
@@ -155,7 +156,7 @@ DIFFERENT = {
     ),
 }
 # Functions of torch that need no row: no floating result, or another name for a row (in-place forms).
-NO_ROW = {"one_hot"}
+NO_ROW = {"one_hot", "scaled_mm", "ScalingType", "SwizzleType"}  # integers, float8 and names of scales
 
 
 def _result(functional, arrays, call):

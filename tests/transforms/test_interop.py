@@ -1,0 +1,196 @@
+"""Every layer under other people's tools: exports with a symbol for the batch, plain checkpoint policies, jet, sparsify."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+from jax.experimental import jet, sparse
+
+import jaxnn as nn
+
+RNG = np.random.default_rng(0)
+VECTOR, LINE, PLANE, VOLUME, TOKENS = (6,), (4, 9), (4, 8, 8), (4, 4, 4, 4), (5, 8)
+
+
+def _spatial(kind, *args, **options):
+    """Three cases of a class that comes in one, two and three dimensions."""
+    return {f"{kind}{rank}d": (args, options, shape) for rank, shape in ((1, LINE), (2, PLANE), (3, VOLUME))}
+
+
+def _plain(shape, *names):
+    return {name: ((), {}, shape) for name in names}
+
+
+# Class: its arguments, and the shape of an input without the batch.
+LAYERS = {
+    **_plain(VECTOR, "ELU", "Hardshrink", "Hardsigmoid", "Hardtanh", "Hardswish", "LeakyReLU", "LogSigmoid", "PReLU"),
+    **_plain(VECTOR, "ReLU", "ReLU6", "RReLU", "SELU", "CELU", "GELU", "GLU", "Sigmoid", "SiLU", "Mish", "Softplus"),
+    **_plain(VECTOR, "Softshrink", "Softsign", "Tanh", "Tanhshrink", "Identity", "Flatten", "Dropout", "AlphaDropout"),
+    **_plain(LINE, "Dropout1d"),
+    **_plain(PLANE, "Dropout2d", "FeatureAlphaDropout", "Softmax2d"),
+    **_plain(VOLUME, "Dropout3d"),
+    "Threshold": ((0.1, 20), {}, VECTOR),
+    "Softmax": ((-1,), {}, VECTOR),
+    "Softmin": ((-1,), {}, VECTOR),
+    "LogSoftmax": ((-1,), {}, VECTOR),
+    "Linear": ((6, 5), {}, VECTOR),
+    **_spatial("Conv", 4, 6, 3, padding=1),
+    **_spatial("ConvTranspose", 4, 6, 3, stride=2),
+    **_spatial("MaxPool", 2),
+    **_spatial("AvgPool", 2),
+    **_spatial("LPPool", 2, 2),
+    **_spatial("AdaptiveMaxPool", 2),
+    **_spatial("AdaptiveAvgPool", 2),
+    **_spatial("BatchNorm", 4),
+    **_spatial("InstanceNorm", 4, affine=True),
+    **_spatial("ReflectionPad", 1),
+    **_spatial("ReplicationPad", 1),
+    **_spatial("ZeroPad", 1),
+    **_spatial("ConstantPad", 1, 0.5),
+    **_spatial("CircularPad", 1),
+    "GroupNorm": ((2, 4), {}, PLANE),
+    "LayerNorm": ((8,), {}, TOKENS),
+    "RMSNorm": ((8,), {}, TOKENS),
+    "LocalResponseNorm": ((2,), {}, PLANE),
+    "CrossMapLRN2d": ((2,), {}, PLANE),
+    "Upsample": ((), {"scale_factor": 2, "mode": "bilinear"}, PLANE),
+    "UpsamplingNearest2d": ((), {"scale_factor": 2}, PLANE),
+    "UpsamplingBilinear2d": ((), {"scale_factor": 2}, PLANE),
+    "PixelShuffle": ((2,), {}, PLANE),
+    "PixelUnshuffle": ((2,), {}, PLANE),
+    "ChannelShuffle": ((2,), {}, PLANE),
+    "Unfold": ((3,), {}, PLANE),
+    "Fold": (((4, 4), 2), {}, (8, 9)),
+    "Unflatten": ((1, (2, 3)), {}, VECTOR),
+    "RNN": ((8, 6), {"batch_first": True}, TOKENS),
+    "LSTM": ((8, 6), {"batch_first": True}, TOKENS),
+    "GRU": ((8, 6), {"batch_first": True, "bidirectional": True}, TOKENS),
+    "RNNCell": ((6, 5), {}, VECTOR),
+    "LSTMCell": ((6, 5), {}, VECTOR),
+    "GRUCell": ((6, 5), {}, VECTOR),
+    "TransformerEncoderLayer": ((8, 2, 16), {"batch_first": True}, TOKENS),
+}
+# What takes other inputs than one floating array; tests of their own.
+OTHERS = {
+    "AdaptiveLogSoftmaxWithLoss", "Bilinear", "CosineSimilarity", "Embedding", "EmbeddingBag", "FractionalMaxPool2d",
+    "FractionalMaxPool3d", "MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d", "MultiheadAttention", "PairwiseDistance",
+    "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "DataParallel", "Sequential",
+    "ModuleList", "ModuleDict", "ParameterList", "ParameterDict", "Module", "Container", "SyncBatchNorm", "RNNBase",
+    "RNNCellBase",
+    }  # fmt: skip
+every_layer = pytest.mark.parametrize("name", LAYERS)
+
+
+def _made(name):
+    args, options, shape = LAYERS[name]
+    nn.manual_seed(0)
+    model = getattr(nn, name)(*args, **options).eval()
+    return model, shape
+
+
+def _x(batch, shape):
+    return jnp.asarray(RNG.uniform(0.2, 1.0, (batch, *shape)), jnp.float32)
+
+
+def _same(got, want):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), got, want)
+
+
+def test_no_class_is_left_out():
+    known = LAYERS.keys() | OTHERS
+    classes = [
+        name
+        for name in dir(nn)
+        if inspect.isclass(getattr(nn, name, None)) and issubclass(getattr(nn, name), nn.Module)
+    ]
+    left = [name for name in classes if name not in known and not name.startswith("Lazy") and "Loss" not in name]
+    assert left == []
+
+
+@every_layer
+def test_an_export_takes_batches_of_any_size(name):
+    model, shape = _made(name)
+    (batch,) = export.symbolic_shape("batch")
+    exported = export.export(jax.jit(lambda x: model(x)))(jax.ShapeDtypeStruct((batch, *shape), jnp.float32))
+    back = export.deserialize(exported.serialize())
+    for count in (1, 3):
+        x = _x(count, shape)
+        _same(back.call(x), model(x))
+
+
+@every_layer
+def test_gradients_under_each_policy_of_plain_checkpoint(name):
+    model, shape = _made(name)
+    x = _x(2, shape)
+
+    def loss(x):
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(model(x)))
+
+    want = jax.jit(jax.grad(loss))(x)
+    policies = jax.checkpoint_policies
+    for policy in (policies.everything_saveable, policies.nothing_saveable, policies.dots_saveable):
+        _same(jax.jit(jax.grad(jax.checkpoint(loss, policy=policy)))(x), want)
+
+
+@every_layer
+def test_linearize_and_custom_batching(name):
+    model, shape = _made(name)
+    x, t = _x(2, shape), _x(2, shape)
+    if name == "CrossMapLRN2d":
+        pytest.skip("torch's gradient, which is not quite the derivative, has no forward form")
+    value, push = jax.linearize(lambda x: model(x), x)
+    _same((value, push(t)), jax.jvp(lambda x: model(x), (x,), (t,)))
+    one_by_one = jax.custom_batching.sequential_vmap(lambda x: model(x))
+    _same(jax.vmap(one_by_one)(x[:, None]), jax.vmap(lambda x: model(x))(x[:, None]))
+
+
+@every_layer
+def test_sparsify_leaves_dense_arrays_alone(name):
+    model, shape = _made(name)
+    x = _x(2, shape)
+
+    def call(x):
+        return model(x)
+
+    _same(_by_jaxs_tool(lambda: sparse.sparsify(call)(x), call, x, KeyError), model(x))
+
+
+@every_layer
+def test_compiled_ahead_of_time(name):
+    model, shape = _made(name)
+    x = _x(2, shape)
+    compiled = nn.jit(lambda model, x: model(x)).lower(model, x).compile()
+    _same(compiled(model, x), model(x))
+
+
+def _by_jaxs_tool(tool, call, x, error):
+    """``tool()``; where it fails with `error`, as JAX's own tool does with any custom_jvp function, the test is over."""
+    try:
+        return tool()
+    except error:
+        if "custom_jvp_call" not in str(jax.make_jaxpr(call)(x)):
+            raise
+        pytest.skip("this tool of JAX takes no custom_jvp function, jax.nn.relu neither")
+
+
+@every_layer
+def test_jet_gives_the_derivatives(name):
+    model, shape = _made(name)
+    x, t = _x(2, shape), _x(2, shape)
+
+    def call(x):
+        return jax.tree.leaves(model(x))
+
+    values, series = _by_jaxs_tool(lambda: jet.jet(call, (x,), [[t]]), call, x, jax.errors.UnexpectedTracerError)
+    _same((values, [terms[0] for terms in series]), jax.jvp(call, (x,), (t,)))
+
+
+def test_jaxs_own_tools_take_no_custom_jvp_functions():
+    """When this fails, the skips above can go."""
+    with pytest.raises(jax.errors.UnexpectedTracerError):
+        jet.jet(jax.nn.relu, (1.0,), [[1.0]])
+    with pytest.raises(KeyError, match="subfuns"):
+        sparse.sparsify(jax.nn.relu)(jnp.ones(2))
