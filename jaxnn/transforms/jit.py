@@ -29,18 +29,35 @@ class _Results(Exception):
 jax.tree_util.register_pytree_node(_Results, lambda results: (results.args[1], results.args[0]), _Results)
 
 
-class _Traced:
-    """jax's traced function, with the user's output alone in ``out_info``: ``jax.eval_shape`` reads it there."""
+class _Stage:
+    """A stage of jax's way to a program, of `pure` in `jit`, as one of the user's function."""
 
-    def __init__(self, traced: Any) -> None:
-        self._traced = traced
-
-    @property
-    def out_info(self) -> Any:
-        return self._traced.out_info[0]
+    def __init__(self, stage: Any, calling: Callable[..., Any]) -> None:
+        self._stage, self._calling = stage, calling
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._traced, name)
+        return getattr(self._stage, name)
+
+
+class _Traced(_Stage):
+    @property
+    def out_info(self) -> Any:
+        """The user's output alone: ``jax.eval_shape`` reads it here."""
+        return self._stage.out_info[0]
+
+    def lower(self, **options: Any) -> _Lowered:
+        return _Lowered(self._stage.lower(**options), self._calling)
+
+
+class _Lowered(_Stage):
+    def compile(self, *args: Any, **options: Any) -> _Compiled:
+        return _Compiled(self._stage.compile(*args, **options), self._calling)
+
+
+class _Compiled(_Stage):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program and write back what it changed, as a call of the function does."""
+        return self._calling(lambda: self._stage)(*args, **kwargs)
 
 
 def _finish(done: defaultdict[int, Any], roots: Sequence[Any], generator: random.Generator, state: Any) -> None:
@@ -76,7 +93,8 @@ def jit(
             every program that is not part of a larger one is compiled with.
 
     Returns:
-        The compiled function, with jax's ``lower``, ``trace``, ``eval_shape`` and ``clear_cache``.
+        The compiled function, with jax's ``lower``, ``trace``, ``eval_shape`` and ``clear_cache``. What
+        ``lower(...).compile()`` gives is called like the function, without its static arguments.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -154,28 +172,35 @@ def jit(
             args, kwargs = lift.replace_objects((args, kwargs), objects)
         return bundle, args, kwargs, objects, roots
 
-    @wraps(fun)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        bundle, args, kwargs, objects, roots = prepare(args, kwargs)
-        generator = random.current()
-        # Calls at its only item's first reading, and keeps the result in the same act: an interrupt finds it there.
-        done: defaultdict[int, Any] = defaultdict()
-        state = generator.take(done)
-        try:
-            done.default_factory = functools.partial(compiled.called(), (state, bundle), *args, **kwargs)
+    def calling(program: Callable[[], Callable[..., Any]]) -> Any:
+        """`fun` run by a program of `pure`, which `program` gives at each call."""
+
+        @wraps(fun)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            bundle, args, kwargs, objects, roots = prepare(args, kwargs)
+            generator = random.current()
+            # Calls at its only item's first reading, and keeps the result in the same act: an interrupt finds it there.
+            done: defaultdict[int, Any] = defaultdict()
+            state = generator.take(done)
             try:
-                _finish(done, roots, generator, state)
-            except BaseException as error:
-                if 0 in done and 1 not in done:  # the program has run: what it was given may be gone
+                done.default_factory = functools.partial(program(), (state, bundle), *args, **kwargs)
+                try:
                     _finish(done, roots, generator, state)
-                donation.explain(error, roots, donated=True)
-                raise
-            out, results = done[0]
-        finally:
-            generator.release(state, done)
-            if compiled.quiet:
-                compiled.warn_again()
-        return lift.restore_objects(out, objects) if results.args[0][1] else out
+                except BaseException as error:
+                    if 0 in done and 1 not in done:  # the program has run: what it was given may be gone
+                        _finish(done, roots, generator, state)
+                    donation.explain(error, roots, donated=True)
+                    raise
+                out, results = done[0]
+            finally:
+                generator.release(state, done)
+                if compiled.quiet:
+                    compiled.warn_again()
+            return lift.restore_objects(out, objects) if results.args[0][1] else out
+
+        return wrapper
+
+    wrapper = calling(compiled.called)
 
     def forwarded(method: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -184,8 +209,8 @@ def jit(
 
         return call
 
-    wrapper.lower = forwarded("lower")  # type: ignore[attr-defined]
-    wrapper.trace = lambda *args, **kwargs: _Traced(forwarded("trace")(*args, **kwargs))  # type: ignore[attr-defined]
-    wrapper.eval_shape = lambda *args, **kwargs: forwarded("eval_shape")(*args, **kwargs)[0]  # type: ignore[attr-defined]
-    wrapper.clear_cache, wrapper.compiled = compiled.clear_cache, compiled  # type: ignore[attr-defined]
+    wrapper.lower = lambda *args, **kwargs: _Lowered(forwarded("lower")(*args, **kwargs), calling)
+    wrapper.trace = lambda *args, **kwargs: _Traced(forwarded("trace")(*args, **kwargs), calling)
+    wrapper.eval_shape = lambda *args, **kwargs: forwarded("eval_shape")(*args, **kwargs)[0]
+    wrapper.clear_cache, wrapper.compiled = compiled.clear_cache, compiled
     return wrapper
