@@ -170,8 +170,9 @@ class Slot:
             value.__dict__.update(self._attributes)
         reference = self._reference
         if reference is None:
-            reference = self._reference = _BoxReference(self, _forget)
-            reference.key = 0
+            reference = _BoxReference(self, _forget)
+            reference.key = 0  # before other threads find it
+            self._reference = reference
         key = id(value)
         if reference.key != key:  # another array than at the last reading
             _forget(reference)

@@ -82,6 +82,8 @@ OTHERS = {
     "ModuleList", "ModuleDict", "ParameterList", "ParameterDict", "Module", "Container", "SyncBatchNorm", "RNNBase",
     "RNNCellBase",
     }  # fmt: skip
+# How JAX's own jet fails with a custom_jvp function: on 0.10, on 0.12.
+JET_FAILS = (jax.errors.UnexpectedTracerError, AttributeError)
 every_layer = pytest.mark.parametrize("name", LAYERS)
 
 
@@ -185,13 +187,13 @@ def test_jet_gives_the_derivatives(name):
     def call(x):
         return jax.tree.leaves(model(x))
 
-    values, series = _by_jaxs_tool(lambda: jet.jet(call, (x,), [[t]]), call, x, jax.errors.UnexpectedTracerError)
+    values, series = _by_jaxs_tool(lambda: jet.jet(call, (x,), [[t]]), call, x, JET_FAILS)
     _same((values, [terms[0] for terms in series]), jax.jvp(call, (x,), (t,)))
 
 
 def test_jaxs_own_tools_take_no_custom_jvp_functions():
     """When this fails, the skips above can go."""
-    with pytest.raises(jax.errors.UnexpectedTracerError):
+    with pytest.raises(JET_FAILS):
         jet.jet(jax.nn.relu, (1.0,), [[1.0]])
     with pytest.raises(KeyError, match="subfuns"):
         sparse.sparsify(jax.nn.relu)(jnp.ones(2))
