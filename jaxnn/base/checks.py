@@ -68,9 +68,14 @@ _INT64 = range(-(2**63), 2**63)
 _LARGEST = 1 << 42  # bytes: more than any device has; XLA ends the process for some sizes far beyond it
 
 
+def known_elements(shape: Sequence[int]) -> int:
+    """The number of elements, as far as it is known: symbols of an export count as one."""
+    return math.prod(size for size in shape if isinstance(size, int))
+
+
 def check_room(function: str, argument: str, shape: Sequence[int], itemsize: int) -> None:
-    """An array of `shape` must be one that a machine could hold (RuntimeError). Symbols of an export count as one."""
-    if math.prod(size for size in shape if isinstance(size, int)) * itemsize >= _LARGEST:
+    """An array of `shape` must be one that a machine could hold (RuntimeError)."""
+    if known_elements(shape) * itemsize >= _LARGEST:
         fail(RuntimeError, function, argument, "sizes for which there is memory", f"an array of {tuple(shape)}")
 
 

@@ -24,8 +24,8 @@ class Stateful:
 
     def _init_state(self) -> None:
         held = self.__dict__
-        for registry in (*tree.REGISTRIES, "_modules"):
-            held[registry] = tree.Buffers() if registry == "_buffers" else tree.Registry()
+        for registry, kind in tree.REGISTRY_KINDS.items():
+            held[registry] = kind()
         held["_home"] = current_home()
 
     def __getattr__(self, name: str) -> Any:
@@ -51,14 +51,12 @@ class Stateful:
         """Set an attribute that is no parameter, buffer or module: an array goes into a slot, the rest is configuration."""
         tree.build(self)
         held = self.__dict__
-        if name in (*tree.REGISTRIES, "_modules"):  # torch code replaces whole registries
-            held[name] = tree.Buffers(value) if name == "_buffers" else tree.Registry(value)
+        if name in tree.REGISTRY_KINDS:  # torch code replaces whole registries
+            held[name] = tree.REGISTRY_KINDS[name](value)
             note_structure()
             return
-        if name in (
-            "__class__",
-            "__dict__",
-        ):  # a lazy layer that becomes its ordinary class, a parametrized one its own
+        # A lazy layer becomes its ordinary class, a parametrized one its own; packages put in a whole __dict__.
+        if name in ("__class__", "__dict__"):
             object.__setattr__(self, name, value)
             note_structure()
             return

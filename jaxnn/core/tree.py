@@ -65,6 +65,11 @@ class Buffers(Registry):
         super().__setitem__(name, value)
 
 
+REGISTRY_KINDS: dict[str, type[Registry]] = {
+    name: Buffers if name == "_buffers" else Registry for name in (*REGISTRIES, "_modules")
+}
+
+
 def _noting(name: str) -> Any:
     method = getattr(dict, name)
 
@@ -427,8 +432,7 @@ def attributes_of(
     for number, (node, obj) in enumerate(zip(structure.nodes, objects)):
         new = dict(node.fixed)
         for registry, entries in zip(REGISTRIES, node.boxes):
-            kind = Buffers if registry == "_buffers" else Registry
-            new[registry] = kind({name: None if i < 0 else boxes[i] for name, i in entries})
+            new[registry] = REGISTRY_KINDS[registry]({name: None if i < 0 else boxes[i] for name, i in entries})
         new["_modules"] = Registry({name: None if i < 0 else objects[i] for name, i in node.children})
         new["_home"] = obj.__dict__.get("_home", home)
         new["_scope"] = node.scope

@@ -15,7 +15,7 @@ from jax import dtypes, lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxnn import _compat
-from jaxnn.base.checks import check_array, check_ndim, fail, spatial_sizes
+from jaxnn.base.checks import check_array, check_ndim, fail, known_elements, spatial_sizes
 from jaxnn.base.dtypes import is_floating
 from jaxnn.lowering.by_platform import by_platform
 from jaxnn.lowering.once import once
@@ -258,7 +258,7 @@ def window_argmax(input: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Ar
 
 def _largest_and_places(input: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
     """As `window_argmax`, on the CPU stored where that is worth a branch of the program."""
-    compared = math.prod((*[size for size in input.shape if isinstance(size, int)], *windows.kernel))
+    compared = known_elements(input.shape) * math.prod(windows.kernel)
     if is_floating(input.dtype) and compared >= _STORED:
         return once(lambda: window_argmax(input, windows), input)
     return window_argmax(input, windows)

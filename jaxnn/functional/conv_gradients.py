@@ -18,6 +18,7 @@ from jaxtyping import Array, Inexact
 from jaxnn.base.checks import Sizes, check_array, check_same_dtype, fail, ints_of, spatial_sizes
 from jaxnn.base.dtypes import is_inexact
 from jaxnn.base.op import op
+from jaxnn.functional._convolution_geometry import Geometry
 from jaxnn.functional.conv import _check_conv, _conv
 
 
@@ -55,13 +56,12 @@ def _options(stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any =
 def _output_size(
     name: str, image: tuple[int, ...], kernel: tuple[int, ...], stride: Sizes, padding: Sizes, dilation: Sizes
 ) -> tuple[int, ...]:
-    spatial = len(kernel) - 2
     steps, pads, spread = (
-        spatial_sizes(name, argument, value, spatial)
+        spatial_sizes(name, argument, value, len(kernel) - 2)
         for argument, value in (("stride", stride), ("padding", padding), ("dilation", dilation))
     )
-    sizes = zip(image[2:], kernel[2:], steps, pads, spread)
-    return (image[0], kernel[0], *((n + 2 * pad - d * (k - 1) - 1) // step + 1 for n, k, step, pad, d in sizes))
+    geometry = Geometry(steps, tuple((pad, pad) for pad in pads), spread, groups=1, precision=None)
+    return (image[0], kernel[0], *geometry.output_size(image[2:], kernel[2:]))
 
 
 def _of_input(input_size: Sequence[int], weight: jax.Array, grad_output: jax.Array, *options: Any) -> jax.Array:

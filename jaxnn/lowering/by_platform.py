@@ -13,7 +13,7 @@ from jax.experimental import jet
 from jax.interpreters import ad, batching
 
 from jaxnn import _compat
-from jaxnn.lowering.define import PLATFORMS, Primitive, lower, run_compiled
+from jaxnn.lowering.define import PLATFORMS, Primitive, lower, result_types, run_compiled
 
 Function = Callable[..., tuple[jax.Array, ...]]
 
@@ -138,8 +138,7 @@ def _bind(choice: _Choice, operands: Any) -> list[Any]:
 
 @_by_platform.def_abstract_eval
 def _evaluate(*operands: Any, choice: _Choice) -> list[Any]:
-    results = jax.make_jaxpr(choice.default)(*operands).out_avals
-    return [_compat.varying_like(result, operands[0]) for result in results]
+    return result_types(choice.default, *operands)
 
 
 def _program(platform: str) -> Function:

@@ -51,7 +51,7 @@ def define(
     primitive = Primitive(f"jaxnn_{name}")
 
     def evaluate(*operands: Any, **options: Any) -> Any:
-        return result_type(functools.partial(plain or program, **options), *operands)
+        return result_types(functools.partial(plain or program, **options), *operands)[0]
 
     primitive.def_abstract_eval(evaluate)
     primitive.def_impl(functools.partial(run_compiled, primitive))
@@ -91,9 +91,9 @@ def refuse(primitive: Primitive, why: Callable[..., str]) -> None:
     mlir.register_lowering(primitive, fail)
 
 
-def result_type(run: Callable[..., Any], *operands: Any) -> Any:
-    """The type of what `run`, JAX's own operation, makes of such operands: sharding, varying axes, memory and all."""
-    return _compat.varying_like(jax.make_jaxpr(run)(*operands).out_avals[0], operands[0])
+def result_types(run: Callable[..., Any], *operands: Any) -> list[Any]:
+    """The types of what `run`, in JAX's own operations, makes of such operands: sharding, varying axes, memory and all."""
+    return [_compat.varying_like(result, operands[0]) for result in jax.make_jaxpr(run)(*operands).out_avals]
 
 
 @functools.cache
