@@ -12,13 +12,15 @@ def main(arguments: list[str] | None = None) -> int:
     inspect = commands.add_parser(
         "inspect", help="names, shapes, dtypes and totals of a checkpoint; runs none of its code"
     )
-    inspect.add_argument("file", help=".pt, .pth, .ckpt, .bin, .safetensors, or the .index.json of a sharded one")
+    inspect.add_argument(
+        "file", help=".pt, .pth, .ckpt, .bin, .safetensors, .gguf, or the .index.json of a sharded one"
+    )
     options = parser.parse_args(arguments)
     from jaxnn.io.inspect import show
 
     try:
         show(options.file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,5 +1,6 @@
-"""Checkpoints: PyTorch's files and safetensors', to disk and back."""
+"""Checkpoints: PyTorch's files and safetensors', to disk and back; GGUF's, read."""
 
 from jaxnn.io.errors import CheckpointError as CheckpointError
+from jaxnn.io.files import gguf_metadata as gguf_metadata
 from jaxnn.io.files import load as load
 from jaxnn.io.files import save as save

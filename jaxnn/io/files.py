@@ -1,4 +1,4 @@
-"""`save` and `load`: checkpoints in PyTorch's format and in safetensors', read without PyTorch, written atomically."""
+"""`save` and `load`: checkpoints in PyTorch's format and in safetensors' (and GGUF, read), without PyTorch, atomically."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from jaxnn.io import _content
+import numpy as np
+
+from jaxnn.io import _content, gguf_files
 from jaxnn.io._atomic import write_atomically
 from jaxnn.io.errors import CheckpointError, plain, quoted
 
@@ -55,12 +57,22 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
         raise ValueError(f"save: path: expected a name that ends in one of {endings}, got {path.name!r}")
 
 
-def load(path: str | os.PathLike[str], verify: bool = False, *, strict: bool = True, mmap: bool | None = None) -> Any:
-    """Read a checkpoint: PyTorch's (either format), .safetensors, or the index of a sharded one. No code in it is run.
+def load(
+    path: str | os.PathLike[str],
+    verify: bool = False,
+    *,
+    strict: bool = True,
+    mmap: bool | None = None,
+    dtype: Any = None,
+) -> Any:
+    """Read a checkpoint: PyTorch's (either format), .safetensors, .gguf, or a sharded one's index. No code in it is run.
 
     Tensors come as NumPy arrays that share each other's memory where they were tied; ``model.load_state_dict`` copies
     them. Numbers and arrays of NumPy are read too, and sparse tensors as dense arrays. Time and memory are bounded by the
     size of the file, whatever it holds.
+
+    The tensors of a GGUF file are dequantized. Those of a Llama, Mistral, Qwen2 or Qwen3 come by the hub's names, their
+    rows in the hub's order; other architectures keep the names of the file.
 
     Args:
         path: the content tells the format, whatever the name; an index ends in ``.index.json``.
@@ -72,6 +84,8 @@ def load(path: str | os.PathLike[str], verify: bool = False, *, strict: bool = T
             is then. Whoever writes to it in place changes them, and the system ends a process that looks at what was cut
             off. (To replace a file, as `save` does, is safe; ``load_state_dict`` notices the rest where it can.)
             Default: files of more than 1 GiB are mapped.
+        dtype: float32, bfloat16 or float16, for all floating tensors of a GGUF file. Default: float32 for what is
+            quantized, the rest as it is.
 
     Returns:
         What was saved: a dict of names and arrays, or whatever containers ``torch.save`` was given.
@@ -80,6 +94,9 @@ def load(path: str | os.PathLike[str], verify: bool = False, *, strict: bool = T
         FileNotFoundError: no such file.
         CheckpointError: (a ValueError) a broken file, or one that asks for anything but tensors, plain values and
             containers; the message names it.
+        ModuleNotFoundError: a quantized GGUF file, and no gguf package: ``pip install "jaxnn-torch[gguf]"``.
+        TypeError: another `dtype`.
+        ValueError: a `dtype` for a file that is not GGUF.
 
     Example:
         >>> import tempfile, os, numpy as np, jaxnn as nn
@@ -89,18 +106,70 @@ def load(path: str | os.PathLike[str], verify: bool = False, *, strict: bool = T
         (2, 3)
     """
     path = Path(path)
-    obj, left_out = _load(path, verify, strict, mmap)
+    obj, left_out = _load(path, verify, strict, mmap, _gguf_dtype(dtype))
     if left_out:
         shown = "; ".join(left_out[:20]) + (f"; and {len(left_out) - 20:,} more" if len(left_out) > 20 else "")
         warnings.warn(f"load: {path}: left out: {shown}", stacklevel=2)
     return obj
 
 
-def _load(path: Path, verify: bool, strict: bool, mapped: bool | None) -> tuple[Any, list[str]]:
+def gguf_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The metadata of a GGUF file: the model's sizes, its tokenizer, its chat template.
+
+    Args:
+        path: a GGUF file; its tensors are not read.
+
+    Returns:
+        Names such as ``"llama.block_count"`` or ``"tokenizer.ggml.tokens"`` to numbers, texts, and lists of them.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: another format, or a broken file.
+    """
     try:
-        if path.name.endswith(INDEX_ENDING):
+        return gguf_files.metadata(_content.read(Path(path), mapped=True))
+    except CheckpointError as error:
+        raise CheckpointError(f"gguf_metadata: {path}: {error}") from error.__cause__
+
+
+def gguf_table(path: Path) -> list[gguf_files.Entry] | None:
+    """What lies in a GGUF file, without dequantizing it; None for a file of another format.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `load`.
+    """
+    with _content.open_regular(path) as file:
+        if not gguf_files.is_gguf(file.read(4)):
+            return None
+    try:
+        return gguf_files.entries(_content.read(path, mapped=True))
+    except CheckpointError as error:
+        raise CheckpointError(f"load: {path}: {error}") from error.__cause__
+
+
+def _gguf_dtype(dtype: Any) -> np.dtype[Any] | None:
+    try:
+        known = None if dtype is None else np.dtype(dtype)
+    except TypeError:
+        known = np.dtype(object)
+    if known is not None and known not in gguf_files.DTYPES:
+        raise TypeError(f"load: dtype: expected float32, bfloat16 or float16, got {dtype!r}")
+    return known
+
+
+def _load(
+    path: Path, verify: bool, strict: bool, mapped: bool | None, dtype: np.dtype[Any] | None = None
+) -> tuple[Any, list[str]]:
+    try:
+        if path.name.endswith(INDEX_ENDING) and dtype is None:
             return _read_index(path, verify, strict, mapped)
         content = _content.read(path, mapped)
+        if gguf_files.is_gguf(bytes(content[:4])):
+            return gguf_files.read(content, strict, dtype)
+        if dtype is not None:
+            raise ValueError(
+                f"load: dtype: expected None for {path}, which is no GGUF file: its arrays have dtypes of their own"
+            )
         if _is_safetensors(path, content):
             from jaxnn.io import safetensors_files
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxnn.io._leave_out import path_text
-from jaxnn.io.files import load
+from jaxnn.io.files import gguf_table, load
 
 
 def tensors(obj: Any) -> Iterator[tuple[str, np.ndarray[Any, Any] | np.generic]]:
@@ -34,12 +36,23 @@ def tensors(obj: Any) -> Iterator[tuple[str, np.ndarray[Any, Any] | np.generic]]
 def describe_file(path: str | os.PathLike[str]) -> tuple[list[tuple[str, str, str, str]], str]:
     """Rows (name, shape, dtype, bytes) and a line of totals. A tensor tied to an earlier one counts no bytes.
 
+    The dtype of a quantized tensor is its GGUF type, and its bytes are those in the file.
+
     What `load` does not read is left out, with its warning.
 
     Raises:
         FileNotFoundError, CheckpointError: as `load`.
     """
-    rows: list[tuple[str, str, str, str]] = []
+    table = gguf_table(Path(path))
+    if table is not None:
+        rows = [
+            (path_text((None, entry.name)), _shape(entry.shape), entry.kind_name, _bytes(entry.end - entry.begin))
+            for entry in table
+        ]
+        return rows, _totals(
+            len(rows), sum(math.prod(entry.shape) for entry in table), sum(entry.end - entry.begin for entry in table)
+        )
+    rows = []
     first: dict[str, str] = {}
     count, total = 0, 0
     for name, array in tensors(load(path, strict=False)):
@@ -48,16 +61,20 @@ def describe_file(path: str | os.PathLike[str]) -> tuple[list[tuple[str, str, st
         if isinstance(array, np.ndarray) and array.size:
             place = f"{array.__array_interface__['data'][0]} {array.shape} {array.strides}"
         if place in first:
-            rows.append((name, _shape(array), str(array.dtype), f"= {first[place]}"))
+            rows.append((name, _shape(array.shape), str(array.dtype), f"= {first[place]}"))
             continue
         first[place] = name
         count, total = count + array.size, total + array.nbytes
-        rows.append((name, _shape(array), str(array.dtype), _bytes(array.nbytes)))
-    return rows, f"{len(rows):,} tensors, {count:,} values, {_bytes(total)}"
+        rows.append((name, _shape(array.shape), str(array.dtype), _bytes(array.nbytes)))
+    return rows, _totals(len(rows), count, total)
 
 
-def _shape(array: np.ndarray[Any, Any] | np.generic) -> str:
-    return "×".join(map(str, array.shape)) or "scalar"
+def _totals(tensors: int, values: int, size: int) -> str:
+    return f"{tensors:,} tensors, {values:,} values, {_bytes(size)}"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "scalar"
 
 
 def _bytes(count: float) -> str:

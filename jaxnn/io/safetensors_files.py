@@ -114,7 +114,8 @@ def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if type(kind) is not str or kind not in _BITS:
         raise CheckpointError(f"array {quoted(name)} has dtype {quoted(kind)}, which the format does not have")
-    if not _are_counts(shape) or len(shape) > 64:
+    # NumPy refuses so large a product also where another dimension is zero.
+    if not _are_counts(shape) or len(shape) > 64 or math.prod(filter(None, shape)) >= 1 << 60:
         raise CheckpointError(f"array {quoted(name)} has shape {quoted(shape)}")
     if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise CheckpointError(f"array {quoted(name)} lies at {quoted(offsets)}")

@@ -9,6 +9,7 @@ process's memory are held against the size of the file.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import json
 import os
@@ -34,7 +35,7 @@ BATCH = 50
 WORKER = """
 import json, resource, sys, time, warnings
 import jaxnn as nn
-import jaxnn.io.torch_files, jaxnn.io.safetensors_files
+import jaxnn.io.torch_files, jaxnn.io.safetensors_files, jaxnn.io.gguf_files
 warnings.simplefilter("ignore")
 from tests.io.child import limit_memory
 limit_memory(6 << 30)
@@ -159,6 +160,18 @@ def _hostile(rng: random.Random, names: list[str]) -> bytes:
     return b"".join(out) + b"."
 
 
+def _gguf(texts: list[tuple[bytes, bytes]], tensors: list[tuple[bytes, tuple, int, int]], data: int) -> bytes:
+    """A GGUF file of texts, tensors (name, dimensions, type, offset) and so many bytes of them."""
+    out = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(texts) + 1)]
+    out += [struct.pack("<Q", 26), b"llama.attention.head_count", struct.pack("<II", 4, 1)]
+    for key, text in texts:
+        out += [struct.pack("<Q", len(key)), key, struct.pack("<IQ", 8, len(text)), text]
+    for name, shape, kind, offset in tensors:
+        out += [struct.pack("<Q", len(name)), name, struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)]
+    head = b"".join(out)
+    return head + bytes(-len(head) % 32 + data)
+
+
 class Maker:
     """Files by kind, from one seed."""
 
@@ -178,11 +191,15 @@ class Maker:
             path = Path(folder) / "x.safetensors"
             nn.save({f"layer.{i}.weight": np.ones((3, 4), np.float32) for i in range(20)}, path)
             self.safetensors = path.read_bytes()
+        names = "".join(f"blk.{i}.attn_q.weight " for i in range(20)).split()
+        tensors = [(name.encode(), (32, 2), (0, 2, 3, 8, 30)[i % 5], 256 * i) for i, name in enumerate(names)]
+        self.gguf = _gguf([(b"general.architecture", b"llama"), (b"a", b"b" * 50)], tensors, 5200)
         self.kinds = {
             "zip .pt": lambda: _mutated(self.rng, self.file(".zip.pt")),
             "legacy .pt": lambda: _mutated(self.rng, self.file(".legacy.pt")),
             "pickle in a zip": lambda: _zip(_mutated(self.rng, self.rng.choice(self.pickles))),
             ".safetensors": lambda: _mutated(self.rng, self.safetensors),
+            ".gguf": lambda: _mutated(self.rng, self.gguf),
             "index": self.index,
             "generated": lambda: _zip(_hostile(self.rng, self.names)),
             "generated, legacy": self.legacy,
@@ -208,7 +225,7 @@ def run(count: int, seed: int, folder: Path) -> list[Row]:
     """Make and load `count` files; those that break a bound stay in `folder`."""
     maker, rows = Maker(seed), []
     (folder / "x.safetensors").write_bytes(maker.safetensors)
-    kinds = list(maker.kinds)
+    kinds = [kind for kind in maker.kinds if kind != ".gguf" or importlib.util.find_spec("gguf")]
     for begin in range(0, count, BATCH):
         files = []
         for number in range(begin, min(begin + BATCH, count)):

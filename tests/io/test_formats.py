@@ -183,3 +183,10 @@ def test_dtypes_that_safetensors_lacks_are_named(tmp_path):
         with pytest.raises(TypeError, match=r"state_dict\['a'\]: safetensors has no dtype"):
             nn.save({"a": value}, tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_no_values_in_a_shape_that_numpy_refuses(tmp_path):
+    table = {"a": {"dtype": "F32", "shape": [0, 1 << 40, 1 << 40], "data_offsets": [0, 0]}}
+    (tmp_path / "x.safetensors").write_bytes(_file(table, b""))
+    with pytest.raises(CheckpointError, match="array 'a' has shape"):
+        nn.load(tmp_path / "x.safetensors")
