@@ -126,6 +126,10 @@ def _uniform(name: str, tensor: Any, a: float, b: float, generator: random.Gener
 
 
 def _normal(name: str, tensor: Any, mean: float, std: float, generator: random.Generator | None) -> Any:
+    return _fill(name, tensor, generator, *_normal_draws(mean, std), parts=True)
+
+
+def _normal_draws(mean: float, std: float) -> tuple[Draw, Draw]:
     def traced(key: Any, shape: tuple[int, ...], dtype: Any, share: float) -> Any:
         twister.check_normal(std)
         return jax.random.normal(key, shape, dtype) * jnp.asarray(std * share, dtype) + jnp.asarray(mean, dtype)
@@ -133,7 +137,7 @@ def _normal(name: str, tensor: Any, mean: float, std: float, generator: random.G
     def host(source: Any, shape: tuple[int, ...], dtype: Any, share: float) -> Any:
         return source.normal(shape, mean, std * share, dtype)
 
-    return _fill(name, tensor, generator, _in_parts(host), _in_parts(traced), parts=True)
+    return _in_parts(host), _in_parts(traced)
 
 
 def _constant(name: str, tensor: Any, value: Any) -> Any:
@@ -455,19 +459,20 @@ def sparse_(tensor: Any, sparsity: float, std: float = 0.01, generator: random.G
     _check_ndim("sparse_", _spec(box)[0], (2,))
     rows, columns = _spec(box)[0]
     zeros = math.ceil(sparsity * rows)
+    from_twister, from_key = _normal_draws(0.0, std)
 
     def host(twister: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-        value = twister.normal(shape, 0.0, std, dtype)
+        value = from_twister(twister, shape, dtype)
         places = random.current().host.randperms(columns, rows, zeros)
         value[places, np.arange(columns)[:, None]] = 0
         return value
 
     def traced(key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-        value = jax.random.normal(key, shape, dtype) * jnp.asarray(std, dtype)
+        value = from_key(key, shape, dtype)
         order = jnp.argsort(jax.random.uniform(random.next_key(), shape), axis=0)
         return jnp.where(order < zeros, jnp.zeros((), dtype), value)
 
-    return _fill("sparse_", box, generator, host, traced)
+    return _fill("sparse_", box, generator, host, traced, parts=True)
 
 
 def _check_ndim(name: str, shape: tuple[int, ...], allowed: tuple[int, ...]) -> None:

@@ -262,7 +262,8 @@ def test_eval_shape_draws_nothing():
     np.testing.assert_array_equal(random.get_rng_state(), before)
 
 
-COMPLEX = ["normal_", "uniform_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_"]
+ARGUMENTS = {"sparse_": (0.3,)}
+COMPLEX = ["sparse_", "normal_", "uniform_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_"]
 
 
 @pytest.mark.parametrize("name", COMPLEX)
@@ -270,9 +271,10 @@ COMPLEX = ["normal_", "uniform_", "xavier_uniform_", "xavier_normal_", "kaiming_
 def test_complex_weights_are_torchs(name, shape):
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
-    theirs = getattr(torch.nn.init, name)(torch.empty(shape, dtype=torch.complex64)).numpy()
+    arguments = ARGUMENTS.get(name, ())
+    theirs = getattr(torch.nn.init, name)(torch.empty(shape, dtype=torch.complex64), *arguments).numpy()
     nn.manual_seed(0)
-    ours = getattr(nn.init, name)(nn.Parameter(jnp.zeros(shape, jnp.complex64)))
+    ours = getattr(nn.init, name)(nn.Parameter(jnp.zeros(shape, jnp.complex64)), *arguments)
     assert ours.dtype == jnp.complex64
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 

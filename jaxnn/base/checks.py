@@ -31,8 +31,8 @@ def check_array(function: str, **arguments: Any) -> None:
 
 
 def check_floating(function: str, argument: str, value: Any, error: type[Exception] = RuntimeError) -> None:
-    """The array must have a floating or complex dtype; torch has no such kernel for integers (RuntimeError)."""
-    if not (is_floating(value.dtype) or np.issubdtype(value.dtype, np.complexfloating)):
+    """The array must have a floating dtype; torch has no such kernel for integers and complex numbers (RuntimeError)."""
+    if not is_floating(value.dtype):
         fail(error, function, argument, "a floating dtype", value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from jax import lax
 
 from jaxnn.base import modes
 from jaxnn.base.checks import as_int, check_array, check_ndim, check_same_dtype, fail
-from jaxnn.base.dtypes import is_floating
+from jaxnn.base.dtypes import is_complex, is_floating, is_inexact
 from jaxnn.functional import _convolution_primitive
 from jaxnn.functional._convolution_geometry import Geometry
 from jaxnn.functional._short_sums import spread
@@ -97,7 +98,20 @@ def convolve(
 
 def has_forms(input: jax.Array, weight: jax.Array) -> bool:
     """Whether our primitive knows such arrays; all others are left to lax's own convolution."""
-    return is_floating(input.dtype) and 0 not in (*input.shape, *weight.shape)
+    return is_inexact(input) and 0 not in (*input.shape, *weight.shape)
+
+
+def _in_parts(run: Callable[[jax.Array, jax.Array], jax.Array], input: jax.Array, weight: jax.Array) -> jax.Array:
+    """``run(input, weight)``, a convolution, which for complex arrays is one of real numbers with each part of weight.
+
+    XLA's own gradient of a complex one may end the process (`Geometry.without_group_like`).
+    """
+    if not is_complex(input):
+        return run(input, weight)
+    both = lax.concatenate([lax.real(input), lax.imag(input)], 0)
+    by_real, by_imaginary = run(both, lax.real(weight)), run(both, lax.imag(weight))
+    (real, crossed), (imaginary, squared) = jnp.split(by_real, 2), jnp.split(by_imaginary, 2)
+    return lax.complex(real - squared, imaginary + crossed)
 
 
 def convolve_transposed(
@@ -121,6 +135,9 @@ def convolve_transposed(
     geometry = Geometry(stride, pads, dilation, groups, modes.matmul_precision())
 
     def run(operand: jax.Array) -> jax.Array:
+        return _in_parts(of_real, operand, weight)
+
+    def of_real(operand: jax.Array, weight: jax.Array) -> jax.Array:
         shape = (operand.shape[0], groups * weight.shape[1], *size)
         return _convolution_primitive.input_gradient(operand, weight, geometry, shape)
 
@@ -165,7 +182,7 @@ def _convolve(
     if plain and has_forms(input, weight):
         pads = tuple((before, after) for before, after in padding)
         geometry = Geometry(stride, pads, dilation, groups, modes.matmul_precision())
-        return _convolution_primitive.convolve(input, weight, geometry)
+        return _in_parts(functools.partial(_convolution_primitive.convolve, geometry=geometry), input, weight)
     # bfloat16 and float16 stay what they are: XLA's convolutions sum them in float32 and round once on every
     # platform. Asking for a float32 result instead would make the backward convolutions float32, off tensor cores.
     return lax.conv_general_dilated(

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array
 
 from jaxnn.base.checks import check_array, fail
+from jaxnn.base.dtypes import is_inexact
 from jaxnn.functional._short_sums import alike, mean_over
 
 _REDUCED = (np.dtype(jnp.bfloat16), np.dtype("float16"))
@@ -54,10 +55,11 @@ def scale_and_shift(x: Array, scale: Array, weight: Array | None, bias: Array | 
     return x if bias is None else jnp.add(*alike(x, bias.astype(x.dtype).reshape(shape)))
 
 
-def check_input(function: str, input: Any) -> None:
+def check_input(function: str, input: Any, complex_too: bool = False) -> None:
     check_array(function, input=input)
-    if not jnp.issubdtype(input.dtype, jnp.floating):
-        fail(NotImplementedError, function, "input", "a floating dtype", input)
+    if not (is_inexact(input) if complex_too else jnp.issubdtype(input.dtype, jnp.floating)):
+        wanted = "a floating or complex dtype" if complex_too else "a floating dtype"
+        fail(NotImplementedError, function, "input", wanted, input)
 
 
 def check_parameters(function: str, input: Any, shape: tuple[int, ...] | None, **parameters: Any) -> None:

@@ -13,7 +13,7 @@ from jax import dtypes
 from jaxtyping import Array, Float, Int
 
 from jaxnn.base.checks import check_array, concrete, fail
-from jaxnn.base.dtypes import compute_dtype, is_integer
+from jaxnn.base.dtypes import compute_dtype, is_complex, is_integer
 from jaxnn.base.op import op
 from jaxnn.functional.loss_classification import pick_class, shift_and_normalizer
 
@@ -33,6 +33,8 @@ def _picked_log_softmax(scores: jax.Array, target: jax.Array) -> jax.Array:
 def check_adaptive(input: Any, target: Any, classes: int) -> None:
     """Shapes of input and target, and the range of known targets (all RuntimeError, as in torch)."""
     check_array(_NAME, input=input, target=target)
+    if is_complex(input):
+        fail(NotImplementedError, _NAME, "input", "a real dtype", input)
     if target.ndim > 1:
         fail(RuntimeError, _NAME, "target", "a 0D or 1D array", target)
     if not is_integer(target.dtype):

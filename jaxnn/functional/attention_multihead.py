@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from jaxnn.base.checks import as_ints, check_array, check_same_dtype, fail, warn_caller
-from jaxnn.base.dtypes import as_array, compute_dtype, is_floating
+from jaxnn.base.dtypes import as_array, compute_dtype, is_complex, is_floating
 from jaxnn.base.op import op
 from jaxnn.core import random
 from jaxnn.functional._dot import dot_general
@@ -174,6 +174,8 @@ def multi_head_attention(arrays: MultiHeadArrays, options: MultiHeadOptions, emb
     else:
         causal = False
     _check_sizes(arrays, key, value, options, embed_dim)
+    if is_complex(query):
+        fail(NotImplementedError, _NAME, "query", "a real dtype", query)
     if 0 < options.dropout_p < 1 and arrays.dropout_key is None:
         arrays = arrays._replace(dropout_key=random.next_key())
     output, weights = _multi_head_attention(arrays, options._replace(causal=causal))

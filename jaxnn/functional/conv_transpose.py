@@ -6,13 +6,12 @@ import functools
 from typing import Any
 
 import jax
-from jax import lax
 from jaxtyping import Array, Inexact
 
 from jaxnn.base.checks import Sizes, check_room, fail, spatial_sizes
 from jaxnn.base.dtypes import is_integer
 from jaxnn.base.op import op
-from jaxnn.functional._convolution import check_not_empty, check_operands, convolve, convolve_transposed, has_forms
+from jaxnn.functional._convolution import check_not_empty, check_operands, convolve_transposed
 
 
 def _check_conv_transpose(
@@ -72,33 +71,16 @@ def _conv_transpose(
     groups: int,
     dilation: Sizes,
 ) -> jax.Array:
-    """A convolution of the input spread by `stride` with the flipped kernel, whose crop is torch's padding."""
+    """What a convolution of these options passes back to its input; torch's padding is what is cropped."""
     spatial = weight.ndim - 2
     function = f"conv_transpose{spatial}d"
     steps = spatial_sizes(function, "stride", stride, spatial)
     crop = spatial_sizes(function, "padding", padding, spatial)
     extra = spatial_sizes(function, "output_padding", output_padding, spatial)
     spread = spatial_sizes(function, "dilation", dilation, spatial)
-    if has_forms(input, weight):
-        pads = [(less, less - more) for less, more in zip(crop, extra)]
-        size = _output_size(input.shape[-spatial:], weight.shape[2:], steps, crop, spread, extra)
-        return convolve_transposed(input, weight, bias, steps, pads, spread, groups, size)
-    reach = [step * (taps - 1) for taps, step in zip(weight.shape[2:], spread)]
-    pads = [(full - less, full - less + more) for full, less, more in zip(reach, crop, extra)]
-    kernel = lax.rev(weight, range(2, weight.ndim))
-    if groups > 1:  # (groups * C, O, ...) to (C, groups * O, ...), where XLA looks for groups
-        inputs, outputs = weight.shape[0] // groups, weight.shape[1]
-        kernel = kernel.reshape(groups, inputs, outputs, *weight.shape[2:]).swapaxes(0, 1)
-        kernel = kernel.reshape(inputs, groups * outputs, *weight.shape[2:])
-    order = tuple(range(weight.ndim))
-    layout = lax.ConvDimensionNumbers(order, (1, 0, *order[2:]), order)
-    ones = (1,) * spatial
-    # Without padding, XLA may take such a dimension for one of groups (`Geometry.without_group_like`).
-    longer = [step == gap + 1 and ends == (0, 0) for step, gap, ends in zip(steps, spread, pads)]
-    pads = [(before, after + more) for (before, after), more in zip(pads, longer)]
-    output = convolve(input, kernel, bias, ones, pads, spread, groups, input_dilation=steps, layout=layout)
-    kept = [length - more for length, more in zip(output.shape[-spatial:], longer)]
-    return output[(..., *map(slice, kept))] if any(longer) else output
+    pads = [(less, less - more) for less, more in zip(crop, extra)]
+    size = _output_size(input.shape[-spatial:], weight.shape[2:], steps, crop, spread, extra)
+    return convolve_transposed(input, weight, bias, steps, pads, spread, groups, size)
 
 
 @op(check=functools.partial(_check_conv_transpose, "conv_transpose1d", 1), autocast="lower")

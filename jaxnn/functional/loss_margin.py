@@ -185,6 +185,8 @@ def _check_cosine(function: str, given: Any) -> None:
         if array.ndim != target.ndim + 1:
             fail(RuntimeError, function, argument, f"a {target.ndim + 1}D array for target {target.shape}", array)
         check_not_bool(function, **{argument: array})
+        if is_complex(array):
+            fail(NotImplementedError, function, argument, "a real dtype", array)
     check_broadcast(function, input1=input1, input2=input2)
     if target.ndim:
         pairs = jax.ShapeDtypeStruct(jnp.broadcast_shapes(input1.shape, input2.shape)[:1], input1.dtype)

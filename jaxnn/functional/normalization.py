@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from jaxnn.base.checks import check_array, fail
 from jaxnn.base.op import op
@@ -32,7 +32,7 @@ def _check_normalized_shape(function: str, input: Any, normalized_shape: Any, **
             check_array(function, **{name: value})
             if value.shape != shape:
                 fail(RuntimeError, function, name, f"shape {shape} (normalized_shape)", value)
-    check_input(function, input)
+    check_input(function, input, complex_too=function == "rms_norm")
 
 
 def _check_layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5) -> None:
@@ -88,12 +88,14 @@ def _check_rms_norm(input, normalized_shape, weight=None, eps=None) -> None:
 
 @op(check=_check_rms_norm, autocast="float32")
 def rms_norm(
-    input: Float[Array, "*batch_and_shape"],
+    input: Inexact[Array, "*batch_and_shape"],
     normalized_shape: Sequence[int],
-    weight: Float[Array, "*shape"] | None = None,
+    weight: Inexact[Array, "*shape"] | None = None,
     eps: float | None = None,
-) -> Float[Array, "*batch_and_shape"]:
+) -> Inexact[Array, "*batch_and_shape"]:
     """Divide by the root mean square of the last dimensions: ``input / sqrt(mean(input ** 2) + eps) * weight``.
+
+    Complex numbers too, with complex squares, as in torch.
 
     Args:
         input: any array whose shape ends in `normalized_shape`.

@@ -88,12 +88,12 @@ def _check_cross_map_lrn2d(input, size, alpha=1e-4, beta=0.75, k=1) -> None:
 
 @op(check=_check_cross_map_lrn2d)
 def cross_map_lrn2d(
-    input: Float[Array, "batch channels height width"],
+    input: Inexact[Array, "batch channels height width"],
     size: int,
     alpha: float = 1e-4,
     beta: float = 0.75,
     k: float = 1,
-) -> Float[Array, "batch channels height width"]:
+) -> Inexact[Array, "batch channels height width"]:
     """What ``nn.CrossMapLRN2d`` computes: ``local_response_norm`` as Lua Torch had it, with its numbers in torch.
 
     torch: its translation to indices from zero left two traces, which trained models contain and which are
@@ -120,11 +120,12 @@ def _cross_map_lrn2d(input: Array, size: int, alpha: float, beta: float, k: floa
         return core(x), x
 
     def backward(x: Array, g: Array) -> tuple[Array]:
+        g = jnp.conj(g)  # torch: takes no conjugates of complex numbers on the way back
         scale = _cross_map_scale(x, size, alpha, k)
         power = scale**-beta
         earlier = int(size - (size - 1) / 2)
         ratio = _channel_window(g * x * power / scale, earlier, size - 1 - earlier)
-        return (g * power - (2 * alpha * beta / size) * x * ratio,)
+        return (jnp.conj(g * power - (2 * alpha * beta / size) * x * ratio),)
 
     core.defvjp(forward, backward)
     return core(wide(input)).astype(input.dtype)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from jaxnn.base.checks import Sizes, check_array, check_ndim, check_room, fail, ints_of
-from jaxnn.base.dtypes import compute_dtype, is_floating
+from jaxnn.base.dtypes import compute_dtype, is_complex, is_floating
 from jaxnn.base.op import op
 from jaxnn.functional._windows import Windows, grid, pick_max, window_argmax, window_max, window_sum
 
@@ -41,9 +41,10 @@ def _check(kind: str, spatial: int, input: Any, output_size: Any, return_indices
     many = spatial > 1 and isinstance(output_size, (tuple, list)) and input.ndim <= len(output_size)
     error = ValueError if many else RuntimeError
     check_ndim(function, "input", input, (spatial + 1, spatial + 2), error)
-    if not is_floating(input.dtype):
+    target = _target(function, spatial, input, output_size)
+    whole = kind == "avg" and max(target) == 1  # a mean, which torch takes of complex numbers too
+    if not is_floating(input.dtype) and not (whole and is_complex(input)):
         fail(NotImplementedError, function, "input", "a floating dtype", input)
-    _target(function, spatial, input, output_size)
     if 0 in input.shape[-spatial if kind == "avg" and spatial < 3 else 1 :]:  # where torch allows no channels
         fail(RuntimeError, function, "input", "no empty dimension but the batch", input)
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxnn.base.checks import check_array, check_same_dtype, fail
-from jaxnn.base.dtypes import as_array, compute_dtype
+from jaxnn.base.dtypes import as_array, compute_dtype, is_complex
 from jaxnn.base.op import op
 from jaxnn.core import random
 from jaxnn.functional import packed_sequence
@@ -60,7 +60,13 @@ def _run_cell(name: str, mode: str, input: Any, states: tuple[Any, ...], weights
     input = _convert(name, "input", input)
     states = tuple(_convert(name, "hx", state) for state in states)
     _check_cell(name, CELLS[mode].gates, input, states, weights)
+    _check_real(name, mode, input)
     return _cell(name, mode, input, states, weights)
+
+
+def _check_real(name: str, mode: str, input: Any) -> None:
+    if mode == "RNN_RELU" and is_complex(input):
+        fail(NotImplementedError, name, "input", "a real dtype for relu", input)
 
 
 def _convert(name: str, argument: str, value: Any) -> Any:
@@ -234,6 +240,7 @@ def _sequence(
     _check_sequence(name, mode, input, states, params, num_layers * (2 if bidirectional else 1))
     if not input.shape[1 if batch_first else 0]:
         fail(RuntimeError, name, "input", "at least one time step", input)
+    _check_real(name, mode, input)
     dropout = dropout if train and num_layers > 1 else 0.0
     if 0 < dropout < 1 and key is None and input.size:
         key = random.next_key()

@@ -93,9 +93,3 @@ def test_one_convolution_in_the_compiled_program():
     with forms.force("direct"):
         text = jax.jit(transposed).lower(X, W).compile().as_text()
     assert text.count(" convolution(") == 1
-
-
-def test_without_forms_one_convolution_and_no_transposes(monkeypatch):
-    monkeypatch.setattr("jaxnn.functional.conv_transpose.has_forms", lambda *_: False)
-    jaxpr = jax.make_jaxpr(transposed)(X, W)
-    assert [equation.primitive.name for equation in jaxpr.eqns] == ["rev", "conv_general_dilated"]

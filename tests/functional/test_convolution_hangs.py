@@ -9,6 +9,7 @@ import pytest
 _CHECKED = """
 import jax, numpy as np
 import jaxnn.functional as F
+from parity import compare
 
 def check(image, kernel, groups, stride, padding, calls):
     spatial = len(image) - 2
@@ -21,14 +22,16 @@ def check(image, kernel, groups, stride, padding, calls):
     pads = [(0, 0), (0, 0), *[(p, p) for p in padding]]
     padded = np.pad(x.astype(np.float64), pads)
     sizes = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip(image[2:], padding, kernel[2:], stride)]
-    expected = np.zeros(kernel)
+    expected, short = np.zeros(kernel), np.zeros(kernel, np.float32)  # summed in float64, and by NumPy in float32
     for place in np.ndindex(*kernel[2:]):
         cut = tuple(slice(at, at + (n - 1) * s + 1, s) for at, n, s in zip(place, sizes, stride))
-        sums = padded[(slice(None), slice(None), *cut)].sum((0, *range(2, 2 + spatial)))
-        by_group = sums.reshape(groups, kernel[1])
-        expected[(..., *place)] = np.repeat(by_group, kernel[0] // groups, axis=0)
+        met = padded[(slice(None), slice(None), *cut)]
+        for sums in (expected, short):
+            by_group = met.astype(sums.dtype).sum((0, *range(2, 2 + spatial))).reshape(groups, kernel[1])
+            sums[(..., *place)] = np.repeat(by_group, kernel[0] // groups, axis=0)
     for result in results:
-        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-2)
+        judged = compare.judge("gradient", result, expected, short, "float32")
+        assert judged.held, judged
     print("done", flush=True)
 """
 # image, kernel, groups, stride, padding, calls
@@ -57,6 +60,8 @@ _SWAPPED = {
     "conv_transpose2d": "F.conv_transpose2d(ones(1, 1, 2, 9), ones(1, 16, 3, 2), stride=(5, 2), padding=1)",
     "conv_transpose3d": "F.conv_transpose3d(ones(1, 4, 2, 9, 2), ones(4, 8, 3, 2, 3), stride=2, padding=1)",
     "complex": "F.conv_transpose2d(ones(1, 1, 2, 9) * 1j, ones(1, 16, 3, 2) * 1j, stride=(5, 2), padding=1)",
+    "complex input gradient": "jax.vjp(lambda x: F.conv2d(x, ones(5, 8, 5, 2) * 1j, stride=(3, 2), padding=(2, 1)), "
+    "ones(1, 8, 6, 6) * 1j)[1](ones(1, 5, 2, 4) * 1j)",
     "input gradient": "jax.grad(lambda x: F.conv2d(x, ones(5, 8, 5, 2), stride=(3, 2), padding=(2, 1)).sum())(ones(1, 8, 6, 6))",
     "weight gradient": "jax.grad(lambda w: (F.conv_transpose2d(ones(1, 1, 3, 3), w, stride=2, padding=(1, 3)) ** 2).sum())"
     "(ones(1, 16, 5, 4))",
