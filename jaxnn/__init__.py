@@ -24,6 +24,7 @@ from jaxnn.base.modes import is_inference_mode_enabled as is_inference_mode_enab
 from jaxnn.base.modes import no_grad as no_grad
 from jaxnn.base.modes import set_float32_matmul_precision as set_float32_matmul_precision
 from jaxnn.base.modes import set_grad_enabled as set_grad_enabled
+from jaxnn.base.names import public_names as _public_names
 from jaxnn.core.module import Module as Module
 from jaxnn.core.parameter import Buffer as Buffer
 from jaxnn.core.parameter import DeletedArrayError as DeletedArrayError
@@ -213,8 +214,18 @@ from jaxnn.transforms.scan_layers import scan_layers as scan_layers
 from jaxnn.transforms.stack_module_state import stack_module_state as stack_module_state
 from jaxnn.transforms.vmap import vmap as vmap
 
-if TYPE_CHECKING:  # jaxnn/grad.py is a module that is called as this function
-    from jaxnn.transforms.gradients import grad as grad
+if TYPE_CHECKING:
+    from jaxnn import attention as attention
+    from jaxnn import modules as modules
+    from jaxnn import optim as optim
+    from jaxnn import testing as testing
+    from jaxnn.io import load as load
+    from jaxnn.io import save as save
+    from jaxnn.porting import from_torch as from_torch
+    from jaxnn.porting import from_torch_state_dict as from_torch_state_dict
+    from jaxnn.porting import to_torch_state_dict as to_torch_state_dict
+    from jaxnn.transforms.gradients import grad as grad  # jaxnn/grad.py is a module that is called as this function
+    from jaxnn.utils.summary import summary as summary
 
 # Loaded when first used: optax and checkpoint readers would triple the time of `import jaxnn`.
 _LAZY = {
@@ -243,4 +254,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return _public_names(globals(), "functional", "grad", "init", "modules", "parallel", "utils", *_LAZY)

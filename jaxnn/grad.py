@@ -18,6 +18,15 @@ from jaxnn.functional.conv_gradients import conv3d_input as conv3d_input
 from jaxnn.functional.conv_gradients import conv3d_weight as conv3d_weight
 from jaxnn.transforms import gradients
 
+__all__ = [
+    "conv1d_input",
+    "conv1d_weight",
+    "conv2d_input",
+    "conv2d_weight",
+    "conv3d_input",
+    "conv3d_weight",
+]
+
 
 class _Transform(ModuleType):
     """A module that is called as the transform of its name."""
@@ -36,3 +45,7 @@ def _this() -> ModuleType:
 
 
 sys.modules[__name__].__class__ = _Transform
+
+
+def __dir__() -> list[str]:
+    return __all__

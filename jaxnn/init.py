@@ -24,6 +24,35 @@ from jaxnn.core import random
 from jaxnn.core.parameter import Slot, owner
 from jaxnn.mersenne import twister
 
+__all__ = [
+    "calculate_gain",
+    "constant",
+    "constant_",
+    "dirac",
+    "dirac_",
+    "eye",
+    "eye_",
+    "kaiming_normal",
+    "kaiming_normal_",
+    "kaiming_uniform",
+    "kaiming_uniform_",
+    "normal",
+    "normal_",
+    "ones_",
+    "orthogonal",
+    "orthogonal_",
+    "sparse",
+    "sparse_",
+    "trunc_normal_",
+    "uniform",
+    "uniform_",
+    "xavier_normal",
+    "xavier_normal_",
+    "xavier_uniform",
+    "xavier_uniform_",
+    "zeros_",
+]
+
 _LINEAR = (
     "linear",
     "conv1d",
@@ -162,7 +191,8 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
         ValueError: an unknown name, or a slope that is no number.
 
     Example:
-        >>> calculate_gain("tanh")
+        >>> import jaxnn as nn
+        >>> nn.init.calculate_gain("tanh")
         1.6666666666666667
 
     Follows ``torch.nn.init.calculate_gain``.
@@ -212,6 +242,7 @@ def uniform_(tensor: Any, a: float = 0.0, b: float = 1.0, generator: random.Gene
         RuntimeError: a > b.
 
     Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
         >>> w = nn.Parameter(jnp.zeros((3, 5)))
         >>> nn.init.uniform_(w, -1, 1).shape
         (3, 5)
@@ -225,6 +256,12 @@ def normal_(tensor: Any, mean: float = 0.0, std: float = 1.0, generator: random.
     """Fill with numbers of the normal distribution with `mean` and `std`.
 
     Args and returns as ``uniform_``. Raises RuntimeError for a negative `std`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> w = nn.Parameter(jnp.zeros((3, 5)))
+        >>> nn.init.normal_(w, std=0.02).shape
+        (3, 5)
 
     Follows ``torch.nn.init.normal_``.
     """
@@ -242,6 +279,12 @@ def trunc_normal_(
     """Fill with numbers of the normal distribution that lie within [a, b]; others are drawn again.
 
     `a` and `b` are bounds of the numbers themselves, not multiples of `std`. Other arguments as ``normal_``.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> w = nn.Parameter(jnp.zeros((3, 5)))
+        >>> nn.init.trunc_normal_(w, std=0.02).shape
+        (3, 5)
 
     Follows ``torch.nn.init.trunc_normal_``.
     """
@@ -263,17 +306,46 @@ def trunc_normal_(
 
 
 def constant_(tensor: Any, val: float) -> jax.Array:
-    """Fill with the number `val`. Follows ``torch.nn.init.constant_``."""
+    """Fill with the number `val`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> w = nn.Parameter(jnp.zeros((2, 3)))
+        >>> print(nn.init.constant_(w, 0.5))
+        [[0.5 0.5 0.5]
+         [0.5 0.5 0.5]]
+
+    Follows ``torch.nn.init.constant_``.
+    """
     return _constant("constant_", tensor, val)
 
 
 def ones_(tensor: Any) -> jax.Array:
-    """Fill with 1. Follows ``torch.nn.init.ones_``."""
+    """Fill with 1.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> w = nn.Parameter(jnp.zeros((2, 3)))
+        >>> print(nn.init.ones_(w))
+        [[1. 1. 1.]
+         [1. 1. 1.]]
+
+    Follows ``torch.nn.init.ones_``.
+    """
     return _constant("ones_", tensor, 1)
 
 
 def zeros_(tensor: Any) -> jax.Array:
-    """Fill with 0. Follows ``torch.nn.init.zeros_``."""
+    """Fill with 0.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> w = nn.Parameter(jnp.ones(3))
+        >>> print(nn.init.zeros_(w))
+        [0. 0. 0.]
+
+    Follows ``torch.nn.init.zeros_``.
+    """
     return _constant("zeros_", tensor, 0)
 
 
@@ -282,6 +354,13 @@ def eye_(tensor: Any) -> jax.Array:
 
     Raises:
         ValueError: not 2 dimensions.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> w = nn.Parameter(jnp.zeros((2, 3)))
+        >>> print(nn.init.eye_(w))
+        [[1. 0. 0.]
+         [0. 1. 0.]]
 
     Follows ``torch.nn.init.eye_``.
     """
@@ -300,6 +379,13 @@ def dirac_(tensor: Any, groups: int = 1) -> jax.Array:
 
     Raises:
         ValueError: other numbers of dimensions, or size 0 not divisible by `groups`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> w = nn.Parameter(jnp.zeros((2, 2, 3)))
+        >>> print(nn.init.dirac_(w)[0])
+        [[0. 1. 0.]
+         [0. 0. 0.]]
 
     Follows ``torch.nn.init.dirac_``.
     """
@@ -323,6 +409,12 @@ def xavier_uniform_(tensor: Any, gain: float = 1.0, generator: random.Generator 
     Raises:
         ValueError: fewer than 2 dimensions.
 
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> w = nn.Parameter(jnp.zeros((3, 5)))
+        >>> nn.init.xavier_uniform_(w, gain=nn.init.calculate_gain("relu")).shape
+        (3, 5)
+
     Follows ``torch.nn.init.xavier_uniform_``.
     """
     bound = math.sqrt(3.0) * _xavier_std(tensor, gain)
@@ -334,6 +426,12 @@ def xavier_normal_(tensor: Any, gain: float = 1.0, generator: random.Generator |
 
     Raises:
         ValueError: fewer than 2 dimensions.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> w = nn.Parameter(jnp.zeros((3, 5)))
+        >>> nn.init.xavier_normal_(w).shape
+        (3, 5)
 
     Follows ``torch.nn.init.xavier_normal_``.
     """
@@ -364,6 +462,12 @@ def kaiming_uniform_(
     Raises:
         ValueError: fewer than 2 dimensions, or an unknown mode or nonlinearity.
 
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> w = nn.Parameter(jnp.zeros((3, 5)))
+        >>> nn.init.kaiming_uniform_(w, nonlinearity="relu").shape
+        (3, 5)
+
     Follows ``torch.nn.init.kaiming_uniform_``.
     """
     if (std := _kaiming_std(tensor, a, mode, nonlinearity)) is None:
@@ -380,6 +484,12 @@ def kaiming_normal_(
     generator: random.Generator | None = None,
 ) -> jax.Array:
     """Fill from the normal distribution, std = gain / sqrt(fan): He et al.'s (2015). Arguments as ``kaiming_uniform_``.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> w = nn.Parameter(jnp.zeros((3, 5)))
+        >>> nn.init.kaiming_normal_(w, mode="fan_out", nonlinearity="relu").shape
+        (3, 5)
 
     Follows ``torch.nn.init.kaiming_normal_``.
     """
@@ -413,6 +523,12 @@ def orthogonal_(tensor: Any, gain: float = 1, generator: random.Generator | None
 
     Raises:
         ValueError: fewer than 2 dimensions.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> w = nn.Parameter(jnp.zeros((3, 5)))
+        >>> bool(jnp.allclose(nn.init.orthogonal_(w) @ w.value.T, jnp.eye(3), atol=1e-5))
+        True
 
     Follows ``torch.nn.init.orthogonal_``.
     """
@@ -452,6 +568,12 @@ def sparse_(tensor: Any, sparsity: float, std: float = 0.01, generator: random.G
 
     Raises:
         ValueError: not 2 dimensions.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> w = nn.Parameter(jnp.zeros((4, 3)))
+        >>> print((nn.init.sparse_(w, sparsity=0.5) == 0).sum(0))
+        [2 2 2]
 
     Follows ``torch.nn.init.sparse_``.
     """
@@ -506,3 +628,7 @@ kaiming_uniform = _deprecated(kaiming_uniform_)
 kaiming_normal = _deprecated(kaiming_normal_)
 orthogonal = _deprecated(orthogonal_)
 sparse = _deprecated(sparse_)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,8 +1,11 @@
 """The package as users get it: imports, the wheel in a new environment without torch, public names."""
 
+import importlib
+import re
 import subprocess
 import sys
 import textwrap
+import types
 from pathlib import Path
 
 import pytest
@@ -34,6 +37,41 @@ def test_importing_loads_neither_torch_nor_what_is_needed_later():
 def test_importing_starts_no_backend():
     code = "import jaxnn; from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())"
     assert _run(code, cwd=ROOT).stdout.strip() == "False"
+
+
+NAMESPACES = {  # and the modules in each that are public
+    "jaxnn": {"attention", "functional", "grad", "init", "modules", "optim", "parallel", "testing", "utils"},
+    "jaxnn.attention": {"bias"},
+    "jaxnn.attention.bias": set(),
+    "jaxnn.functional": set(),
+    "jaxnn.io": set(),
+    "jaxnn.optim": {"lr_scheduler", "swa_utils"},
+    "jaxnn.optim.lr_scheduler": set(),
+    "jaxnn.parallel": set(),
+    "jaxnn.porting": set(),
+    "jaxnn.testing": set(),
+    "jaxnn.utils": {"parametrizations", "parametrize", "prune", "rnn", "stateless"},
+}
+FILES = ("grad", "init", "optim.swa_utils", "utils.parametrizations", "utils.parametrize", "utils.prune", "utils.rnn")
+
+
+@pytest.mark.parametrize("package", NAMESPACES)
+def test_dir_shows_what_a_package_exports_and_nothing_else(package):
+    module = importlib.import_module(package)
+    lines = re.findall(r"^ *from \S+ import \S+ as (\w+)", Path(module.__file__).read_text(), re.MULTILINE)
+    exported = {name for name in lines if not name.startswith("_")}
+    constants = {"WARN_FOR_UNFUSED_KERNELS"} if package == "jaxnn.attention" else set()
+    extra = {name for name in dir(module) if isinstance(getattr(module, name), types.ModuleType)}
+    assert extra == NAMESPACES[package]
+    assert set(dir(module)) == exported | extra | constants
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_dir_shows_what_a_file_defines_and_nothing_else(file):
+    module = importlib.import_module(f"jaxnn.{file}")
+    namespace = {name for name, value in vars(module).items() if name[0] != "_" and callable(value)}
+    own = {name for name in namespace if vars(module)[name].__module__ == module.__name__}
+    assert own - {"Draw"} <= set(dir(module)) == set(module.__all__) <= namespace
 
 
 def test_public_names_have_docstrings():

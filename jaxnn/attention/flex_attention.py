@@ -250,3 +250,7 @@ __all__ = [
     "noop_mask",
     "or_masks",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

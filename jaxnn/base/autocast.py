@@ -33,6 +33,14 @@ class autocast(modes._Mode):
 
     Raises:
         ValueError: for any other dtype.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.Linear(4, 2)
+        >>> with nn.autocast(dtype=jnp.bfloat16):
+        ...     y = model(jnp.ones((3, 4)))
+        >>> print(y.dtype, model.weight.dtype)
+        bfloat16 float32
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:

@@ -98,19 +98,51 @@ class no_grad(_Mode):
 
     torch: operations of jax.numpy itself are not seen by the context; use the decorator for those.
     Follows ``torch.no_grad``.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.Linear(2, 1)
+        >>> def loss(model, x):
+        ...     with nn.no_grad():
+        ...         target = model(x)  # a constant for the gradient
+        ...     return (model(x) * target).sum()
+        >>> x = jnp.ones((1, 2))
+        >>> bool((nn.grad(loss)(model, x)["bias"] == model(x)[0]).all())
+        True
+        >>> @nn.no_grad()
+        ... def predict(model, x):
+        ...     return model(x)
     """
 
     _settings = ((_grad_enabled, False),)
 
 
 class enable_grad(_Mode):
-    """Let gradients flow again inside ``no_grad``. Follows ``torch.enable_grad``."""
+    """Let gradients flow again inside ``no_grad``.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> with nn.no_grad(), nn.enable_grad():
+        ...     nn.is_grad_enabled()
+        True
+
+    Follows ``torch.enable_grad``.
+    """
 
     _settings = ((_grad_enabled, True),)
 
 
 class inference_mode(_Mode):
-    """As ``no_grad``: there are no version counters to save in JAX. Follows ``torch.inference_mode``."""
+    """As ``no_grad``: there are no version counters to save in JAX.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> with nn.inference_mode():
+        ...     nn.Linear(2, 1)(jnp.ones(2)).shape, nn.is_grad_enabled()
+        ((1,), False)
+
+    Follows ``torch.inference_mode``.
+    """
 
     _settings = ((_grad_enabled, False), (_inference, True))
 
@@ -125,6 +157,12 @@ class set_grad_enabled(_Mode):
 
     Only the calling thread, or task of an event loop, is affected; as a decorator only the function.
     Follows ``torch.set_grad_enabled``, which is also both.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> with nn.set_grad_enabled(False):
+        ...     nn.is_grad_enabled()
+        False
     """
 
     def __init__(self, mode: bool) -> None:
@@ -173,6 +211,13 @@ def set_float32_matmul_precision(precision: str) -> None:
 
     Raises:
         ValueError: for any other name.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> nn.set_float32_matmul_precision("high")
+        >>> nn.get_float32_matmul_precision()
+        'high'
+        >>> nn.set_float32_matmul_precision("highest")
     """
     if precision not in _PRECISIONS:
         raise ValueError(

@@ -483,6 +483,22 @@ class Parameter(Attributed):
         TypeError: `data` is not an array.
         RuntimeError: `requires_grad` with an integer or boolean array.
 
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> class Scale(nn.Module):
+        ...     def __init__(self, size):
+        ...         super().__init__()
+        ...         self.scale = nn.Parameter(jnp.ones(size))
+        ...     def forward(self, x):
+        ...         return x * self.scale
+        >>> model = Scale(3)
+        >>> print(model(jnp.arange(3.0)))
+        [0. 1. 2.]
+        >>> for name, parameter in model.named_parameters():
+        ...     parameter.requires_grad = False
+        ...     print(name, parameter.shape)
+        scale (3,)
+
     Follows ``torch.nn.Parameter``.
     """
 
@@ -538,6 +554,20 @@ class Buffer(Attributed):
     Args:
         data: a jax or NumPy array, or another box.
         persistent: whether it is part of the state_dict.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> class Mean(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.mean = nn.Buffer(jnp.zeros(()))
+        ...     def forward(self, x):
+        ...         self.mean = 0.9 * self.mean + 0.1 * x.mean()
+        ...         return x - self.mean
+        >>> model = Mean()
+        >>> _ = model(jnp.full(4, 10.0))
+        >>> model.mean.item(), list(model.state_dict())
+        (1.0, ['mean'])
 
     Follows ``torch.nn.Buffer``.
     """

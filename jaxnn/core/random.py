@@ -62,6 +62,13 @@ def _key_data(key: Any) -> Any:
 class Generator:
     """A source of random numbers: torch's Mersenne twister for weights, a jax key stream for dropout.
 
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> generator = nn.Generator().manual_seed(0)
+        >>> weight = nn.Parameter(jnp.zeros((2, 3)))
+        >>> nn.init.normal_(weight, generator=generator).shape
+        (2, 3)
+
     Follows ``torch.Generator``. Seeded from the operating system until ``manual_seed`` is called.
     """
 
@@ -286,7 +293,16 @@ def rng(key: Any) -> Any:
 
 
 def manual_seed(seed: int) -> Generator:
-    """Seed the global generator, for weights (the same as torch's) and for dropout. Follows ``torch.manual_seed``."""
+    """Seed the global generator, for weights (the same as torch's) and for dropout.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> _ = nn.manual_seed(0)
+        >>> print(nn.Linear(2, 1).weight)  # as torch.manual_seed(0); torch.nn.Linear(2, 1)
+        [[-0.00529398  0.3793229 ]]
+
+    Follows ``torch.manual_seed``.
+    """
     return default_generator.manual_seed(seed)
 
 
@@ -303,6 +319,14 @@ def fork_rng(devices: Any = None, enabled: bool = True) -> Iterator[None]:
         devices: accepted; there is one generator for all devices.
         enabled: False makes the context do nothing.
 
+    Example:
+        >>> import jaxnn as nn
+        >>> before = nn.get_rng_state()
+        >>> with nn.fork_rng():
+        ...     layer = nn.Linear(2, 3)
+        >>> bool((nn.get_rng_state() == before).all())
+        True
+
     Follows ``torch.random.fork_rng``.
     """
     if not enabled:
@@ -316,10 +340,20 @@ def fork_rng(devices: Any = None, enabled: bool = True) -> Iterator[None]:
 
 
 def get_rng_state() -> np.ndarray[Any, Any]:
-    """The state of the global generator. Follows ``torch.get_rng_state``.
+    """The state of the global generator.
 
     The first 5056 bytes are torch's: ``torch.set_rng_state(torch.from_numpy(nn.get_rng_state()[:5056]))``. The jax key
     comes after them.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> state = nn.get_rng_state()
+        >>> first = nn.Linear(2, 3)
+        >>> nn.set_rng_state(state)
+        >>> bool((nn.Linear(2, 3).weight == first.weight).all())
+        True
+
+    Follows ``torch.get_rng_state``.
     """
     return default_generator.get_state()
 
@@ -330,5 +364,14 @@ def set_rng_state(new_state: Any) -> None:
 
 
 def next_key() -> jax.Array:
-    """One fresh jax key from the current generator: for layers of one's own that draw random numbers."""
+    """One fresh jax key from the current generator: for layers of one's own that draw random numbers.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> class Noise(nn.Module):
+        ...     def forward(self, x):
+        ...         return x + jax.random.normal(nn.next_key(), x.shape)
+        >>> Noise()(jnp.zeros(3)).shape
+        (3,)
+    """
     return current().next_key()

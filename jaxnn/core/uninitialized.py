@@ -61,7 +61,19 @@ class _Uninitialized(Slot):
 
 
 class UninitializedParameter(_Uninitialized, Parameter):
-    """A parameter without a shape; ``materialize`` gives it one. Follows ``torch.nn.UninitializedParameter``."""
+    """A parameter without a shape; ``materialize`` gives it one.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> layer = nn.LazyLinear(3)
+        >>> nn.UninitializedParameter in {type(parameter) for parameter in layer.parameters()}
+        True
+        >>> _ = layer(jnp.ones((2, 5)))
+        >>> layer.weight.shape
+        (3, 5)
+
+    Follows ``torch.nn.UninitializedParameter``.
+    """
 
     __slots__ = ()
     becomes = Parameter

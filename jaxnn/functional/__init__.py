@@ -1,6 +1,7 @@
 """torch.nn.functional for JAX: pure functions of arrays, one file per family."""
 
 # activation
+from jaxnn.base.names import public_names as _public_names
 from jaxnn.functional.activation import celu as celu
 from jaxnn.functional.activation import celu_ as celu_
 from jaxnn.functional.activation import elu as elu
@@ -156,4 +157,9 @@ from jaxnn.functional.sparse import one_hot as one_hot
 from jaxnn.functional.unpooling import max_unpool1d as max_unpool1d
 from jaxnn.functional.unpooling import max_unpool2d as max_unpool2d
 from jaxnn.functional.unpooling import max_unpool3d as max_unpool3d
+
 # vision
+
+
+def __dir__() -> list[str]:
+    return _public_names(globals())

@@ -223,8 +223,8 @@ def gelu(input: Float[Array, "*shape"], approximate: str = "none") -> Float[Arra
 
     Example:
         >>> import jax.numpy as jnp, jaxnn.functional as F
-        >>> print(F.gelu(jnp.array([-1.0, 0.0, 1.0])))
-        [-0.15865526  0.          0.8413447 ]
+        >>> f"{F.gelu(jnp.array(-1.0)):.4f}"
+        '-0.1587'
 
     Follows ``torch.nn.functional.gelu``; "Gaussian Error Linear Units" (Hendrycks and Gimpel, 2016).
     """

@@ -229,5 +229,13 @@ def feature_alpha_dropout(
     *,
     key: Any = None,
 ) -> Shaped[Array, "*shape"]:
-    """``alpha_dropout`` of whole channels of (N, C, ...). Follows ``torch.nn.functional.feature_alpha_dropout``."""
+    """``alpha_dropout`` of whole channels of (N, C, ...).
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
+        >>> F.feature_alpha_dropout(jnp.ones((2, 3, 4)), 0.5, training=True).shape
+        (2, 3, 4)
+
+    Follows ``torch.nn.functional.feature_alpha_dropout``.
+    """
     return _dropout("feature_alpha_dropout", _drop_alpha, input, p, training, key, by_channel=True)

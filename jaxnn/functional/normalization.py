@@ -68,6 +68,7 @@ def layer_norm(
         TypeError: `normalized_shape` is not a sequence.
 
     Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
         >>> print(F.layer_norm(jnp.array([1.0, 3.0]), (2,)).round(3))
         [-1.  1.]
 
@@ -114,6 +115,7 @@ def rms_norm(
         TypeError: `normalized_shape` is not a sequence.
 
     Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
         >>> print(F.rms_norm(jnp.array([3.0, -3.0]), (2,)).round(3))
         [ 1. -1.]
 
@@ -174,6 +176,7 @@ def group_norm(
         ValueError: one value only in the whole group.
 
     Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
         >>> print(F.group_norm(jnp.array([[1.0, 3.0, 5.0, 9.0]]), 2).round(3))
         [[-1.  1. -1.  1.]]
 

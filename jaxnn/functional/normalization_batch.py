@@ -129,6 +129,7 @@ def batch_norm(
         RuntimeError: parameters whose shape or dtype does not fit; no running statistics in evaluation.
 
     Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
         >>> x = jnp.arange(8.0).reshape(4, 2)
         >>> print(F.batch_norm(x, None, None, training=True)[0].round(3))
         [-1.342 -1.342]
@@ -230,6 +231,7 @@ def instance_norm(
         RuntimeError: parameters whose shape or dtype does not fit; running statistics missing.
 
     Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
         >>> print(F.instance_norm(jnp.arange(4.0).reshape(1, 2, 2)).round(3))
         [[[-1.  1.]
           [-1.  1.]]]

@@ -65,6 +65,7 @@ def local_response_norm(
         ValueError: fewer than 3 dimensions.
 
     Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
         >>> print(F.local_response_norm(jnp.ones((1, 2, 1)), 2, alpha=1.0).round(1))
         [[[0.7]
           [0.6]]]
@@ -178,6 +179,7 @@ def normalize(
         RuntimeError: an integer input.
 
     Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
         >>> print(F.normalize(jnp.array([[3.0, 4.0]])))
         [[0.6 0.8]]
 

@@ -153,7 +153,15 @@ def softmax(
 def softmin(
     input: Num[Array, "*shape"], dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
 ) -> Float[Array, "*shape"]:
-    """``softmax(-x)`` along `dim`; arguments as in ``softmax``. Follows ``torch.nn.functional.softmin``."""
+    """``softmax(-x)`` along `dim`; arguments as in ``softmax``.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn.functional as F
+        >>> print(F.softmin(jnp.zeros(2), 0))
+        [0.5 0.5]
+
+    Follows ``torch.nn.functional.softmin``.
+    """
     return _along(_softmax, -input, dim, dtype)
 
 

@@ -185,14 +185,30 @@ class ReLU6(Hardtanh):
 
 
 class Sigmoid(Module):
-    """``1 / (1 + exp(-x))``. Follows ``torch.nn.Sigmoid``; the maths is ``functional.sigmoid``."""
+    """``1 / (1 + exp(-x))``.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> print(nn.Sigmoid()(jnp.array([0.0, 1.0])).round(3))
+        [0.5   0.731]
+
+    Follows ``torch.nn.Sigmoid``; the maths is ``functional.sigmoid``.
+    """
 
     def forward(self, input: jax.Array) -> jax.Array:
         return F.sigmoid(input)
 
 
 class Hardsigmoid(_Inplace):
-    """``relu6(x + 3) / 6``. Follows ``torch.nn.Hardsigmoid``; the maths is ``functional.hardsigmoid``."""
+    """``relu6(x + 3) / 6``.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> f"{nn.Hardsigmoid()(jnp.array(1.5)):.3f}"
+        '0.750'
+
+    Follows ``torch.nn.Hardsigmoid``; the maths is ``functional.hardsigmoid``.
+    """
 
     def forward(self, input: jax.Array) -> jax.Array:
         return F.hardsigmoid(input, self.inplace)
@@ -202,28 +218,60 @@ class Hardsigmoid(_Inplace):
 
 
 class Tanh(Module):
-    """The hyperbolic tangent. Follows ``torch.nn.Tanh``; the maths is ``functional.tanh``."""
+    """The hyperbolic tangent.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> print(nn.Tanh()(jnp.array([0.0, 1.0])).round(3))
+        [0.    0.762]
+
+    Follows ``torch.nn.Tanh``; the maths is ``functional.tanh``.
+    """
 
     def forward(self, input: jax.Array) -> jax.Array:
         return F.tanh(input)
 
 
 class SiLU(_Inplace):
-    """``x * sigmoid(x)``, also called swish. Follows ``torch.nn.SiLU``; the maths is ``functional.silu``."""
+    """``x * sigmoid(x)``, also called swish.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> print(nn.SiLU()(jnp.array([0.0, 1.0])).round(3))
+        [0.    0.731]
+
+    Follows ``torch.nn.SiLU``; the maths is ``functional.silu``.
+    """
 
     def forward(self, input: jax.Array) -> jax.Array:
         return F.silu(input, inplace=self.inplace)
 
 
 class Mish(_Inplace):
-    """``x * tanh(softplus(x))``. Follows ``torch.nn.Mish``; the maths is ``functional.mish``."""
+    """``x * tanh(softplus(x))``.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> f"{nn.Mish()(jnp.array(1.0)):.3f}"
+        '0.865'
+
+    Follows ``torch.nn.Mish``; the maths is ``functional.mish``.
+    """
 
     def forward(self, input: jax.Array) -> jax.Array:
         return F.mish(input, inplace=self.inplace)
 
 
 class Hardswish(_Inplace):
-    """``x * relu6(x + 3) / 6``. Follows ``torch.nn.Hardswish``; the maths is ``functional.hardswish``."""
+    """``x * relu6(x + 3) / 6``.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> f"{nn.Hardswish()(jnp.array(1.0)):.3f}"
+        '0.667'
+
+    Follows ``torch.nn.Hardswish``; the maths is ``functional.hardswish``.
+    """
 
     def forward(self, input: jax.Array) -> jax.Array:
         return F.hardswish(input, self.inplace)
@@ -247,11 +295,18 @@ class _Alpha(Module):
 
 
 class ELU(_Alpha):
-    """``x`` for x > 0, else ``alpha * (exp(x) - 1)``. Follows ``torch.nn.ELU``; the maths is ``functional.elu``.
+    """``x`` for x > 0, else ``alpha * (exp(x) - 1)``.
 
     Args:
         alpha: 1 by default.
         inplace: accepted and ignored.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> print(nn.ELU()(jnp.array([-1.0, 2.0])).round(3))
+        [-0.632  2.   ]
+
+    Follows ``torch.nn.ELU``; the maths is ``functional.elu``.
     """
 
     def forward(self, input: jax.Array) -> jax.Array:
@@ -265,6 +320,11 @@ class CELU(_Alpha):
         alpha: 1 by default.
         inplace: accepted and ignored.
 
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> print(nn.CELU()(jnp.array([-1.0, 2.0])).round(3))
+        [-0.632  2.   ]
+
     Follows ``torch.nn.CELU``; the maths is ``functional.celu``.
     """
 
@@ -273,7 +333,15 @@ class CELU(_Alpha):
 
 
 class SELU(_Inplace):
-    """``1.0507 * elu(x, alpha=1.6733)``. Follows ``torch.nn.SELU``; the maths is ``functional.selu``."""
+    """``1.0507 * elu(x, alpha=1.6733)``.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> f"{nn.SELU()(jnp.array(-1.0)):.3f}"
+        '-1.111'
+
+    Follows ``torch.nn.SELU``; the maths is ``functional.selu``.
+    """
 
     def forward(self, input: jax.Array) -> jax.Array:
         return F.selu(input, self.inplace)
@@ -347,7 +415,15 @@ class _Shrink(Module):
 
 
 class Hardshrink(_Shrink):
-    """0 where ``|x| <= lambd``, else ``x``. Follows ``torch.nn.Hardshrink``; the maths is ``functional.hardshrink``."""
+    """0 where ``|x| <= lambd``, else ``x``.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> print(nn.Hardshrink()(jnp.array([-0.4, 0.6])).round(1))
+        [0.  0.6]
+
+    Follows ``torch.nn.Hardshrink``; the maths is ``functional.hardshrink``.
+    """
 
     def forward(self, input: jax.Array) -> jax.Array:
         return F.hardshrink(input, self.lambd)
@@ -383,7 +459,15 @@ class LeakyReLU(Module):
 
 
 class LogSigmoid(Module):
-    """``log(sigmoid(x))``. Follows ``torch.nn.LogSigmoid``; the maths is ``functional.logsigmoid``."""
+    """``log(sigmoid(x))``.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> f"{nn.LogSigmoid()(jnp.array(0.0)):.3f}"
+        '-0.693'
+
+    Follows ``torch.nn.LogSigmoid``; the maths is ``functional.logsigmoid``.
+    """
 
     def forward(self, input: jax.Array) -> jax.Array:
         return F.logsigmoid(input)
@@ -419,7 +503,15 @@ class Softplus(Module):
 
 
 class Softshrink(_Shrink):
-    """``x`` moved towards 0 by `lambd`, not past it. Follows ``torch.nn.Softshrink``."""
+    """``x`` moved towards 0 by `lambd`, not past it.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> f"{nn.Softshrink()(jnp.array(0.75)):.3f}"
+        '0.250'
+
+    Follows ``torch.nn.Softshrink``.
+    """
 
     def forward(self, input: jax.Array) -> jax.Array:
         return F.softshrink(input, self.lambd)
@@ -465,14 +557,30 @@ class PReLU(Module):
 
 
 class Softsign(Module):
-    """``x / (1 + |x|)``. Follows ``torch.nn.Softsign``; the maths is ``functional.softsign``."""
+    """``x / (1 + |x|)``.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> f"{nn.Softsign()(jnp.array(3.0)):.3f}"
+        '0.750'
+
+    Follows ``torch.nn.Softsign``; the maths is ``functional.softsign``.
+    """
 
     def forward(self, input: jax.Array) -> jax.Array:
         return F.softsign(input)
 
 
 class Tanhshrink(Module):
-    """``x - tanh(x)``. Follows ``torch.nn.Tanhshrink``; the maths is ``functional.tanhshrink``."""
+    """``x - tanh(x)``.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> print(nn.Tanhshrink()(jnp.array([0.0, 1.0])).round(3))
+        [0.    0.238]
+
+    Follows ``torch.nn.Tanhshrink``; the maths is ``functional.tanhshrink``.
+    """
 
     def forward(self, input: jax.Array) -> jax.Array:
         return F.tanhshrink(input)

@@ -172,6 +172,21 @@ class ModuleList(_Numbered):
     Args:
         modules: an iterable of modules.
 
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> class Stack(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        ...     def forward(self, x):
+        ...         for layer in self.layers:
+        ...             x = layer(x)
+        ...         return x
+        >>> Stack()(jnp.ones((2, 4))).shape
+        (2, 4)
+        >>> len(list(Stack().parameters()))
+        6
+
     Follows ``torch.nn.ModuleList``.
     """
 
@@ -228,6 +243,14 @@ class ModuleDict(Module):
 
     Args:
         modules: a mapping from names to modules, or an iterable of pairs.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> heads = nn.ModuleDict({"age": nn.Linear(8, 1), "name": nn.Linear(8, 26)})
+        >>> heads["name"].weight.shape
+        (26, 8)
+        >>> list(heads.state_dict())
+        ['age.weight', 'age.bias', 'name.weight', 'name.bias']
 
     Follows ``torch.nn.ModuleDict``.
     """
@@ -329,6 +352,14 @@ class ParameterList(Module):
     Args:
         values: an iterable of arrays, Parameters or other values.
 
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> scales = nn.ParameterList([jnp.ones(3), jnp.zeros(3)])
+        >>> print(scales[0] + scales[1])
+        [1. 1. 1.]
+        >>> list(scales.state_dict())
+        ['0', '1']
+
     Follows ``torch.nn.ParameterList``.
     """
 
@@ -385,6 +416,13 @@ class ParameterDict(Module):
 
     Args:
         parameters: a mapping from names to values, or an iterable of pairs.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> table = nn.ParameterDict({"scale": jnp.ones(3)})
+        >>> table["shift"] = jnp.zeros(3)
+        >>> list(table.state_dict())
+        ['scale', 'shift']
 
     Follows ``torch.nn.ParameterDict``.
     """

@@ -77,9 +77,20 @@ class Dropout3d(_DropoutNd):
 
 
 class AlphaDropout(_DropoutNd):
-    """Dropout that keeps the mean and variance of SELU networks. Follows ``torch.nn.AlphaDropout``.
+    """Dropout that keeps the mean and variance of SELU networks.
 
     Args and shape as in ``Dropout``; the maths is ``functional.alpha_dropout``.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> x = jnp.ones((2, 3))
+        >>> layer = nn.AlphaDropout(0.5)
+        >>> layer(x).shape
+        (2, 3)
+        >>> layer.eval()(x) is x
+        True
+
+    Follows ``torch.nn.AlphaDropout``.
     """
 
     def forward(self, input: jax.Array) -> jax.Array:
@@ -87,7 +98,15 @@ class AlphaDropout(_DropoutNd):
 
 
 class FeatureAlphaDropout(_DropoutNd):
-    """``AlphaDropout`` of whole channels of (N, C, ...). Follows ``torch.nn.FeatureAlphaDropout``."""
+    """``AlphaDropout`` of whole channels of (N, C, ...).
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.FeatureAlphaDropout(0.5)(jnp.ones((2, 3, 4))).shape
+        (2, 3, 4)
+
+    Follows ``torch.nn.FeatureAlphaDropout``.
+    """
 
     def forward(self, input: jax.Array) -> jax.Array:
         return F.feature_alpha_dropout(input, self.p, self.training)

@@ -66,6 +66,11 @@ class CrossMapLRN2d(_ResponseNorm):
     torch: its numbers are kept, flaws too (see ``functional.normalization_local.cross_map_lrn2d``); new models
     take ``LocalResponseNorm``. Only reverse derivatives of the first order are defined.
 
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.CrossMapLRN2d(3)(jnp.ones((1, 4, 2, 2))).shape
+        (1, 4, 2, 2)
+
     Follows ``torch.nn.CrossMapLRN2d``.
     """
 

@@ -215,6 +215,11 @@ class AvgPool2d(_AvgPoolWithDivisor):
     Shape:
         (N, C, H, W) or (C, H, W) to (N, C, H_out, W_out) or (C, H_out, W_out).
 
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.AvgPool2d(2)(jnp.ones((1, 3, 8, 8))).shape
+        (1, 3, 4, 4)
+
     Follows ``torch.nn.AvgPool2d``.
     """
 
@@ -283,6 +288,11 @@ class FractionalMaxPool2d(_FractionalMaxPool):
     Shape:
         (N, C, H, W) or (C, H, W) to (N, C, H_out, W_out) or (C, H_out, W_out).
 
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.FractionalMaxPool2d(2, output_size=5)(jnp.ones((1, 3, 8, 8))).shape
+        (1, 3, 5, 5)
+
     Follows ``torch.nn.FractionalMaxPool2d``.
     """
 
@@ -338,6 +348,11 @@ class LPPool2d(_LPPoolNd):
     Shape:
         (N, C, H, W) or (C, H, W) to (N, C, H_out, W_out) or (C, H_out, W_out).
 
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.LPPool2d(2, 2)(jnp.ones((1, 3, 8, 8))).shape
+        (1, 3, 4, 4)
+
     Follows ``torch.nn.LPPool2d``.
     """
 
@@ -383,6 +398,11 @@ class AdaptiveAvgPool2d(_AdaptiveAvgPoolNd):
     Shape:
         (N, C, H, W) or (C, H, W) to (N, C, H_out, W_out) or (C, H_out, W_out).
 
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.AdaptiveAvgPool2d((1, None))(jnp.ones((1, 3, 8, 6))).shape
+        (1, 3, 1, 6)
+
     Follows ``torch.nn.AdaptiveAvgPool2d``.
     """
 
@@ -419,6 +439,11 @@ class AdaptiveMaxPool2d(_AdaptiveMaxPoolNd):
 
     Shape:
         (N, C, H, W) or (C, H, W) to (N, C, H_out, W_out) or (C, H_out, W_out).
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.AdaptiveMaxPool2d(2)(jnp.ones((1, 3, 8, 6))).shape
+        (1, 3, 2, 2)
 
     Follows ``torch.nn.AdaptiveMaxPool2d``.
     """

@@ -23,7 +23,15 @@ class _AlongDim(Module):
 
 
 class Softmin(_AlongDim):
-    """``softmax(-x)`` along `dim`. Follows ``torch.nn.Softmin``; the maths is ``functional.softmin``."""
+    """``softmax(-x)`` along `dim`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> print(nn.Softmin(0)(jnp.zeros(2)))
+        [0.5 0.5]
+
+    Follows ``torch.nn.Softmin``; the maths is ``functional.softmin``.
+    """
 
     def forward(self, input: jax.Array) -> jax.Array:
         return F.softmin(input, self.dim)
@@ -53,6 +61,13 @@ class Softmax2d(Module):
     Raises:
         ValueError: an input that is neither 3D nor 4D.
 
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> print(nn.Softmax2d()(jnp.zeros((2, 1, 2))))
+        [[[0.5 0.5]]
+        <BLANKLINE>
+         [[0.5 0.5]]]
+
     Follows ``torch.nn.Softmax2d``.
     """
 
@@ -63,7 +78,15 @@ class Softmax2d(Module):
 
 
 class LogSoftmax(_AlongDim):
-    """``log(softmax(x))`` along `dim`. Follows ``torch.nn.LogSoftmax``; the maths is ``functional.log_softmax``."""
+    """``log(softmax(x))`` along `dim`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> print(nn.LogSoftmax(0)(jnp.array([0.0, 0.0])).round(3))
+        [-0.693 -0.693]
+
+    Follows ``torch.nn.LogSoftmax``; the maths is ``functional.log_softmax``.
+    """
 
     def forward(self, input: jax.Array) -> jax.Array:
         return F.log_softmax(input, self.dim)

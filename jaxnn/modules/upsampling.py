@@ -80,6 +80,12 @@ class Upsample(Module):
 class UpsamplingNearest2d(Upsample):
     """Resizes images, each pixel taking the value of the nearest; options as :class:`Upsample`.
 
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> print(nn.UpsamplingNearest2d(scale_factor=2)(jnp.array([[[[1.0, 2.0]]]])))
+        [[[[1. 1. 2. 2.]
+           [1. 1. 2. 2.]]]]
+
     Follows ``torch.nn.UpsamplingNearest2d``.
     """
 
@@ -91,6 +97,11 @@ class UpsamplingNearest2d(Upsample):
 
 class UpsamplingBilinear2d(Upsample):
     """Resizes images bilinearly with ``align_corners=True``; options as :class:`Upsample`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> print(nn.UpsamplingBilinear2d((1, 3))(jnp.array([[[[1.0, 2.0]]]])))
+        [[[[1.  1.5 2. ]]]]
 
     Follows ``torch.nn.UpsamplingBilinear2d``.
     """

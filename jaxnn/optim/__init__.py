@@ -1,5 +1,6 @@
 """torch.optim's optimizers, by name and by number, and any optax transformation."""
 
+from jaxnn.base.names import public_names as _public_names
 from jaxnn.optim import lr_scheduler as lr_scheduler
 from jaxnn.optim import swa_utils as swa_utils
 from jaxnn.optim._adafactor import Adafactor as Adafactor
@@ -21,3 +22,7 @@ from jaxnn.optim.rmsprop import RMSprop as RMSprop
 from jaxnn.optim.rprop import Rprop as Rprop
 from jaxnn.optim.sgd import SGD as SGD
 from jaxnn.optim.sparse_adam import SparseAdam as SparseAdam
+
+
+def __dir__() -> list[str]:
+    return _public_names(globals(), "lr_scheduler", "swa_utils")

@@ -20,6 +20,16 @@ from jaxnn.modules.batchnorm import _BatchNorm
 from jaxnn.optim.lr_scheduler.base import LRScheduler, asked_within_step, for_each_group
 from jaxnn.optim.lr_scheduler.numbers import choose, cos, larger, smaller
 
+__all__ = [
+    "AveragedModel",
+    "SWALR",
+    "get_ema_avg_fn",
+    "get_ema_multi_avg_fn",
+    "get_swa_avg_fn",
+    "get_swa_multi_avg_fn",
+    "update_bn",
+]
+
 
 def _check_decay(decay: float) -> None:
     if decay < 0.0 or decay > 1.0:
@@ -312,3 +322,7 @@ class SWALR(LRScheduler):
 
         ends = self._of_groups("swa_lr")
         return [end * now + start(lr, end) * (1 - now) for lr, end in zip(self._of_groups("lr"), ends, strict=True)]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -16,6 +16,12 @@ def from_torch_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
     64-bit numbers, which JAX holds only with ``jax_enable_x64``, and layouts that DLPack cannot hand over come as
     NumPy arrays. Do not change the tensors in place while the arrays are in use: JAX believes that they are constant.
+
+    Example:
+        >>> import jaxnn as nn, torch
+        >>> model = nn.Linear(4, 2)
+        >>> model.load_state_dict(nn.from_torch_state_dict(torch.nn.Linear(4, 2).state_dict()))
+        <All keys matched successfully>
     """
     return {name: _from_torch(value) if hasattr(value, "detach") else value for name, value in state_dict.items()}
 
@@ -34,6 +40,11 @@ def to_torch_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Arrays as tensors over the same memory, for a PyTorch model's ``load_state_dict``; needs PyTorch.
 
     Do not change the tensors in place: the arrays would change with them.
+
+    Example:
+        >>> import jaxnn as nn, torch
+        >>> torch.nn.Linear(4, 2).load_state_dict(nn.to_torch_state_dict(nn.Linear(4, 2).state_dict()))
+        <All keys matched successfully>
     """
     torch = sys.modules.get("torch")
     if torch is None:

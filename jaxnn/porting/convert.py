@@ -43,6 +43,13 @@ def from_torch(model: Any, registry: Registry | None = None) -> Module:
     Raises:
         TypeError: `model` is not a torch.nn.Module.
         CannotConvert: (a TypeError) names everything that has no counterpart.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn, torch
+        >>> original = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU())
+        >>> model = nn.from_torch(original)
+        >>> model(jnp.ones((3, 4))).shape
+        (3, 2)
     """
     if not is_torch(model):
         raise TypeError(f"from_torch: model: expected a torch.nn.Module, got {type(model).__name__}")

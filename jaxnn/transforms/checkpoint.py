@@ -24,6 +24,13 @@ def checkpoint(
     Args:
         fun: a module, a module's method, or a function of modules.
         prevent_cse, policy, static_argnums: as in jax.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> block = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 4))
+        >>> loss = lambda block, x: nn.checkpoint(block)(x).sum()
+        >>> nn.grad(loss)(block, jnp.ones((2, 4)))["0.weight"].shape
+        (64, 4)
     """
     if fun is None:
         return functools.partial(checkpoint, prevent_cse=prevent_cse, policy=policy, static_argnums=static_argnums)

@@ -43,6 +43,13 @@ def functional_call(
 
     torch: the dicts too are left as they were; torch puts the buffers that the call changed into them.
 
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.Linear(2, 1)
+        >>> arrays = {"weight": jnp.array([[1.0, 2.0]]), "bias": jnp.array([0.5])}
+        >>> print(nn.functional_call(model, arrays, jnp.ones(2)))
+        [3.5]
+
     Follows ``torch.func.functional_call``.
     """
     state = _merge(parameter_and_buffer_dicts)

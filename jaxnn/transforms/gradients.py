@@ -34,6 +34,14 @@ def value_and_grad(
 
     Raises:
         ValueError: no parameter of the module requires a gradient.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> x, y = jnp.array([[1.0, 2.0]]), jnp.zeros((1, 1))
+        >>> loss, grads = nn.value_and_grad(lambda model: ((model(x) - y) ** 2).mean())(model)
+        >>> loss.shape, {name: g.shape for name, g in grads.items()}
+        ((), {'weight': (1, 2)})
     """
     function, bound = unbound(fun)
     numbers = tuple(n + len(bound) if n >= 0 else n for n in as_tuple(argnums))
@@ -90,7 +98,15 @@ def _chosen(call: Call, args: tuple[Any, ...], number: int) -> tuple[int, dict[i
 def grad(
     fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False, **options: Any
 ) -> Callable[..., Any]:
-    """As `value_and_grad`, without the value: gradients, or with `has_aux` ``(gradients, aux)``."""
+    """As `value_and_grad`, without the value: gradients, or with `has_aux` ``(gradients, aux)``.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.Linear(2, 1)
+        >>> grads = nn.grad(lambda model, x: model(x).sum())(model, jnp.array([[3.0, 4.0]]))
+        >>> print(grads["weight"], grads["bias"])
+        [[3. 4.]] [1.]
+    """
     with_value = value_and_grad(fun, argnums, has_aux, **options)
 
     @wraps(fun)

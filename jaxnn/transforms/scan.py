@@ -35,6 +35,17 @@ def scan(
 
     Raises:
         ValueError: a step changes a module's structure, or passes on another module than it was given.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> cell = nn.GRUCell(3, 4)
+        >>> def step(carry, x):
+        ...     cell, h = carry
+        ...     h = cell(x, h)
+        ...     return (cell, h), h
+        >>> (cell, last), states = nn.scan(step, (cell, jnp.zeros((2, 4))), jnp.ones((10, 2, 3)))
+        >>> last.shape, states.shape
+        ((2, 4), (10, 2, 4))
     """
     carried, scanned = Call((init,), {}), Call((xs,), {})
     with carried:

@@ -37,6 +37,13 @@ def vmap(
 
     Raises:
         ValueError: state of a module with axis None came to differ between examples.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.Linear(3, 2)
+        >>> per_example = nn.vmap(nn.grad(lambda model, x: model(x).sum()), in_axes=(None, 0))
+        >>> per_example(model, jnp.ones((5, 3)))["weight"].shape
+        (5, 2, 3)
     """
     if randomness not in _RANDOMNESS:
         raise ValueError(f"nn.vmap: randomness: expected one of {_RANDOMNESS}, got {randomness!r}")

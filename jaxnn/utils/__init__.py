@@ -1,3 +1,4 @@
+from jaxnn.base.names import public_names as _public_names
 from jaxnn.utils import parametrizations as parametrizations
 from jaxnn.utils import parametrize as parametrize
 from jaxnn.utils import prune as prune
@@ -21,3 +22,7 @@ from jaxnn.utils.spectral_norm import remove_spectral_norm as remove_spectral_no
 from jaxnn.utils.spectral_norm import spectral_norm as spectral_norm
 from jaxnn.utils.weight_norm import remove_weight_norm as remove_weight_norm
 from jaxnn.utils.weight_norm import weight_norm as weight_norm
+
+
+def __dir__() -> list[str]:
+    return _public_names(globals(), "parametrizations", "parametrize", "prune", "rnn", "stateless")

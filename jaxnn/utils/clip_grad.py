@@ -98,10 +98,11 @@ def get_total_norm(
             an array without elements.
 
     Example:
-        >>> print(get_total_norm({"weight": jnp.array([3.0, 0.0]), "bias": jnp.array([4.0])}))
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> print(nn.utils.get_total_norm({"weight": jnp.array([3.0, 0.0]), "bias": jnp.array([4.0])}))
         5.0
 
-    Follows ``torch.nn.utils.get_total_norm``.
+    Follows ``torch.nn.utils.nn.utils.get_total_norm``.
     """
     arrays, _ = _arrays("get_total_norm", "tensors", tensors)
     arrays = [array for array in arrays if _differentiable(array)]
@@ -141,6 +142,12 @@ def clip_grads_with_norm_(parameters: Any, max_norm: float, total_norm: Any, for
 
     Returns:
         The clipped gradients, in the container they came in (an iterable gives a list).
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> clipped = nn.utils.clip_grads_with_norm_(jnp.array([3.0, 4.0]), 1.0, total_norm=5.0)
+        >>> [f"{gradient:.3f}" for gradient in clipped]
+        ['0.600', '0.800']
 
     Follows ``torch.nn.utils.clip_grads_with_norm_``.
     """
@@ -185,6 +192,8 @@ def clip_grad_norm_(
         RuntimeError: a norm that is not finite, with `error_if_nonfinite`.
 
     Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> from jaxnn.utils import clip_grad_norm_, get_total_norm
         >>> layer = nn.Linear(2, 1)
         >>> grads = nn.grad(lambda layer, x: layer(x).sum())(layer, jnp.full((1, 2), 10.0))
         >>> grads, norm = clip_grad_norm_(grads, max_norm=1.0)
@@ -237,7 +246,8 @@ def clip_grad_value_(grads: Any, clip_value: float, foreach: bool | None = None)
         The clipped gradients, in the container they came in (an iterable gives a list).
 
     Example:
-        >>> print(clip_grad_value_(jnp.array([-3.0, 0.5]), 1.0))
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> print(nn.utils.clip_grad_value_(jnp.array([-3.0, 0.5]), 1.0))
         [-1.   0.5]
 
     Follows ``torch.nn.utils.clip_grad_value_``.

@@ -44,7 +44,8 @@ def parameters_to_vector(parameters: Iterable[Any]) -> Shaped[Array, " n"]:
         TypeError: parameters on different devices.
 
     Example:
-        >>> parameters_to_vector(nn.Linear(3, 2).parameters()).shape
+        >>> import jaxnn as nn
+        >>> nn.utils.parameters_to_vector(nn.Linear(3, 2).parameters()).shape
         (8,)
 
     Follows ``torch.nn.utils.parameters_to_vector``.
@@ -69,12 +70,13 @@ def vector_to_parameters(vec: Shaped[Array, " n"], parameters: Iterable[Any]) ->
         RuntimeError: too few elements. Nothing has changed then.
 
     Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
         >>> layer = nn.Linear(2, 1)
-        >>> vector_to_parameters(jnp.array([1.0, 2.0, 3.0]), layer.parameters())
+        >>> nn.utils.vector_to_parameters(jnp.array([1.0, 2.0, 3.0]), layer.parameters())
         >>> print(layer.weight, layer.bias)
         [[1. 2.]] [3.]
 
-    Follows ``torch.nn.utils.vector_to_parameters``.
+    Follows ``torch.nn.utils.nn.utils.vector_to_parameters``.
     """
     check_array("vector_to_parameters", vec=vec)
     vec = jnp.asarray(vec)

@@ -46,13 +46,14 @@ def fuse_conv_bn_eval(conv: M, bn: Module, transpose: bool = False) -> M:
         AssertionError: training mode, or no running statistics.
 
     Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
         >>> conv, bn = nn.Conv2d(3, 8, 3).eval(), nn.BatchNorm2d(8).eval()
-        >>> fused = fuse_conv_bn_eval(conv, bn)
+        >>> fused = nn.utils.fuse_conv_bn_eval(conv, bn)
         >>> x = jnp.ones((1, 3, 5, 5))
         >>> bool(jnp.allclose(fused(x), bn(conv(x)), atol=1e-5))
         True
 
-    Follows ``torch.nn.utils.fuse_conv_bn_eval``.
+    Follows ``torch.nn.utils.nn.utils.fuse_conv_bn_eval``.
     """
     _check_eval("fuse_conv_bn_eval", conv, bn)
     fused: Any = copy.deepcopy(conv)
@@ -86,6 +87,15 @@ def fuse_conv_bn_weights(
 
     Returns:
         Two Parameters, in the dtypes of `conv_w` and `conv_b`, which require gradients where those do.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> conv, bn = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        >>> weight, bias = nn.utils.fuse_conv_bn_weights(
+        ...     conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
+        ... )
+        >>> weight.shape, bias.shape
+        ((8, 3, 3, 3), (8,))
 
     Follows ``torch.nn.utils.fuse_conv_bn_weights``.
     """
@@ -134,6 +144,14 @@ def fuse_linear_bn_eval(linear: M, bn: Module) -> M:
     Raises:
         AssertionError: training mode, no running statistics, or other numbers of features.
 
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> linear, bn = nn.Linear(3, 8).eval(), nn.BatchNorm1d(8).eval()
+        >>> fused = nn.utils.fuse_linear_bn_eval(linear, bn)
+        >>> x = jnp.ones((2, 3))
+        >>> bool(jnp.allclose(fused(x), bn(linear(x)), atol=1e-5))
+        True
+
     Follows ``torch.nn.utils.fuse_linear_bn_eval``.
     """
     _check_eval("fuse_linear_bn_eval", linear, bn)
@@ -165,6 +183,15 @@ def fuse_linear_bn_weights(
 
     Returns:
         Two Parameters, in the dtypes of `linear_w` and `linear_b`, which require gradients where those do.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> linear, bn = nn.Linear(3, 8), nn.BatchNorm1d(8)
+        >>> weight, bias = nn.utils.fuse_linear_bn_weights(
+        ...     linear.weight, linear.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
+        ... )
+        >>> weight.shape, bias.shape
+        ((8, 3), (8,))
 
     Follows ``torch.nn.utils.fuse_linear_bn_weights``.
     """

@@ -29,11 +29,12 @@ def skip_init(module_cls: Any, *args: Any, **kwargs: Any) -> Any:
         RuntimeError: not a Module class, or one without a `device` argument.
 
     Example:
-        >>> layer = skip_init(nn.Linear, 5, 1)
+        >>> import jaxnn as nn
+        >>> layer = nn.utils.skip_init(nn.Linear, 5, 1)
         >>> layer.weight.shape, float(layer.weight.sum())
         ((1, 5), 0.0)
 
-    Follows ``torch.nn.utils.skip_init``.
+    Follows ``torch.nn.utils.nn.utils.skip_init``.
     """
     if not (isinstance(module_cls, type) and issubclass(module_cls, Module)):
         raise RuntimeError(f"skip_init: module_cls: expected a Module class, got {module_cls}")

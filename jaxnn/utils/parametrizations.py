@@ -108,6 +108,8 @@ def orthogonal(
         ValueError: no such parameter, fewer than 2 dimensions, an unknown map, "householder" of a complex weight.
 
     Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> from jaxnn.utils.parametrizations import orthogonal
         >>> layer = orthogonal(nn.Linear(20, 40))
         >>> Q = layer.weight
         >>> bool(jnp.allclose(Q.T @ Q, jnp.eye(20), atol=1e-5))
@@ -185,6 +187,8 @@ def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Mo
         IndexError: `dim` out of range.
 
     Example:
+        >>> import jaxnn as nn
+        >>> from jaxnn.utils.parametrizations import weight_norm
         >>> layer = weight_norm(nn.Linear(20, 40))
         >>> layer.parametrizations.weight.original0.shape, layer.parametrizations.weight.original1.shape
         ((40, 1), (40, 20))
@@ -256,6 +260,8 @@ def spectral_norm(
         IndexError: `dim` out of range.
 
     Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> from jaxnn.utils.parametrizations import spectral_norm
         >>> layer = spectral_norm(nn.Linear(20, 40))
         >>> print(jnp.linalg.norm(layer.weight, 2).round(1))
         1.0
@@ -266,3 +272,7 @@ def spectral_norm(
     weight = _weight("spectral_norm", module, name)
     spectral = _SpectralNorm(weight, n_power_iterations, default_dim(module, dim), eps)
     return parametrize.register_parametrization(module, name, spectral)
+
+
+def __dir__() -> list[str]:
+    return __all__

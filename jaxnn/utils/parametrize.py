@@ -57,6 +57,7 @@ def cached() -> Iterator[None]:
     torch: a value is computed again when what it depends on was changed inside the context; torch gives the old one.
 
     Example:
+        >>> import jaxnn as nn
         >>> import jaxnn.utils.parametrize as P
         >>> layer = P.register_parametrization(nn.Linear(3, 3), "weight", nn.Identity())
         >>> with P.cached():
@@ -310,6 +311,7 @@ def register_parametrization(
         ValueError: no such parameter or buffer; a shape or dtype that changes, or a result that is no array.
 
     Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
         >>> import jaxnn.utils.parametrize as P
         >>> class Symmetric(nn.Module):
         ...     def forward(self, X):
@@ -364,6 +366,13 @@ def _check_next(module: Any, tensor_name: str, parametrization: Any) -> None:
 def is_parametrized(module: Module, tensor_name: str | None = None) -> bool:
     """Whether `module` has a parametrization, of the attribute `tensor_name` if that is given.
 
+    Example:
+        >>> import jaxnn as nn
+        >>> import jaxnn.utils.parametrize as P
+        >>> layer = P.register_parametrization(nn.Linear(3, 3), "weight", nn.Identity())
+        >>> P.is_parametrized(layer), P.is_parametrized(layer, "bias")
+        (True, False)
+
     Follows ``torch.nn.utils.parametrize.is_parametrized``.
     """
     parametrizations = getattr(module, "parametrizations", None)
@@ -385,6 +394,13 @@ def remove_parametrizations(module: Module, tensor_name: str, leave_parametrized
 
     Raises:
         ValueError: it is not parametrized, or ``leave_parametrized=False`` for one of several arrays.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> import jaxnn.utils.parametrize as P
+        >>> layer = P.register_parametrization(nn.Linear(3, 3), "weight", nn.Identity())
+        >>> P.is_parametrized(P.remove_parametrizations(layer, "weight"))
+        False
 
     Follows ``torch.nn.utils.parametrize.remove_parametrizations``.
     """
@@ -418,6 +434,13 @@ def remove_parametrizations(module: Module, tensor_name: str, leave_parametrized
 def type_before_parametrizations(module: Module) -> type:
     """The class that `module` had before it was parametrized; its class if it is not.
 
+    Example:
+        >>> import jaxnn as nn
+        >>> import jaxnn.utils.parametrize as P
+        >>> layer = P.register_parametrization(nn.Linear(3, 3), "weight", nn.Identity())
+        >>> P.type_before_parametrizations(layer) is nn.Linear
+        True
+
     Follows ``torch.nn.utils.parametrize.type_before_parametrizations``.
     """
     return _computed.base_class(type(module), _KIND) if is_parametrized(module) else type(module)
@@ -438,6 +461,14 @@ def transfer_parametrizations_and_params(
     Returns:
         `to_module`.
 
+    Example:
+        >>> import jaxnn as nn
+        >>> import jaxnn.utils.parametrize as P
+        >>> layer = P.register_parametrization(nn.Linear(3, 3), "weight", nn.Identity())
+        >>> other = P.transfer_parametrizations_and_params(layer, nn.Linear(3, 3))
+        >>> P.is_parametrized(other, "weight"), bool((other.weight == layer.weight).all())
+        (True, True)
+
     Follows ``torch.nn.utils.parametrize.transfer_parametrizations_and_params``.
     """
     if not is_parametrized(from_module):
@@ -453,3 +484,7 @@ def transfer_parametrizations_and_params(
             delattr(taken, original)
             _register(taken, original, box)
     return to_module
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -22,12 +22,44 @@ from jaxnn.functional.norms import vector_norm
 from jaxnn.utils import _hooked
 from jaxnn.utils.convert_parameters import parameters_to_vector
 
+__all__ = [
+    "BasePruningMethod",
+    "CustomFromMask",
+    "Identity",
+    "L1Unstructured",
+    "LnStructured",
+    "PruningContainer",
+    "RandomStructured",
+    "RandomUnstructured",
+    "custom_from_mask",
+    "global_unstructured",
+    "identity",
+    "is_pruned",
+    "l1_unstructured",
+    "ln_structured",
+    "random_structured",
+    "random_unstructured",
+    "remove",
+]
+
 
 class BasePruningMethod(_hooked.Attached, ABC):
     """Base of pruning methods. A subclass writes ``compute_mask`` and sets ``PRUNING_TYPE``.
 
     ``PRUNING_TYPE`` says what a further call may prune of an array pruned before: "unstructured" the elements left,
     "structured" the channels (along ``dim``) of which something is left, "global" everything.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> from jaxnn.utils import prune
+        >>> class EveryOther(prune.BasePruningMethod):
+        ...     PRUNING_TYPE = "unstructured"
+        ...     def compute_mask(self, t, default_mask):
+        ...         return default_mask.at[..., ::2].set(0)
+        >>> layer = nn.Linear(4, 1)
+        >>> _ = EveryOther.apply(layer, "weight")
+        >>> print(layer.weight_mask)
+        [[0. 1. 0. 1.]]
 
     Follows ``torch.nn.utils.prune.BasePruningMethod``.
     """
@@ -427,7 +459,9 @@ def identity(module: Any, name: str) -> Any:
         `module`.
 
     Example:
-        >>> layer = identity(nn.Linear(2, 3), "bias")
+        >>> import jaxnn as nn
+        >>> from jaxnn.utils import prune
+        >>> layer = prune.identity(nn.Linear(2, 3), "bias")
         >>> print(layer.bias_mask)
         [1. 1. 1.]
 
@@ -452,7 +486,9 @@ def random_unstructured(module: Any, name: str, amount: Any) -> Any:
         ValueError: a share outside [0, 1], a negative number, or more elements than there are.
 
     Example:
-        >>> layer = random_unstructured(nn.Linear(2, 3), "weight", amount=1)
+        >>> import jaxnn as nn
+        >>> from jaxnn.utils import prune
+        >>> layer = prune.random_unstructured(nn.Linear(2, 3), "weight", amount=1)
         >>> int((layer.weight == 0).sum())
         1
 
@@ -475,7 +511,9 @@ def l1_unstructured(module: Any, name: str, amount: Any, importance_scores: Any 
         `module`, with ``<name>_orig`` (the parameter), ``<name>_mask`` (a buffer), and ``<name>``, their product.
 
     Example:
-        >>> layer = l1_unstructured(nn.Linear(2, 3), "weight", amount=0.2)
+        >>> import jaxnn as nn
+        >>> from jaxnn.utils import prune
+        >>> layer = prune.l1_unstructured(nn.Linear(2, 3), "weight", amount=0.2)
         >>> list(layer.state_dict())
         ['bias', 'weight_orig', 'weight_mask']
 
@@ -498,7 +536,9 @@ def random_structured(module: Any, name: str, amount: Any, dim: int) -> Any:
         `module`, with ``<name>_orig`` (the parameter), ``<name>_mask`` (a buffer), and ``<name>``, their product.
 
     Example:
-        >>> layer = random_structured(nn.Linear(5, 3), "weight", amount=3, dim=1)
+        >>> import jaxnn as nn
+        >>> from jaxnn.utils import prune
+        >>> layer = prune.random_structured(nn.Linear(5, 3), "weight", amount=3, dim=1)
         >>> int((layer.weight == 0).all(0).sum())
         3
 
@@ -523,7 +563,9 @@ def ln_structured(module: Any, name: str, amount: Any, n: Any, dim: int, importa
         `module`, with ``<name>_orig`` (the parameter), ``<name>_mask`` (a buffer), and ``<name>``, their product.
 
     Example:
-        >>> layer = ln_structured(nn.Conv2d(5, 3, 2), "weight", amount=0.4, n=float("-inf"), dim=1)
+        >>> import jaxnn as nn
+        >>> from jaxnn.utils import prune
+        >>> layer = prune.ln_structured(nn.Conv2d(5, 3, 2), "weight", amount=0.4, n=float("-inf"), dim=1)
         >>> int((layer.weight == 0).all((0, 2, 3)).sum())
         2
 
@@ -548,8 +590,10 @@ def global_unstructured(
         TypeError: `parameters` is not iterable, `importance_scores` is no dict, or a method of another type.
 
     Example:
+        >>> import jaxnn as nn
+        >>> from jaxnn.utils import prune
         >>> first, second = nn.Linear(10, 4), nn.Linear(4, 1)
-        >>> global_unstructured([(first, "weight"), (second, "weight")], L1Unstructured, amount=10)
+        >>> prune.global_unstructured([(first, "weight"), (second, "weight")], prune.L1Unstructured, amount=10)
         >>> int((first.weight == 0).sum() + (second.weight == 0).sum())
         10
 
@@ -591,7 +635,9 @@ def custom_from_mask(module: Any, name: str, mask: Any) -> Any:
         `module`, with ``<name>_orig`` (the parameter), ``<name>_mask`` (a buffer), and ``<name>``, their product.
 
     Example:
-        >>> layer = custom_from_mask(nn.Linear(5, 3), "bias", mask=jnp.array([0, 1, 0]))
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> from jaxnn.utils import prune
+        >>> layer = prune.custom_from_mask(nn.Linear(5, 3), "bias", mask=jnp.array([0, 1, 0]))
         >>> print(layer.bias_mask)
         [0. 1. 0.]
 
@@ -608,7 +654,9 @@ def remove(module: Any, name: str) -> Any:
         ValueError: `name` is not pruned.
 
     Example:
-        >>> layer = remove(random_unstructured(nn.Linear(5, 7), "weight", amount=0.2), "weight")
+        >>> import jaxnn as nn
+        >>> from jaxnn.utils import prune
+        >>> layer = prune.remove(prune.random_unstructured(nn.Linear(5, 7), "weight", amount=0.2), "weight")
         >>> list(layer.state_dict()), int((layer.weight == 0).sum())
         (['bias', 'weight'], 7)
 
@@ -625,8 +673,10 @@ def is_pruned(module: Module) -> bool:
     """Whether anything in `module` or below it is pruned.
 
     Example:
+        >>> import jaxnn as nn
+        >>> from jaxnn.utils import prune
         >>> layer = nn.Linear(5, 7)
-        >>> is_pruned(layer), is_pruned(identity(layer, "weight"))
+        >>> prune.is_pruned(layer), prune.is_pruned(prune.identity(layer, "weight"))
         (False, True)
 
     Follows ``torch.nn.utils.prune.is_pruned``.
@@ -672,3 +722,7 @@ def _compute_norm(t: Any, n: Any, dim: int) -> Any:
         takes = "a number, 'fro' for arrays of 2 or 3 dimensions, or 'nuc' for arrays of 3"
         fail(RuntimeError, "prune", "n", takes, f"{n!r} for {t.ndim}")
     return vector_norm(t, n, dims)
+
+
+def __dir__() -> list[str]:
+    return __all__

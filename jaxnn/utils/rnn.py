@@ -22,6 +22,17 @@ from jaxnn.functional.packed_sequence import REMEDY, Layout, host_integers, take
 from jaxnn.functional.packed_sequence import PackedSequence as PackedSequence
 from jaxnn.functional.packed_sequence import invert_permutation as invert_permutation
 
+__all__ = [
+    "PackedSequence",
+    "invert_permutation",
+    "pack_padded_sequence",
+    "pack_sequence",
+    "pad_packed_sequence",
+    "pad_sequence",
+    "unpack_sequence",
+    "unpad_sequence",
+]
+
 
 def pack_padded_sequence(
     input: Shaped[Array, "time batch *rest"],
@@ -257,3 +268,7 @@ def unpack_sequence(packed_sequences: PackedSequence) -> list[jax.Array]:
     """
     padded, lengths = pad_packed_sequence(packed_sequences, batch_first=True)
     return unpad_sequence(padded, lengths, batch_first=True)
+
+
+def __dir__() -> list[str]:
+    return __all__

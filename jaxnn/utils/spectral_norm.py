@@ -263,7 +263,8 @@ def spectral_norm(
         KeyError: `module` has no such parameter.
 
     Example:
-        >>> layer = spectral_norm(nn.Linear(20, 40))
+        >>> import jaxnn as nn
+        >>> layer = nn.utils.spectral_norm(nn.Linear(20, 40))
         >>> layer.weight_u.shape, layer.weight_v.shape
         ((40,), (20,))
 
@@ -278,6 +279,12 @@ def remove_spectral_norm(module: M, name: str = "weight") -> M:
 
     Raises:
         ValueError: `name` has no such hook.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> layer = nn.utils.remove_spectral_norm(nn.utils.spectral_norm(nn.Linear(20, 40)))
+        >>> list(layer.state_dict())
+        ['bias', 'weight']
 
     Follows ``torch.nn.utils.remove_spectral_norm``.
     """

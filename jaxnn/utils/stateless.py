@@ -32,3 +32,7 @@ def functional_call(
     return _functional_call.functional_call(
         module, parameters_and_buffers, args, kwargs, tie_weights=tie_weights, strict=strict
     )
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -138,9 +138,10 @@ def weight_norm(module: M, name: str = "weight", dim: int | None = 0) -> M:
         ValueError: a lazy parameter without a shape.
 
     Example:
+        >>> import jaxnn as nn
         >>> import warnings
         >>> warnings.simplefilter("ignore")
-        >>> layer = weight_norm(nn.Linear(20, 40))
+        >>> layer = nn.utils.weight_norm(nn.Linear(20, 40))
         >>> layer.weight_g.shape, layer.weight_v.shape
         ((40, 1), (40, 20))
 
@@ -155,6 +156,13 @@ def remove_weight_norm(module: M, name: str = "weight") -> M:
 
     Raises:
         ValueError: `name` has no such hook.
+
+    Example:
+        >>> import warnings, jaxnn as nn
+        >>> warnings.simplefilter("ignore")
+        >>> layer = nn.utils.remove_weight_norm(nn.utils.weight_norm(nn.Linear(20, 40)))
+        >>> list(layer.state_dict())
+        ['bias', 'weight']
 
     Follows ``torch.nn.utils.remove_weight_norm``.
     """

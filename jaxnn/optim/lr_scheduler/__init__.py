@@ -1,5 +1,6 @@
 """torch.optim.lr_scheduler: learning rates from one epoch to the next, inside a compiled step or outside."""
 
+from jaxnn.base.names import public_names as _public_names
 from jaxnn.optim.lr_scheduler._combined import ChainedScheduler as ChainedScheduler
 from jaxnn.optim.lr_scheduler._combined import SequentialLR as SequentialLR
 from jaxnn.optim.lr_scheduler._cosine import CosineAnnealingLR as CosineAnnealingLR
@@ -16,3 +17,7 @@ from jaxnn.optim.lr_scheduler._simple import MultiStepLR as MultiStepLR
 from jaxnn.optim.lr_scheduler._simple import PolynomialLR as PolynomialLR
 from jaxnn.optim.lr_scheduler._simple import StepLR as StepLR
 from jaxnn.optim.lr_scheduler.base import LRScheduler as LRScheduler
+
+
+def __dir__() -> list[str]:
+    return _public_names(globals())
