@@ -1,4 +1,4 @@
-"""``python -m jaxnn``: tools for checkpoints."""
+"""``jaxnn``, or ``python -m jaxnn``: tools for checkpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m jaxnn", description="Tools for checkpoints.")
+    parser = argparse.ArgumentParser(prog="jaxnn", description="Tools for checkpoints.")
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser(
         "inspect", help="names, shapes, dtypes and totals of a checkpoint; runs none of its code"

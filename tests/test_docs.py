@@ -1,31 +1,57 @@
-"""The Python of the pages runs: each page's blocks in order, in one namespace, as a reader would."""
+"""The Python of the pages runs: each page's blocks in order, in one namespace, as a reader would.
+
+Blocks with the title "PyTorch" have a namespace of their own, and run where PyTorch is installed. What such a block and
+the block before it call `result` is compared.
+"""
 
 import gc
+import importlib.util
 import re
+import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r'^( *)```python(?: title="([^"]*)")?\n(.*?)^\1```', re.MULTILINE | re.DOTALL)
 
 
 def blocks(page):
-    """The page's ```python blocks, each with the blank lines before it, so that errors name the page's own lines."""
-    text = page.read_text()
-    for match in re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        yield "\n" * text.count("\n", 0, match.start(1)) + match[1]
+    """The page's blocks as (title, code), each with the blank lines before it, so that errors name the page's own lines."""
+    text = page.read_text(encoding="utf-8")
+    for match in BLOCK.finditer(text):
+        yield match[2] or "", "\n" * text.count("\n", 0, match.start(3)) + textwrap.dedent(match[3])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_the_pages_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    namespace = {"__name__": "page"}
-    for block in blocks(page):
-        exec(compile(block, str(page), "exec"), namespace)
-    namespace.clear()
+    ours, theirs = {"__name__": "page"}, {"__name__": "page"}
+    for title, block in blocks(page):
+        if title == "PyTorch":
+            if importlib.util.find_spec("torch"):
+                exec(compile(block, str(page), "exec"), theirs)
+                _compare(ours, theirs)
+        else:
+            exec(compile(block, str(page), "exec"), ours)
+    ours.clear(), theirs.clear()
     gc.collect()
+
+
+def _compare(ours, theirs):
+    """What both sides call `result`, to the places that a reader would see."""
+    if "result" in theirs:
+        expected = theirs.pop("result").detach().numpy()
+        np.testing.assert_allclose(np.asarray(ours.pop("result")), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_there_are_pages_with_python():
     assert any(True for page in PAGES for _ in blocks(page))
+
+
+def test_every_fence_of_python_is_found():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert len(re.findall(r"^ *```py", text, re.MULTILINE)) == len(list(blocks(page))), page
