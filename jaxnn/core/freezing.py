@@ -151,11 +151,20 @@ def _attributes(value: Any) -> dict[str, Any] | None:
     return held if held or hasattr(value, "__dict__") else None
 
 
+def _has_hash(value: Any) -> bool:
+    """False for a frozen dataclass or an equinox module that holds a list or an array: such a one goes by what it holds."""
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
 def _freeze_object(value: Any, places: Places) -> tuple[Any, ...]:
     """An object of any other class: by its own equality if it is a hashable value, else by what it holds."""
     kind = type(value)
     own_equality = kind.__eq__ is not object.__eq__
-    if own_equality and kind.__hash__ is not None and kind.__hash__ is not object.__hash__:
+    if own_equality and kind.__hash__ is not None and kind.__hash__ is not object.__hash__ and _has_hash(value):
         return "atom", kind, value
     builtin = kind.__module__.partition(".")[0] in _LIBRARIES or kind.__flags__ & _IMMUTABLE_TYPE
     held = None if builtin and not own_equality else _attributes(value)
@@ -234,7 +243,8 @@ def _thaw_partial(frozen: tuple[Any, ...], source: Thawing) -> Any:
 
 def _thaw_object(frozen: tuple[Any, ...], source: Thawing) -> Any:
     _, _, items, copies, original = frozen
-    if not copies:  # configuration: shared, as a trace may not change it anyway
+    # Configuration is shared, as a trace may not change it anyway; unless it has changed since: then it is another's.
+    if not copies and freeze(original.value, Places()) == frozen:
         return original.value
     value = copy.copy(original.value)
     for name, item in items:

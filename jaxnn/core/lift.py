@@ -71,15 +71,23 @@ def is_stateful(value: Any) -> bool:
 
 def find_objects(args: Any, kwargs: Any) -> list[Any]:
     """The distinct stateful objects in the arguments, in order; looks into containers."""
+    return find_distinct(args, kwargs)[0]
+
+
+def find_distinct(args: Any, kwargs: Any) -> tuple[list[Any], bool]:
+    """As `find_objects`, and whether any object stands in the arguments more than once."""
     found: dict[int, Any] = {}
+    count = 0
     for value in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(value, Stateful):
             found[id(value)] = value
+            count += 1
         elif isinstance(value, (tuple, list, dict)):
             for leaf in jax.tree.leaves(value, is_leaf=is_stateful):
                 if isinstance(leaf, Stateful):
                     found[id(leaf)] = leaf
-    return list(found.values())
+                    count += 1
+    return list(found.values()), count > len(found)
 
 
 def replace_objects(value: Any, objects: Sequence[Any]) -> Any:
@@ -333,7 +341,6 @@ class Call:
         leaves: Sequence[Any],
         key: Any,
         rest: Any = None,
-        fold: Any = None,
         everything: bool = False,
     ) -> tuple[Any, Changes]:
         """Call `function` on copies around `leaves`: its output, copies in it as `Ref`, and what changed."""
@@ -341,7 +348,7 @@ class Call:
         watch = Watch(copy)
         copies = parts(copy) if self.objects else []
         args, kwargs = restore_objects(self.rest if rest is None else rest, copies)
-        generator = random.Generator(key=key, fold=fold)
+        generator = random.Generator(key=key)
         try:
             with random.use(generator):
                 out = function(*args, **kwargs)

@@ -15,7 +15,6 @@ import contextvars
 import copy
 import itertools
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,8 +26,9 @@ from jax.core import ShapedArray
 from jax.interpreters import batching
 
 from jaxnn import _compat
+from jaxnn.core.locks import Lock
 from jaxnn.core.parameter import Slot, TraceLeakError, may_hold
-from jaxnn.lowering.define import Primitive, refuse
+from jaxnn.lowering.define import Primitive, lower, refuse
 
 _OUTSIDE = (
     "random numbers drawn from the global generator inside a plain jax transform: compiled code would use the "
@@ -42,6 +42,27 @@ _abstract_key.def_abstract_eval(lambda *, where: ShapedArray((2,), np.dtype("uin
 
 refuse(_abstract_key, lambda where: f"{_OUTSIDE}.\n{where}")
 batching.primitive_batchers[_abstract_key] = lambda args, dims, **params: (_abstract_key.bind(**params), None)
+
+# A drawn key passes through this primitive, which is nothing but a place for vmap, jax's own too, to make it another
+# key for each example: no two of them drop the same values.
+_for_each_example = Primitive("jaxnn_key_for_each_example")
+_for_each_example.def_abstract_eval(lambda key, *, same: key)
+_for_each_example.def_impl(lambda key, *, same: key)
+lower(_for_each_example, lambda key, *, same: key)
+
+
+def _batch_key(axis: Any, args: Any, dims: Any, *, same: tuple[Any, ...]) -> tuple[Any, Any]:
+    (key,), (dim,) = args, dims
+    key = _for_each_example.bind(key, same=same)  # for the mapped axes around this one
+    if dim is not None or axis.name in same:
+        return key, dim
+    folded = lambda data, index: jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(data), index))  # noqa: E731
+    for _ in key.shape[1:]:  # one that an inner axis has made several of
+        folded = jax.vmap(folded, (0, None))
+    return jax.vmap(folded, (None, 0))(key, jnp.arange(axis.size)), 0
+
+
+batching.fancy_primitive_batchers[_for_each_example] = _batch_key
 
 
 def _key_data(key: Any) -> Any:
@@ -72,15 +93,14 @@ class Generator:
     Follows ``torch.Generator``. Seeded from the operating system until ``manual_seed`` is called.
     """
 
-    def __init__(self, device: Any = None, *, key: Any = None, fold: Any = None) -> None:
-        self._lock = threading.RLock()
+    def __init__(self, device: Any = None, *, key: Any = None) -> None:
+        # id of a state of the stream -> who works from it now and will write back where it got to (see `take`)
+        self._taken: dict[int, object] = {}
+        self._lock = Lock(renewed=self._taken.clear)
         self._seed = int.from_bytes(os.urandom(8), "little") >> 1
         self._host: Any = None
         self._slot: Slot | None = None if key is None else Slot(_key_data(key))
         self._from_key = key is not None
-        self._fold = fold  # an index along a mapped axis: every index draws other numbers from one state
-        # id of a state of the stream -> who works from it now and will write back where it got to (see `take`)
-        self._taken: dict[int, object] = {}
 
     def manual_seed(self, seed: int) -> Generator:
         """Start again from `seed`: both the twister and the key stream."""
@@ -121,7 +141,7 @@ class Generator:
         """The box that holds the key stream's state, raw uint32 data, made on first use."""
         slot = self._slot
         if slot is None:
-            with self._lock:
+            with self._lock.held:
                 slot = self._slot
                 if slot is None:
                     slot = self._slot = Slot(_seeded(self._seed), home=None)
@@ -172,7 +192,7 @@ class Generator:
     def next_key(self) -> jax.Array:
         """One fresh jax key; the stream moves on."""
         taker = object()
-        with self._lock:
+        with self._lock.held:
             before = self.take(taker)
             try:
                 state, key = _split(before)
@@ -182,8 +202,9 @@ class Generator:
                     self.slot.value = state
             finally:
                 self.release(before, taker)
-        key = jax.random.wrap_key_data(key)
-        return key if self._fold is None else jax.random.fold_in(key, self._fold)
+        if not _compat.at_top_level():
+            key = _for_each_example.bind(key, same=_same_axes.get())
+        return jax.random.wrap_key_data(key)
 
     def get_state(self) -> np.ndarray[Any, Any]:
         """The whole state as numbers of dtype uint8: torch's 5056 bytes of the twister, then those of the jax key."""
@@ -210,10 +231,9 @@ class Generator:
         return {"seed": self._seed, "host": self._host, "key": key, "from_key": self._from_key}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._lock = threading.RLock()
-        self._seed, self._host, self._from_key = state["seed"], state["host"], state["from_key"]
-        self._fold = None
         self._taken = {}
+        self._lock = Lock(renewed=self._taken.clear)
+        self._seed, self._host, self._from_key = state["seed"], state["host"], state["from_key"]
         self._slot = None if state["key"] is None else Slot(jnp.asarray(state["key"]))
 
 
@@ -248,18 +268,10 @@ def _user_frame() -> str:
 
 
 default_generator = Generator()
+# Names of the mapped axes along which all examples draw the same numbers.
+_same_axes: contextvars.ContextVar[tuple[Any, ...]] = contextvars.ContextVar("jaxnn_same_axes", default=())
 # Of each thread and each task of an event loop: the generators that `use` has put on, the innermost last.
 _stack: contextvars.ContextVar[tuple[Generator, ...]] = contextvars.ContextVar("jaxnn_generators", default=())
-
-
-def _renew_lock() -> None:
-    """A child process is born with a lock of its own: a thread that held this one is not there to give it back."""
-    default_generator._lock = threading.RLock()
-    default_generator._taken.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def current() -> Generator:
@@ -277,6 +289,16 @@ def use(generator: Generator) -> Iterator[Generator]:
         yield generator
     finally:
         _stack.set(before)
+
+
+@contextmanager
+def same_along(axis_name: Any) -> Iterator[None]:
+    """Inside, all examples along this mapped axis draw the same numbers."""
+    before = _same_axes.set((*_same_axes.get(), axis_name))
+    try:
+        yield
+    finally:
+        _same_axes.reset(before)
 
 
 def rng(key: Any) -> Any:

@@ -10,8 +10,6 @@ first looks for it. A module that goes from one compiled step to the next is nev
 
 from __future__ import annotations
 
-import os
-import threading
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -24,6 +22,7 @@ from jax.tree_util import GetAttrKey, register_pytree_with_keys
 from jaxnn import _ambient as ambient
 from jaxnn import _compat
 from jaxnn.core import freezing
+from jaxnn.core.locks import Lock
 from jaxnn.core.parameter import (
     Buffer,
     Slot,
@@ -220,6 +219,8 @@ class _Walk(freezing.Places):
             if self.mutable:
                 # The root goes by number: the cache must not keep it alive.
                 self.watched.append((number, None if number == 0 else obj, name, frozen))
+            if self.arrays:
+                _warn_foreign(obj, name, held[name])
             if self.mutable or self.refers:
                 plain.append((name, frozen))
                 where = _join(self._paths[number], name)
@@ -258,6 +259,19 @@ def _warn_unregistered(holder: Any, name: str, obj: Any) -> None:
         "does not register them: they are missing from parameters() and state_dict(), and optimizers do not train "
         "them. Hold them in nn.ModuleList or nn.ModuleDict",
     )
+
+
+def _warn_foreign(holder: Any, name: str, value: Any) -> None:
+    """Other libraries' modules compute, but their arrays are data here, which no optimizer trains."""
+    of = {kind.__module__.partition(".")[0] for kind in type(value).__mro__} & {"equinox", "flax"}
+    if of:
+        library = of.pop()
+        where = f"{type(holder).__name__}.{name}"
+        _warn_once(
+            ("foreign", type(holder), name),
+            f"{where}: the arrays of a module of {library} are data here: they are not in parameters() and state_dict() "
+            "and are not trained by nn.grad and the optimizers. Keep those to be trained in nn.Parameter",
+        )
 
 
 def _warn_dropped(box: Slot) -> None:
@@ -380,17 +394,7 @@ def unflatten(structure: Structure, leaves: Any) -> Any:
 
 
 # Taken only where a tree is built: reading a tree that is built costs no lock.
-_building = threading.RLock()
-
-
-def _renew_lock() -> None:
-    """A child process is born with a lock of its own: a thread that held this one is not there to give it back."""
-    global _building
-    _building = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+_building = Lock()
 
 
 def build(obj: Any) -> None:
@@ -400,7 +404,7 @@ def build(obj: Any) -> None:
     """
     if obj.__dict__.get("_pending") is None:
         return
-    with _building:
+    with _building.held:
         pending = obj.__dict__.get("_pending")
         if pending is None:
             return

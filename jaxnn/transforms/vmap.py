@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import jax
-from jax import lax
 
-from jaxnn.core import tree
+from jaxnn.core import random, tree
 from jaxnn.core.lift import Call, Changes, Plan, Ref
 from jaxnn.transforms.signature import unbound, wraps
 
@@ -67,8 +67,9 @@ def vmap(
             rest, rest_def = jax.tree.flatten(call.rest)
 
             def pure(leaves: list[Any], key: Any, rest: list[Any]) -> Any:
-                fold = lax.axis_index(axis_name) if randomness == "different" else None
-                out, changes = call.run(function, leaves, key, jax.tree.unflatten(rest_def, rest), fold=fold)
+                drawing = random.same_along(axis_name) if randomness == "same" else nullcontext()
+                with drawing:
+                    out, changes = call.run(function, leaves, key, jax.tree.unflatten(rest_def, rest))
                 if changes.key is not None and randomness == "error":
                     raise RuntimeError(
                         'nn.vmap: random numbers were drawn with randomness="error"; pass "different" or "same"'

@@ -70,7 +70,7 @@ weights = {name: np.asarray(value) for name, value in model.state_dict().items()
 held, over = threading.Event(), threading.Event()
 
 def hold():  # every lock there is, while the process forks
-    with tree._building, nn.default_generator._lock:
+    with tree._building.held, nn.default_generator._lock.held:
         nn.default_generator._taken[0] = None
         held.set()
         over.wait()
