@@ -54,6 +54,13 @@ def as_array(value: Any, where: str) -> jax.Array:
         return value
     if not isinstance(value, (np.ndarray, np.generic)):
         raise TypeError(f"{where}: expected a jax or NumPy array, got {type(value).__name__}")
+    return jnp.array(
+        value, held_as(value, where)
+    )  # a copy: asarray may share the memory, and its owner may write there
+
+
+def held_as(value: Any, where: str) -> np.dtype[Any]:
+    """The dtype in which JAX holds a NumPy array without a loss; raises as `as_array`."""
     dtype = check_dtype(value.dtype, where)
     if dtype != value.dtype:
         limits = np.iinfo(dtype)
@@ -62,7 +69,7 @@ def as_array(value: Any, where: str) -> jax.Array:
                 f"{where}: {value.dtype} numbers from {value.min()} to {value.max()} do not fit {dtype}; "
                 'call jax.config.update("jax_enable_x64", True) to keep 64 bits'
             )
-    return jnp.array(value, dtype)  # a copy: asarray may share the memory, and its owner may write there
+    return dtype
 
 
 def default_float() -> np.dtype[Any]:

@@ -1,4 +1,5 @@
 from jaxnn.base.names import public_names as _public_names
+from jaxnn.utils import data as data
 from jaxnn.utils import parametrizations as parametrizations
 from jaxnn.utils import parametrize as parametrize
 from jaxnn.utils import prune as prune
@@ -25,4 +26,4 @@ from jaxnn.utils.weight_norm import weight_norm as weight_norm
 
 
 def __dir__() -> list[str]:
-    return _public_names(globals(), "parametrizations", "parametrize", "prune", "rnn", "stateless")
+    return _public_names(globals(), "data", "parametrizations", "parametrize", "prune", "rnn", "stateless")
