@@ -31,26 +31,26 @@ def _source(generator: Generator | None) -> Generator:
 def seed(generator: Generator | None) -> int:
     """A new seed of 63 bits."""
     source = _source(generator)
-    with source._lock:
+    with source._lock.held:
         return choices.seed(source.host)
 
 
 def permutation(n: int, generator: Generator | None) -> list[int]:
     """As ``torch.randperm(n, generator=generator).tolist()``."""
     source = _source(generator)
-    with source._lock:
+    with source._lock.held:
         return source.host.randperm(n).tolist()
 
 
 def integers(high: int, count: int, generator: Generator | None) -> list[int]:
     """As ``torch.randint(high, (count,), generator=generator).tolist()``."""
     source = _source(generator)
-    with source._lock:
+    with source._lock.held:
         return source.host.random((count,), 0, high).tolist()
 
 
 def weighted(weights: np.ndarray[Any, Any], count: int, replacement: bool, generator: Generator | None) -> list[int]:
     """As ``torch.multinomial(weights, count, replacement, generator=generator).tolist()``."""
     source = _source(generator)
-    with source._lock:
+    with source._lock.held:
         return choices.multinomial(source.host, weights, count, replacement).tolist()
