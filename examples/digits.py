@@ -9,7 +9,6 @@ a checkpoint (model.safetensors, in PyTorch's names) and curves.png under --out.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import options as command_line
 
 import jaxnn as nn
 import jaxnn.functional as F
@@ -117,6 +117,7 @@ def draw(path: Path, losses, tested, images, labels, predicted) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     wrong = np.flatnonzero(predicted != labels)[:8]
     figure = plt.figure(figsize=(10, 5.2), layout="constrained")
@@ -126,6 +127,7 @@ def draw(path: Path, losses, tested, images, labels, predicted) -> None:
     left.set(xlabel="step", ylabel="training loss")
     right.plot(np.arange(1, len(tested) + 1), 100 * np.asarray(tested), marker=".")
     right.set(xlabel="epoch", ylabel="held-out accuracy, %")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.axhline(98, color="0.7", lw=0.8)
     bottom.suptitle(f"{(predicted != labels).sum()} of {len(labels)} held-out images wrong", fontsize=10)
     axes = bottom.subplots(1, 8)
@@ -137,15 +139,21 @@ def draw(path: Path, losses, tested, images, labels, predicted) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main() -> int:
-    """Train, report, save; exit status 1 when the held-out accuracy is under 98 %."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the split and the batches")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=64)
+def parse(arguments: list[str] | None):
+    """The command line, and its parser."""
+    parser = command_line.Parser(__doc__)
+    number = command_line.number
+    parser.add_argument("--seed", type=command_line.seed, default=0, help="of the weights, the split and the batches")
+    parser.add_argument("--epochs", type=number(int, 1), default=20, help="times that every training image is seen")
+    parser.add_argument("--batch", type=number(int, 2), default=64, help="images in one step")
     parser.add_argument("--device", default=None, help="cpu, gpu or tpu; jax's default otherwise")
-    parser.add_argument("--out", type=Path, default=Path("out/digits"))
-    options = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=Path("out/digits"), help="folder for checkpoint and picture")
+    return parser.parse_args(arguments), parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train, report, save; exit status 1 when the held-out accuracy is under 98 %."""
+    options, parser = parse(arguments)
     try:
         import matplotlib  # noqa: F401
         import sklearn  # noqa: F401
@@ -162,6 +170,8 @@ def main() -> int:
             return 2
 
     data, test = load_data(options.seed)
+    if options.batch > len(data[1]):
+        parser.error(f"argument --batch: there are {len(data[1])} training images, fewer than {options.batch}")
     nn.manual_seed(options.seed)
     model = DigitsNet()
     optimizer = nn.optim.Adam(model, lr=2e-3)

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import options as command_line
 
 import jaxnn as nn
 import jaxnn.functional as F
@@ -160,7 +161,8 @@ def batches(ids: np.ndarray, seed: tuple[int, int], shape: tuple[int, ...], cont
 @functools.cache  # code is compared by identity: the same schedule is compiled once
 def cosine(steps: int, peak: float):
     """A learning rate that rises for a twentieth of the steps, then falls to a tenth."""
-    return optax.warmup_cosine_decay_schedule(0.0, peak, max(1, steps // 20), steps, peak / 10)
+    warmup = min(max(1, steps // 20), steps - 1)
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, peak / 10)
 
 
 def build(settings: dict, characters: str):
@@ -213,24 +215,32 @@ def draw(path: Path, history: dict) -> None:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the dropout")
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--context", type=int, default=64, help="characters that the model sees")
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--lr", type=float, default=3e-3, help="the highest learning rate")
-    parser.add_argument("--evaluate", type=int, default=100, help="steps between evaluations, which save a checkpoint")
+    """The command line."""
+    parser, number = command_line.Parser(__doc__), command_line.number
+    parser.add_argument("--seed", type=command_line.seed, default=0, help="of the weights, the batches and the dropout")
+    parser.add_argument("--steps", type=number(int, 1), default=800, help="steps of training")
+    parser.add_argument("--batch", type=number(int, 1), default=16, help="windows of text in one step")
+    parser.add_argument("--context", type=number(int, 1, 10_000), default=64, help="characters that the model sees")
+    parser.add_argument("--width", type=number(int, 1), default=128, help="of the residual stream")
+    parser.add_argument("--heads", type=number(int, 1), default=4, help="of attention; they divide the width")
+    parser.add_argument("--layers", type=number(int, 1), default=4, help="blocks")
+    parser.add_argument("--dropout", type=number(float, 0, below=1), default=0.0, help="share of activations dropped")
+    parser.add_argument("--lr", type=number(float, 0), default=3e-3, help="the highest learning rate")
+    parser.add_argument(
+        "--evaluate", type=number(int, 1), default=100, help="steps between evaluations, which save a checkpoint"
+    )
     parser.add_argument("--scan", action="store_true", help="nn.scan_layers over the blocks: compiles one of them")
     parser.add_argument("--autocast", action="store_true", help="matrix products in bfloat16")
-    parser.add_argument("--sample", type=int, default=600, metavar="N", help="characters to write at the end")
+    parser.add_argument(
+        "--sample", type=number(int, 0), default=600, metavar="N", help="characters to write at the end"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, with its settings")
     parser.add_argument("--device", default=None, help="cpu, gpu or tpu; jax's default otherwise")
-    parser.add_argument("--out", type=Path, default=Path("out/gpt"))
-    return parser.parse_args(arguments)
+    parser.add_argument("--out", type=Path, default=Path("out/gpt"), help="folder for checkpoint and picture")
+    options = parser.parse_args(arguments)
+    if options.width % options.heads:
+        parser.error(f"argument --heads: {options.heads} heads do not divide a width of {options.width}")
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,7 +11,6 @@ installed, else in PyTorch's own TransformerEncoder. Devlin et al., "BERT", 2018
 
 from __future__ import annotations
 
-import argparse
 import ast
 import dataclasses
 import importlib.util
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import options as command_line
 from side_by_side import side_by_side
 
 import jaxnn as nn
@@ -335,13 +335,14 @@ def standard_library() -> dict[str, str]:
     return described
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Similarities of some sentences, and a search."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.Parser(__doc__)
     parser.add_argument("--query", default="compress a file", help="what to look for in the standard library")
     parser.add_argument("--compare", action="store_true", help="with the same weights under PyTorch")
-    parser.add_argument("--runs", type=int, default=15, help="of each, timed by --compare")
-    options = parser.parse_args()
+    runs = command_line.number(int, 1)
+    parser.add_argument("--runs", type=runs, default=15, help="of each, timed by --compare")
+    options = parser.parse_args(arguments)
     try:
         if options.compare:
             import torch  # noqa: F401
