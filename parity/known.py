@@ -17,19 +17,16 @@ def _table() -> dict[str, list[dict[str, str]]]:
         return tomllib.load(file)
 
 
-def known(kind: str, case: Case, failed: Iterable[str] = (), precision: str = "") -> str | None:
+def known(kind: str, case: Case, failed: Iterable[str] = ()) -> str | None:
     """The reason under which known.toml lists the case as `kind`, or None.
 
     Args:
         kind: a table of known.toml.
         case: the case.
         failed: the tensors that failed, "jit: gradient of weight". An entry that names tensors excuses no others.
-        precision: of the run; an entry that names one counts for no other.
     """
     for entry in _table().get(kind, []):
         argument, tensor = entry.get("argument"), entry.get("tensor", "*")
-        if entry.get("precision", precision) != precision:
-            continue
         if fnmatch.fnmatchcase(case.id, entry["match"]) and (argument is None or _gives(case, argument)):
             if all(fnmatch.fnmatchcase(where, tensor) for where in failed):
                 return entry["reason"]

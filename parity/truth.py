@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 
-from parity.case import DRAWS, Case, Expected, is_floating, moments, rounded
+from parity import compare
+from parity.case import DRAWS, Case, Expected, is_floating, moments, round_to, rounded
 from parity.convert import rebuild, to_numpy, to_torch
 from parity.known import known
 
@@ -50,6 +53,27 @@ def with_truth(case: Case, precision: str = "float32") -> Case:
         dtype = mine.dtype if mine is not None else low if value.is_floating_point() else value.dtype
         case.expected[key] = Expected(to_numpy(value), array, str(dtype).removeprefix("torch."))
     return case
+
+
+def neighbours(case: Case, precision: str, count: int = 16) -> list[dict[str, Any]]:
+    """PyTorch's own results at `precision` for numbers that are each moved by up to a unit in their last place."""
+    rng = np.random.default_rng(0)
+    unit = 2 * compare.ROUNDOFF[precision]
+
+    def moved(array: np.ndarray) -> np.ndarray:
+        wide = array.astype(np.float64) * (1 + rng.uniform(-unit, unit, array.shape))
+        return round_to(wide.astype(np.float32), precision) if is_floating(array) else array
+
+    found = []
+    for _ in range(count):
+        state = {name: moved(array) for name, array in case.state.items()}
+        near = dataclasses.replace(case, arrays=[moved(array) for array in case.arrays], state=state)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found.append(
+                {key: to_numpy(value) for key, value in _run(near, getattr(torch, precision), precision).items()}
+            )
+    return found
 
 
 def _refusal(case: Case, low: torch.dtype) -> str:

@@ -1,6 +1,7 @@
 """The error measure, the gate, and the stand-ins: known answers, no torch."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -106,3 +107,26 @@ def test_known_cases_have_reasons():
     assert known("random", case) is None
     case.name = "dropout"
     assert known("random", case)
+
+
+def _near(*numbers: float) -> Callable[[], list[dict[str, np.ndarray]]]:
+    return lambda: [{"output 0": np.array([0.0, number])} for number in numbers]
+
+
+def test_an_error_that_torch_has_too_for_numbers_a_rounding_away_is_chance():
+    assert check(_case(3.0), "bfloat16", neighbours=_near(3.0, 2.4)).status == "known"
+    assert check(_case(3.0), "bfloat16", neighbours=_near(3.0, 2.6)).status == "failed"  # less than half of ours
+    assert check(_case(3.0), "bfloat16", neighbours=_near(math.nan)).status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("truth", "own", "status"), [(3.0, math.nan, "known"), (3.0, 3.0, "failed"), (2.0, math.nan, "held")]
+)
+def test_numbers_that_torchs_own_run_of_16_bits_has_none_of_are_beyond_it(truth, own, status):
+    case = _case(truth)
+    case.expected["output 0"].own = np.array([0.0, own])
+    assert check(case, "float16").status == status
+    case.expected["output 0"].own = np.array([1.0, own])  # a right number does not hide a wrong one
+    case.expected["output 0"].truth = np.array([1.0, truth])
+    assert check(case, "float16").status == "failed"
+    assert check(case, "float32").status == "failed"

@@ -1,13 +1,13 @@
 """A fast subset of ``parity run``: one or two names of each family against live torch."""
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("expecttest")
 
-from parity import run
-from parity.case import Case
-from parity.known import known
+from parity import run, truth
+from parity.case import Case, Slot
 
 # (source, unit, every so manyth case)
 SUBSET = [
@@ -55,9 +55,9 @@ def test_what_torch_refuses_at_a_precision_may_be_refused():
     assert results and all(result.ok for result in results), results
 
 
-def test_a_known_kink_counts_for_its_precision_alone():
-    case = Case("ModuleInfo", "TransformerDecoderLayer", "0032/train", None, (), {}, [])
-    where = ["jit: gradient of linear1.weight"]
-    assert known("kink", case, where, "bfloat16")
-    assert known("kink", case, where, "float32") is None
-    assert known("kink", case, ["jit: output 0"], "bfloat16") is None
+def test_neighbours_are_torchs_own_results_for_numbers_a_rounding_away():
+    array = np.linspace(1.1, 1.9, 50, dtype=np.float32)
+    case = truth.with_truth(Case("own", "relu", "x", None, (Slot(0),), {}, [array]), "bfloat16")
+    outputs = np.array([near["output 0"].astype(np.float32) for near in truth.neighbours(case, "bfloat16")])
+    moves = outputs - case.arrays[0].astype(np.float32)
+    assert set(np.unique(moves)) == {-(2.0**-7), 0.0, 2.0**-7} and len(np.unique(outputs, axis=0)) == len(outputs)
