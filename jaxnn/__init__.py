@@ -14,6 +14,7 @@ from jaxnn import init as init
 from jaxnn import parallel as parallel
 from jaxnn import utils as utils
 from jaxnn._version import __version__ as __version__
+from jaxnn.base import explaining as _explaining
 from jaxnn.base.autocast import autocast as autocast
 from jaxnn.base.autocast import is_autocast_enabled as is_autocast_enabled
 from jaxnn.base.modes import enable_grad as enable_grad
@@ -243,7 +244,8 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
-        raise AttributeError(f"module 'jaxnn' has no attribute {name!r}")
+        remedy = _explaining.of_attribute("nn", name)
+        raise AttributeError(f"module 'jaxnn' has no attribute {name!r}" + (f". {remedy}" if remedy else ""))
     import importlib
 
     module, _, attribute = _LAZY[name].partition(":")
@@ -255,3 +257,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return _public_names(globals(), "functional", "grad", "init", "modules", "parallel", "utils", *_LAZY)
+
+
+_explaining.explain_uncaught()

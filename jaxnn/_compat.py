@@ -40,6 +40,24 @@ def under_jit() -> bool:
     return False
 
 
+_TRANSFORMS = {
+    "JVPTrace": "grad",
+    "LinearizeTrace": "grad",
+    "BatchTrace": "vmap",
+    "while_cond": "while_loop",
+    "while_body": "while_loop",
+    "checkpoint / remat": "checkpoint",
+}
+
+
+def transform_around() -> tuple[str, str]:
+    """The innermost transform that is being traced ("jit", "scan", "cond", "grad" ...; "" for none), and of what code."""
+    trace = _trace_context.trace
+    info = getattr(getattr(trace, "frame", None), "debug_info", None)
+    kind = type(trace).__name__ if info is None else info.traced_for
+    return _TRANSFORMS.get(kind, "" if kind.endswith("Trace") else kind), getattr(info, "func_src_info", "")
+
+
 def may_hold(home: Any, value: Any) -> bool:
     """Whether a box created under the trace `home` (None: top level) may hold `value` without leaking it.
 

@@ -27,7 +27,37 @@ def check_array(function: str, **arguments: Any) -> None:
     """Each argument must be a jax or NumPy array; None is refused too (TypeError)."""
     for argument, value in arguments.items():
         if not isinstance(value, (jax.Array, np.ndarray)):
-            fail(TypeError, function, argument, "a jax array", value)
+            fail(
+                TypeError,
+                function,
+                argument,
+                "a jax array",
+                value if is_plain(value) else named(value),
+                as_input(value),
+            )
+
+
+def is_plain(value: Any) -> bool:
+    """Whether messages show a value itself, and not its kind alone."""
+    return not isinstance(value, (list, tuple, dict)) and not callable(value)
+
+
+def named(value: Any) -> str:
+    """A container, a layer, a function or a class, by its kind."""
+    return f"a {type(value).__name__}" if not isinstance(value, type) else f"the class {value.__name__}"
+
+
+def as_input(value: Any) -> str:
+    """What to write where `value` was given for an array."""
+    kind = type(value)
+    if kind.__module__.partition(".")[0] == "torch":
+        return "Write jnp.asarray(x.numpy()) for a tensor x of torch"
+    if isinstance(value, (list, tuple, int, float)):
+        return "Write jnp.asarray(x)"
+    if callable(value):
+        name = value.__name__ if isinstance(value, type) else kind.__name__
+        return f"A layer is made first and called then: nn.{name}(...)(x)" if name[:1].isupper() else "Call it first"
+    return ""
 
 
 def check_floating(function: str, argument: str, value: Any, error: type[Exception] = RuntimeError) -> None:
@@ -96,8 +126,19 @@ def as_int(function: str, argument: str, value: Any) -> int:
             raise TypeError
         return operator.index(value)
     except TypeError:
-        remedy = "Write int(...) where rounding down is meant" if isinstance(value, (float, np.floating)) else ""
+        remedy = (
+            "Write a // b for a / b, or int(...), where rounding down is meant"
+            if isinstance(value, (float, np.floating))
+            else as_option(value)
+        )
         fail(TypeError, function, argument, "an int", value, remedy)
+
+
+def as_option(value: Any) -> str:
+    """What to write where an array was given for an option of a layer."""
+    if isinstance(value, (jax.Array, np.ndarray)) and np.ndim(value):
+        return "A layer is made of options, and called with arrays then: nn.Layer(options)(x)"
+    return ""
 
 
 def as_ints(function: str, **arguments: Any) -> tuple[int, ...]:

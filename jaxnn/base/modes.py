@@ -18,6 +18,7 @@ from jax import lax
 from jaxnn import _ambient as ambient
 from jaxnn import _compat
 from jaxnn._ambient import Ambient
+from jaxnn.base.naming import own_constructor
 
 _grad_enabled = Ambient("grad", True)
 _inference = Ambient("inference", False)
@@ -31,6 +32,9 @@ class _Mode:
     """A context manager over ambient values: nestable, reusable, and a decorator with or without parentheses."""
 
     _settings: tuple[tuple[Ambient, Any], ...] = ()
+
+    def __init_subclass__(cls) -> None:
+        own_constructor(cls)
 
     def __new__(cls, function: Any = None) -> Any:
         mode = super().__new__(cls)

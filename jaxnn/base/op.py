@@ -16,6 +16,7 @@ from jaxnn.base import modes
 from jaxnn.base.autocast import cast_arguments
 from jaxnn.base.checks import check_room, ints_of
 from jaxnn.base.dtypes import as_array
+from jaxnn.base.naming import renamed
 from jaxnn.lowering.compiling import Jitted
 
 
@@ -121,8 +122,9 @@ def op(
     """
     if function is None:
         return functools.partial(op, check=check, autocast=autocast, compiled=compiled)
-    inner: Any = function
-    name = inner.__name__.lstrip("_")
+    name = function.__name__.lstrip("_")
+    inner: Any = renamed(function, name)
+    check = renamed(check, name)
     parameters = tuple(inspect.signature(inner).parameters)
     integers = _integer_parameters(inner)
 

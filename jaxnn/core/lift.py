@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 from jaxnn import _compat
+from jaxnn.base import explaining
 from jaxnn.core import donation, random, tree
 from jaxnn.core.parameter import (
     Slot,
@@ -326,6 +327,7 @@ class Call:
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         self.generator.release(self.key, self)
         if error is not None:
+            explaining.explain(error)
             donation.explain(error, [self.root])
 
     def names(self, number: int) -> dict[int, str]:

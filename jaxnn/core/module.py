@@ -5,6 +5,7 @@ Follows ``torch.nn.Module``. What it adds is in the class text; how it is a pytr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxnn import _compat
-from jaxnn.base import modes
+from jaxnn.base import explaining, modes
 from jaxnn.base.dtypes import describe
 from jaxnn.core import donation, tree
 from jaxnn.core.conversions import Conversions
@@ -234,7 +235,7 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
         """Register a child module under `name`; None reserves the name."""
         tree.build(self)
         if not isinstance(module, Module) and module is not None:
-            raise TypeError(f"{_type_name(module)} is not a Module subclass")
+            raise TypeError(f"{_type_name(module)} is not a Module subclass{_as_module(module)}")
         self._check_name("add_module", "module", name, "_modules")
         module = on_registration("module", self, name, module)
         if module is not None:
@@ -443,6 +444,21 @@ def _type_name(value: Any) -> str:
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
+def _name_publicly(module: Module, error: Exception) -> None:
+    """Name the module's class where Python's message about its arguments names the private one that it inherits from."""
+    if type(error) is TypeError and len(error.args) == 1 and re.match(r"_\w+\.forward\(\) ", str(error)):
+        error.args = (f"{type(module).__name__}{str(error)[str(error).index('.forward()') :]}",)
+
+
+def _as_module(value: Any) -> str:
+    """What to write where `value` was given for a module."""
+    if isinstance(value, type) and issubclass(value, Module):
+        return f". Make the layer: {value.__name__}(...), not {value.__name__}"
+    if isinstance(value, (list, tuple)):
+        return ". Write Sequential(*layers), or nn.ModuleList(layers)"
+    return ". Write the layer for the function, as nn.ReLU() for F.relu" if callable(value) else ""
+
+
 def _note_where(module: Module, error: Exception) -> None:
     """Note on `error` the dotted name of the module it came from, grown by one step at each call on its way out."""
     tree.discard_changes(module)
@@ -455,6 +471,8 @@ def _note_where(module: Module, error: Exception) -> None:
         name = next((name for name, child in module.named_modules() if child is inner), "")
         path = ".".join(part for part in (name, path) if part)
     if position < 0:
+        explaining.explain(error)
+        _name_publicly(module, error)
         error.add_note("")
         position = len(error.__notes__) - 1
         leaf = type(module).__name__

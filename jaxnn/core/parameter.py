@@ -458,13 +458,31 @@ def deleted_message(names: str) -> str:
     )
 
 
+_RETURN = "return what it becomes, and store it outside"
+_WAYS_OUT = {
+    "jit": "Pass the module as an argument to a function compiled by nn.jit, which brings the change back out; with plain "
+    "jax.jit return the module",
+    "scan": "Scan with nn.scan, with the module in the carry: its changes go from step to step and come back out",
+    "while_loop": f"Carry the value through the loop, {_RETURN}",
+    "fori_loop": f"Carry the value through the loop, {_RETURN}; or use nn.scan, with the module in the carry",
+    "cond": f"In each branch {_RETURN}: self.name = jax.lax.cond(...)",
+    "switch": f"In each branch {_RETURN}: self.name = jax.lax.switch(...)",
+    "checkpoint": "Use nn.checkpoint, with the module as an argument: it brings the change back out",
+    "grad": "Use nn.grad or nn.value_and_grad, with the module as an argument: they bring the change back out",
+    "vmap": "Use nn.vmap, with the module as an argument; or call the module on the whole batch",
+}
+
+
 def leak_message(label: str) -> str:
-    """The text for a tracer that would outlive its trace in the box called `label`."""
+    """The text for a tracer that would outlive its trace in the box called `label`, with the way out of that trace."""
+    kind, source = _compat.transform_around()
+    around = (
+        f"jax traces {source} for {kind}" if source else f"jax traces the function around it{kind and f' for {kind}'}"
+    )
+    way_out = _WAYS_OUT.get(kind, "Pass the module as an argument of the traced function, and return it")
     return (
-        f"{label}: this value exists only while jax traces the function around it, and the module it is stored in was "
-        "made outside that function. Pass the module as an argument of the traced function, not through a closure; "
-        "then nn.jit (nn.grad, nn.vmap, nn.scan ...) brings the change back out, and with a plain jax transform return "
-        "the module"
+        f"{label}: this value exists only while {around}, and the module it is stored in was made outside that function. "
+        f"{way_out}"
     )
 
 
@@ -655,7 +673,10 @@ def as_sharding(device: Any, where: str = "device") -> Any:
             return jax.sharding.SingleDeviceSharding(jax.devices(platform)[int(index or 0)])
         except (RuntimeError, IndexError, ValueError):
             known = sorted({d.platform for d in jax.devices()})
-            raise RuntimeError(f"{where}: expected a device of this process ({known}), got {device!r}") from None
+            raise RuntimeError(
+                f"{where}: expected a device of this process ({known}), got {device!r}. JAX computes on its default device "
+                "without being told"
+            ) from None
     raise TypeError(f"{where}: expected None, a jax device or a sharding, got {describe(device)}")
 
 

@@ -32,15 +32,35 @@ from jaxnn.lowering.define import Primitive, lower, refuse
 
 _OUTSIDE = (
     "random numbers drawn from the global generator inside a plain jax transform: compiled code would use the "
-    "same numbers at every call. Compile with nn.jit, which threads the generator; or wrap the call in "
-    "`with nn.rng(key):` with a key that is an argument of the compiled function; or pass key= to the function"
+    "same numbers at every call"
 )
+_KEYS = "split a key outside, `keys = jax.random.split(nn.next_key(), n)`, and draw inside `with nn.rng(key):`"
+_WAYS_OUT = {
+    "scan": f"Use nn.scan, which threads the generator; or {_KEYS}, with the keys among the scanned inputs",
+    "fori_loop": f"Use nn.scan, which threads the generator; or {_KEYS}, with keys[i] in the step i",
+    "while_loop": "Carry a key through the loop, split it in each step, and draw inside `with nn.rng(key):`",
+    "cond": "Draw a key outside, `key = nn.next_key()`, and use it in the branches inside `with nn.rng(key):`",
+    "checkpoint": "Use nn.checkpoint, which threads the generator; or pass a key and draw inside `with nn.rng(key):`",
+    "vmap": f"Use nn.vmap, which threads the generator; or {_KEYS}, with the keys as a mapped argument",
+}
+_WAYS_OUT["switch"] = _WAYS_OUT["cond"]
+_WAY_OUT = (
+    "Compile with nn.jit, which threads the generator; or wrap the call in `with nn.rng(key):` with a key that is an "
+    "argument of the compiled function"
+)
+
+
+def _outside() -> str:
+    """Why nothing is drawn here, and the way out of the transform around."""
+    way_out = _WAYS_OUT.get(_compat.transform_around()[0], _WAY_OUT)
+    return f"{_OUTSIDE}. {way_out}; or pass key= to the function"
+
 
 _abstract_key = Primitive("jaxnn_global_generator_key")
 _abstract_key.def_abstract_eval(lambda *, where: ShapedArray((2,), np.dtype("uint32")))
 
 
-refuse(_abstract_key, lambda where: f"{_OUTSIDE}.\n{where}")
+refuse(_abstract_key, lambda where: where)
 batching.primitive_batchers[_abstract_key] = lambda args, dims, **params: (_abstract_key.bind(**params), None)
 
 # A drawn key passes through this primitive, which is nothing but a place for vmap, jax's own too, to make it another
@@ -181,7 +201,7 @@ class Generator:
         if new_state is None or new_state is state or slot is None:
             return None, None
         if not may_hold(slot.home, new_state):
-            raise TraceLeakError(_OUTSIDE)
+            raise TraceLeakError(_outside())
         return (slot, new_state) if self.has(state, taker) else (None, None)
 
     def release(self, state: Any, taker: object) -> None:
@@ -198,7 +218,7 @@ class Generator:
                 state, key = _split(before)
                 if self.has(before, taker):
                     if not may_hold(self.slot.home, state):
-                        return jax.random.wrap_key_data(_abstract_key.bind(where=_user_frame()))
+                        return jax.random.wrap_key_data(_abstract_key.bind(where=f"{_outside()}.\n{_user_frame()}"))
                     self.slot.value = state
             finally:
                 self.release(before, taker)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 from collections import OrderedDict, namedtuple
 from collections.abc import Mapping
 from typing import Any
@@ -220,7 +221,10 @@ class StateDict:
             RuntimeError: names missing or unexpected (with `strict`), or shapes that differ; all of them in one text.
         """
         if not isinstance(state_dict, Mapping):
-            raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
+            raise TypeError(
+                f"Expected state_dict to be dict-like, got {type(state_dict)}."
+                + (" Write load_state_dict(nn.load(path))" if isinstance(state_dict, (str, os.PathLike)) else "")
+            )
         metadata = getattr(state_dict, "_metadata", None)
         state_dict = OrderedDict(state_dict)
         if metadata is not None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from jaxnn.base.checks import fail
+from jaxnn.base.naming import own_constructor
 from jaxnn.core import tree
 from jaxnn.core.parameter import Slot, TraceLeakError, current_home, leak_message, may_hold, note_structure
 
@@ -20,6 +22,7 @@ class Stateful:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        own_constructor(cls)
         tree.register(cls)
 
     def _init_state(self) -> None:
@@ -68,6 +71,11 @@ class Stateful:
         if isinstance(value, jax.Array):
             if slots is None:
                 raise AttributeError(f"cannot assign an array before {type(self).__name__}.__init__() call")
+            if type(self).__module__.startswith("jaxnn.modules."):  # none of our layers has such an attribute
+                kind = type(self).__name__
+                fail(
+                    TypeError, kind, name, "an option", value, f"A layer is made first and called then: nn.{kind}()(x)"
+                )
             self._check_home(name, value)
             if name in slots:
                 slots[name].value = value

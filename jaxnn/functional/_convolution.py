@@ -42,7 +42,10 @@ def check_operands(
     wanted = rows if transposed else columns * groups
     if channels != wanted:
         fits = f"{wanted} channels for weight {weight.shape} and groups={groups}"
-        fail(RuntimeError, function, "input", fits, f"{channels} in {input.shape}")
+        last = input.shape[-1] == wanted
+        moved = f"jnp.moveaxis(x, -1, {-spatial - 1})"
+        remedy = f"Channels come before the image's sizes, as in PyTorch: write {moved}"
+        fail(RuntimeError, function, "input", fits, f"{channels} in {input.shape}", remedy if last else "")
     made = columns * groups if transposed else rows
     if bias is not None and bias.shape != (made,):
         fail(RuntimeError, function, "bias", f"shape ({made},), one number for each output channel", bias)

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxnn.base.checks import check_array, fail
 from jaxnn.base.dtypes import compute_dtype, floating, is_floating, is_integer
+from jaxnn.base.naming import renamed
 from jaxnn.base.op import op
 
 
@@ -74,6 +75,7 @@ def elementwise(
         return functools.partial(elementwise, takes=takes, exact=exact, autocast=autocast, check=check)
     formula: Any = function
     name = formula.__name__
+    check = renamed(check, name)
 
     def check_call(*args: Any, **kwargs: Any) -> None:
         if args or "input" in kwargs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 
 import jaxnn.functional as F
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import as_option, fail
 from jaxnn.core.module import Module
 
 
@@ -16,6 +16,8 @@ class _DropoutNd(Module):
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()
+        if isinstance(p, jax.Array) and p.ndim:
+            fail(TypeError, type(self).__name__, "p", "a probability from 0 to 1", p, as_option(p))
         if p < 0 or p > 1:
             fail(ValueError, type(self).__name__, "p", "a probability from 0 to 1", str(p))
         self.p = p

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from jaxnn import _compat
+from jaxnn.base.checks import named
 from jaxnn.base.dtypes import describe
 from jaxnn.core import donation
 from jaxnn.core.module import Module
@@ -237,14 +238,10 @@ class Optimizer(Hooked, Stateful):
         if isinstance(model, Module) and callable(grads) and not isinstance(grads, (Mapping, Module)):
             loss, grads = value_and_grad(grads)(model)
         if not isinstance(model, Module) or not isinstance(grads, Mapping):
-            got = (
-                "jax.grad gives a module of gradients"
-                if isinstance(grads, Module)
-                else (f"got {describe(model)} and {describe(grads)}")
-            )
             raise TypeError(
                 f"{type(self).__name__}.step: expected the model and its gradients by name, as nn.grad gives them; "
-                f"{got}. Write: loss, grads = nn.value_and_grad(loss_fn)(model); optimizer.step(model, grads)"
+                f"{_instead(model, grads)}. Write: loss, grads = nn.value_and_grad(loss_fn)(model); "
+                "optimizer.step(model, grads)"
             )
         names = self._bound_names(model)
         boxes = dict(model.named_parameters())
@@ -392,6 +389,23 @@ class _Undo:
         acts = [act for held, old in contents for act in (partial(dict.clear, held), partial(dict.update, held, old))]
         acts.append(partial(list.__setitem__, structure_epoch, 0, next_epoch()))
         write_all(list(self._boxes.values()), self._values, acts)
+
+
+def _instead(model: Any, grads: Any) -> str:
+    """What `step` was given in place of the model and its gradients."""
+    if model is None and grads is None:
+        return "got neither. Gradients are values here, not attributes of the parameters"
+    if isinstance(grads, Module):
+        return "jax.grad gives a module of gradients; nn.grad gives them by name"
+    if isinstance(grads, tuple) and len(grads) == 2:
+        return "got a pair: nn.value_and_grad gives the loss and the gradients"
+    if isinstance(model, Module):
+        return "got no gradients" if grads is None else f"got {named(grads)} for the gradients"
+    if callable(model):
+        return (
+            "got a function for the model. A closure takes the model: optimizer.step(model, lambda m: loss_fn(m(x), y))"
+        )
+    return f"got {named(model)} for the model"
 
 
 class _Boxes(list[Parameter]):

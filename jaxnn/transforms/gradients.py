@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from jaxnn.base.checks import fail, is_plain, named
 from jaxnn.core.lift import Call
 from jaxnn.core.stateful import Stateful
 from jaxnn.transforms.signature import as_tuple, unbound, wraps
@@ -43,6 +44,15 @@ def value_and_grad(
         >>> loss.shape, {name: g.shape for name, g in grads.items()}
         ((), {'weight': (1, 2)})
     """
+    if not callable(fun):
+        fail(
+            TypeError,
+            "nn.value_and_grad",
+            "fun",
+            "a function of the model",
+            fun,
+            "Write nn.value_and_grad(loss_fn)(model)",
+        )
     function, bound = unbound(fun)
     numbers = tuple(n + len(bound) if n >= 0 else n for n in as_tuple(argnums))
     if bound:
@@ -67,6 +77,9 @@ def value_and_grad(
                         for i, name in names.items():
                             leaves[i] = inputs[number][name]
                 out, changes = call.run(function, leaves, call.key, (tuple(now), rest_kwargs))
+                if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+                    got = named(out) if not is_plain(out) else out
+                    fail(TypeError, "nn.value_and_grad", "fun", "with has_aux that it returns (loss, aux)", got)
                 loss, aux = out if has_aux else (out, None)
                 return loss, (aux, changes)
 
@@ -81,7 +94,10 @@ def value_and_grad(
 
 def _chosen(call: Call, args: tuple[Any, ...], number: int) -> tuple[int, dict[int, str] | None]:
     if not -len(args) <= number < len(args):
-        raise ValueError(f"nn.grad: argnums: expected numbers of the {len(args)} arguments given, got {number}")
+        remedy = (
+            "" if args else ". Write it as a function of the model: nn.value_and_grad(lambda m: loss(m(x), y))(model)"
+        )
+        raise ValueError(f"nn.grad: argnums: expected numbers of the {len(args)} arguments given, got {number}{remedy}")
     number %= len(args)
     if not isinstance(args[number], Stateful):
         return number, None

@@ -5,14 +5,18 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 
+from jaxnn.base import explaining
+from jaxnn.base.checks import fail
+from jaxnn.base.dtypes import describe
 from jaxnn.core import donation, lift, random
 from jaxnn.core.lift import Watch
+from jaxnn.core.stateful import Stateful
 from jaxnn.lowering.compiling import Jitted
-from jaxnn.transforms.signature import as_tuple, shift, unbound, wraps
+from jaxnn.transforms.signature import as_tuple, shift, speak_of, unbound, with_names, wraps
 
 
 class _Results(Exception):
@@ -107,9 +111,15 @@ def jit(
     if fun is None:
         keywords = {name: value for name, value in locals().items() if name not in ("fun", "options")}
         return functools.partial(jit, **keywords, **options)
+    if not callable(fun):
+        fail(TypeError, "nn.jit", "fun", "a function, a module or a method of one", describe(fun))
     function, bound = unbound(fun)
     before = 1 + len(bound)
-    donated = {number + len(bound) for number in as_tuple(donate_argnums)}
+    donated, donated_names = with_names(
+        function,
+        [number + len(bound) if number >= 0 else number for number in as_tuple(donate_argnums)],
+        donate_argnames,
+    )
 
     def pure(hidden: tuple[Any, Any], *args: Any, **kwargs: Any) -> tuple[Any, _Results]:
         key, bundle = hidden
@@ -119,9 +129,9 @@ def jit(
             roots = [bundle]
         else:
             objects = roots = lift.find_objects(args, kwargs)
-        keep_all = {
-            id(obj) for number in donated if number < len(args) for obj in lift.find_objects((args[number],), {})
-        }
+        taken = [args[number] for number in donated if number < len(args)]
+        taken += [kwargs[name] for name in donated_names if name in kwargs]
+        keep_all = {id(obj) for obj in lift.find_objects(taken, {})}
         watches = [Watch(root) for root in roots]
         generator = random.Generator(key=key)
         try:
@@ -144,20 +154,20 @@ def jit(
 
     name = getattr(fun, "__name__", None) or type(fun).__name__
     pure.__name__ = pure.__qualname__ = name
+    speak_of(pure, fun if isinstance(fun, Stateful) else function, "_jaxnn_state")
     jax_options = dict(options)
     if in_shardings is not None:
         user = in_shardings if isinstance(in_shardings, tuple) else (in_shardings,)
         jax_options["in_shardings"] = (None, *(None,) * len(bound), *user)
     if out_shardings is not None:
         jax_options["out_shardings"] = (out_shardings, None)
-    compiled = Jitted(
-        pure,
-        static_argnums=shift(static_argnums, before),
-        static_argnames=static_argnames,
-        donate_argnums=shift(donate_argnums, before),
-        donate_argnames=donate_argnames,
-        **jax_options,
-    )
+    names = {"static_argnames": static_argnames, "donate_argnames": donate_argnames}
+    try:
+        shifted = {"static_argnums": shift(static_argnums, before), "donate_argnums": shift(donate_argnums, before)}
+        compiled = Jitted(pure, **shifted, **names, **jax_options)
+    except ValueError:  # numbers that the function has not: the message is to name the user's
+        jax.jit(function, static_argnums=static_argnums, donate_argnums=donate_argnums, **names)
+        raise
 
     def prepare(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         args = bound + args
@@ -175,7 +185,7 @@ def jit(
     def calling(program: Callable[[], Callable[..., Any]]) -> Any:
         """`fun` run by a program of `pure`, which `program` gives at each call."""
 
-        @wraps(fun)
+        @wraps(cast(Callable[..., Any], fun))
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             bundle, args, kwargs, objects, roots = prepare(args, kwargs)
             generator = random.current()
@@ -189,6 +199,7 @@ def jit(
                 except BaseException as error:
                     if 0 in done and 1 not in done:  # the program has run: what it was given may be gone
                         _finish(done, roots, generator, state)
+                    explaining.explain(error)
                     donation.explain(error, roots, donated=True)
                     raise
                 out, results = done[0]

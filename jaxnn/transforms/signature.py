@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jaxnn.core.stateful import Stateful
@@ -23,6 +24,41 @@ def wraps(function: Callable[..., Any]) -> Callable[[Any], Any]:
     if isinstance(function, Stateful):
         return lambda wrapper: wrapper
     return functools.wraps(function)
+
+
+def speak_of(function: Callable[..., Any], user: Any, hidden: str) -> None:
+    """Make jax's messages about `function` name the user's file, line and arguments.
+
+    Args:
+        function: what jax is given; its first argument is not the user's, the rest are `user`'s.
+        user: the user's function, or a module that is called.
+        hidden: a name for the first argument.
+    """
+    source: Any = getattr(type(user), "forward", None) if isinstance(user, Stateful) else user
+    try:
+        signature = inspect.signature(source)
+        first = inspect.Parameter(hidden, inspect.Parameter.POSITIONAL_ONLY)
+        named: Any = signature.replace(parameters=(first, *signature.parameters.values()))
+    except (TypeError, ValueError):  # a callable that does not say
+        return
+    function.__signature__, function.__wrapped__ = named, source  # type: ignore[attr-defined]
+
+
+def with_names(function: Any, argnums: Iterable[int], names: Any) -> tuple[set[int], set[str]]:
+    """Arguments given by number and by name, each in both forms as far as the function's signature says."""
+    numbers = set(argnums)
+    words: set[str] = {names} if isinstance(names, str) else set(names or ())
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return numbers, words
+    both = [(i, p.name) for i, p in enumerate(parameters) if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    count = len(parameters)
+    numbers = {number + count if number < 0 else number for number in numbers}
+    return (
+        numbers | {number for number, name in both if name in words},
+        words | {name for number, name in both if number in numbers},
+    )
 
 
 def shift(argnums: Any, by: int) -> Any:

@@ -1,0 +1,134 @@
+"""`explain`: what to write for the idiom of PyTorch that an exception came of, added to it as a note.
+
+It looks at exceptions alone; a call that succeeds does not pass here.
+"""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from types import ModuleType, TracebackType
+from typing import Any
+
+import jax
+
+from jaxnn.base.idioms import IDIOMS, Idiom, code
+
+_JAX = str(jax.__file__).removesuffix("__init__.py")
+_MODULES = {"jax.numpy": "jnp", "jaxnn": "nn", "jaxnn.functional": "nn"}
+_MISSING: dict[tuple[str, str], Idiom] = {(row.of, name): row for row in IDIOMS for name in row.names}
+_SAID = [row for row in IDIOMS if row.meets is not None and not row.names]
+
+
+def of_attribute(owner: str, name: str) -> str:
+    """What to write for an attribute that `owner` ("array", "box", "jnp", "nn") lacks; "" where the table does not say."""
+    row = _MISSING.get((owner, name))
+    return "" if row is None else row.text(name)
+
+
+def find(error: BaseException) -> str:
+    """What to write for the idiom that `error` came of; "" where it is none of the table."""
+    if isinstance(error, AttributeError) and error.name:
+        owner = _owner(error.obj)
+        found = of_attribute(owner, error.name) if owner else ""
+        if found:
+            return found
+    text = str(error)
+    for row in _SAID:
+        assert row.meets is not None
+        if isinstance(error, row.meets) and re.search(row.says, text):
+            if not row.called or row.called in called(error.__traceback__):
+                return row.text()
+    return ""
+
+
+def explain(error: BaseException) -> None:
+    """Add to `error`, once, what to write for the idiom that it came of."""
+    try:
+        if getattr(error, "_jaxnn_idiom", False):
+            return
+        found = find(error)
+        if found:
+            error.add_note(found)
+        error._jaxnn_idiom = True  # type: ignore[attr-defined]
+    except Exception:  # an exception of someone's own that takes no attributes, or has no text
+        return
+
+
+def _owner(obj: Any) -> str:
+    if isinstance(obj, jax.Array):
+        return "array"
+    if isinstance(obj, ModuleType):
+        return _MODULES.get(obj.__name__, "")
+    return "box" if any(kind.__name__ == "Slot" for kind in type(obj).__mro__) else ""
+
+
+def called(traceback: TracebackType | None) -> set[str]:
+    """The names of the methods that were being called on the lines where an exception passed through user code."""
+    names: set[str] = set()
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        position = next_position(code, traceback.tb_lasti)
+        if position is not None and not code.co_filename.startswith(_JAX):
+            names |= set(_methods(code.co_filename, traceback.tb_frame.f_globals, *position, code.co_names))
+        traceback = traceback.tb_next
+    return names
+
+
+def next_position(code: Any, instruction: int) -> tuple[int, int, int, int] | None:
+    """Line, last line, column and last column of an instruction's source; None where the code does not say."""
+    for at, position in enumerate(code.co_positions()):
+        if at == instruction // 2:
+            return position if None not in position else None
+    return None
+
+
+def _methods(
+    file: str, module: dict[str, Any], line: int, last: int, column: int, end: int, names: Iterable[str]
+) -> Iterator[str]:
+    lines = [linecache.getline(file, number, module) for number in range(line, last + 1)]
+    if not any(lines):  # no source, as in some shells: any method that the code mentions
+        yield from names
+        return
+    lines[-1] = lines[-1].encode()[:end].decode(errors="ignore")
+    lines[0] = lines[0].encode()[column:].decode(errors="ignore")
+    try:
+        tree = ast.parse("".join(lines).strip(), mode="eval")
+    except SyntaxError:
+        return
+    if isinstance(tree.body, ast.Call) and isinstance(tree.body.func, ast.Attribute):
+        yield tree.body.func.attr
+
+
+def explain_uncaught() -> None:
+    """Explain, from now on, what ends a script too: ``loss.backward()`` passes through no function of jaxnn.
+
+    The interpreter's present ``sys.excepthook`` is called as before, with the note on the exception.
+    """
+    before = sys.excepthook
+    if getattr(before, "_jaxnn", False):
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        explain(error)
+        before(kind, error, traceback)
+
+    hook._jaxnn = True  # type: ignore[attr-defined]
+    sys.excepthook = hook
+
+
+def table() -> str:
+    """The rows as a table for the docs."""
+    lines = ["| PyTorch | here | what it meets here |", "|---|---|---|"]
+    for row in IDIOMS:
+        name = row.names[0] if row.names else ""
+        torch = code(row.torch, name)
+        if len(row.names) > 1:
+            torch += "; so " + ", ".join(f"`{other}`" for other in row.names[1:])
+        here = code(row.here, name) + (f". {row.why}" if row.why else "")
+        meets = "nothing: other numbers" if row.meets is None else row.meets.__name__
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (torch, here, meets)) + " |")
+    return "\n".join(lines)
