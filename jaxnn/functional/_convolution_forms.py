@@ -24,6 +24,8 @@ from jaxnn.functional._convolution_geometry import Geometry, turned_weight
 from jaxnn.functional._dot import dot_general
 
 MAX_TAPS = 150  # a sum of more terms takes long to compile
+MAX_TERMS = 80  # of a sum over several channels of a group: with more a matrix product is as fast
+MAX_SUMS = 40  # the same for a weight's gradient, where each is a sum of its own
 _REMAINDERS = 27  # with more, the slices of a large stride would be the largest part of the program
 
 
@@ -74,14 +76,25 @@ def _shifted(
         yield tap, lax.slice(met, (0,) * lead + tuple(begin), input.shape[:lead] + tuple(end))
 
 
+def _taps(
+    input: jax.Array, geometry: Geometry, kernel: tuple[int, ...], size: tuple[int, ...]
+) -> Iterator[tuple[tuple[int, ...], jax.Array]]:
+    """For each channel of a group and each place in the kernel, what it meets: (N, groups, 1, *size)."""
+    groups = geometry.groups
+    padded = _padded(input, geometry)
+    padded = padded.reshape(padded.shape[0], groups, padded.shape[1] // groups, *padded.shape[2:])
+    for tap, met in _shifted(padded, geometry, kernel, size):
+        for channel in range(met.shape[2]):
+            yield (channel, *tap), lax.slice_in_dim(met, channel, channel + 1, axis=2)
+
+
 def taps(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
-    """Groups of one channel: a sum over the kernel of shifted inputs, each times one weight for each output channel."""
+    """Small groups: a sum over a group's channels and the kernel of shifted inputs, each times one weight."""
     groups, kernel = geometry.groups, weight.shape[2:]
     size = geometry.output_size(input.shape[2:], kernel)
-    padded = lax.expand_dims(_padded(input, geometry), (2,))
-    weight = weight.reshape(1, groups, weight.shape[0] // groups, *kernel)
+    weight = weight.reshape(1, groups, weight.shape[0] // groups, *weight.shape[1:])
     total: Any = 0
-    for tap, met in _shifted(padded, geometry, kernel, size):
+    for tap, met in _taps(input, geometry, kernel, size):
         total = total + met * lax.expand_dims(weight[(..., *tap)], range(3, 3 + len(kernel)))
     return total.reshape(input.shape[0], weight.shape[1] * weight.shape[2], *size)
 
@@ -94,16 +107,16 @@ def taps_weight_gradient(input: jax.Array, output: jax.Array, geometry: Geometry
     """
     batch, groups, size = input.shape[0], geometry.groups, output.shape[2:]
     parts = next(count for count in range(min(batch, 8), 0, -1) if batch % count == 0)
-    padded = lax.expand_dims(_padded(input, geometry), (2,))
     output = output.reshape(parts, batch // parts, groups, shape[0] // groups, *size)
     ones, output = _compat.vary_alike(jnp.ones(size[-1:], input.dtype), output)
     sums = []
-    for _, met in _shifted(padded, geometry, shape[2:], size):
+    for _, met in _taps(input, geometry, shape[2:], size):
         met = met.reshape(parts, batch // parts, groups, 1, *size)
         total = functools.reduce(lax.add, [met[part] * output[part] for part in range(parts)])
         rows = lax.dot_general(total, ones, (((total.ndim - 1,), (0,)), ((), ())), precision=geometry.precision)
         sums.append(rows.sum((0, *range(3, rows.ndim))))
-    return jnp.stack(sums, -1).reshape(shape)
+    made = jnp.stack(sums, -1).reshape(*shape[:1], *shape[2:], shape[1])
+    return jnp.moveaxis(made, -1, 1)
 
 
 def _met(input: jax.Array, geometry: Geometry, kernel: tuple[int, ...], axis: int) -> jax.Array:
@@ -207,7 +220,7 @@ def fits(form: str, weight: tuple[int, ...], geometry: Geometry) -> bool:
     """Whether the form can be used for the shape of weight and the options."""
     kernel = weight[2:]
     if form == "taps":
-        return weight[1] == 1 and prod(kernel) <= MAX_TAPS
+        return geometry.groups > 1 and prod(weight[1:]) <= MAX_TAPS
     if form == "patches":
         return geometry.groups == 1 and (max(kernel) == 1 or kernel == geometry.stride and max(geometry.dilation) == 1)
     return form == "direct" or prod(kernel) <= MAX_TAPS
@@ -232,7 +245,12 @@ def choose(operation: str, image: tuple[int, ...], weight: tuple[int, ...], geom
 
 
 def _for_groups(operation: str, image: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry) -> str:
-    if fits("taps", weight, geometry):
+    if weight[1] == 1 and fits("taps", weight, geometry):
+        return "taps"
+    # A matrix product of a few rows for each group is slow. (With strides the slices are.)
+    channels = weight[0] // geometry.groups if operation == "input_gradient" else weight[1]
+    most = MAX_SUMS if operation == "weight_gradient" else MAX_TERMS
+    if channels <= 8 and channels * prod(weight[2:]) <= most and max(geometry.stride) == 1:
         return "taps"
     return "columns" if max(weight[2:]) == 1 else "joined"
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn import _compat
-from jaxnn.functional._convolution_forms import FORMS, choose, taps_weight_gradient, turned
+from jaxnn.functional._convolution_forms import FORMS, MAX_TAPS, choose, taps_weight_gradient, turned
 from jaxnn.functional._convolution_geometry import Geometry
 from jaxnn.lowering.define import Primitive, define
 from jaxnn.lowering.once import once
@@ -30,7 +30,7 @@ def _forward(input: Any, weight: Any, *, geometry: Geometry, shape: Shape, form:
 
 
 def _input_gradient(output: Any, weight: Any, *, geometry: Geometry, shape: Shape, form: str) -> Any:
-    if form == "taps" and weight.shape[0] == geometry.groups:
+    if form == "taps" and weight.shape[0] // geometry.groups * prod(weight.shape[2:]) <= MAX_TAPS:
         # As a sum of taps in its turn, not a sum of as many padded images.
         return FORMS[form](*turned(output, weight, geometry, shape))
     if form == "direct":
