@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="Markdown and one HTML page from the results")
     report.add_argument("--results", type=pathlib.Path, action="append", help=f"default: {RESULTS}")
     report.add_argument("--out", type=pathlib.Path, default=RESULTS.parent, help="folder for report.md and report.html")
+    report.add_argument("--site", type=pathlib.Path, metavar="DOCS", help="put the figures into DOCS/parity.md instead")
     compare = commands.add_parser("compare", help="two models on the same input: the first submodule that differs")
     models.add_arguments(compare)
     train.add_arguments(commands.add_parser("train", help="the same training run in both, step by step"))
@@ -123,6 +124,8 @@ def _golden(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from parity import report
 
+    if arguments.site:
+        return report.write_site(arguments.results or [RESULTS], arguments.site)
     return report.write(arguments.results or [RESULTS], arguments.out)
 
 

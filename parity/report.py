@@ -22,9 +22,29 @@ def write(paths: Sequence[pathlib.Path], out: pathlib.Path) -> int:
     """Write report.md and report.html into `out`; 0 when everything in them held."""
     runs = [load(path) for path in paths]
     out.mkdir(parents=True, exist_ok=True)
-    (out / "report.md").write_text(markdown(runs))
-    (out / "report.html").write_text(page(runs))
+    (out / "report.md").write_text(markdown(runs), encoding="utf-8")
+    (out / "report.html").write_text(page(runs), encoding="utf-8")
     print(f"{out / 'report.md'}, {out / 'report.html'}")
+    return 0 if all(result.ok for _, results in runs for result in results) else 1
+
+
+_BEGIN, _END = "<!-- made by: python -m parity report --site docs -->", "<!-- end -->"
+
+
+def write_site(paths: Sequence[pathlib.Path], docs: pathlib.Path) -> int:
+    """Put the figures of the runs into docs/parity.md, and their pictures beside it; 0 when everything in them held."""
+    runs, lines = [load(path) for path in paths], []
+    for number, (about, results) in enumerate(runs):
+        picture = f"parity{number or ''}.png"
+        (docs / "pictures" / picture).write_bytes(draw(results))
+        rows = [[family, *_figures(group)[:-1]] for (family,), group in _groups(results, "family").items()]
+        lines += [f"## {_title(about)}", "", ", ".join(f"{key} {value}" for key, value in about.items()) + ".", ""]
+        lines += [*headline(results), "", f"![Our error against PyTorch's own](pictures/{picture})", ""]
+        lines += [_table(("family", *_HEAD[:-1]), rows), ""]
+    page = docs / "parity.md"
+    before, _, rest = page.read_text(encoding="utf-8").partition(_BEGIN)
+    text = "\n".join([_BEGIN, "", *lines, _END]) + rest.partition(_END)[2]
+    page.write_text(before + text, encoding="utf-8")
     return 0 if all(result.ok for _, results in runs for result in results) else 1
 
 
@@ -168,7 +188,13 @@ def _html_table(head: Sequence[str], rows: Sequence[tuple[Sequence[str], str]]) 
 
 
 def _plot(results: Sequence[Any]) -> str:
-    """Our error against PyTorch's own, one point a case, by family; with the lines of equality, 2 and the gate."""
+    """The picture of `draw`, inside the page."""
+    data = base64.b64encode(draw(results)).decode()
+    return f'<img alt="our error against PyTorch\'s own" src="data:image/png;base64,{data}">'
+
+
+def draw(results: Sequence[Any]) -> bytes:
+    """A PNG: our error against PyTorch's own, one point a case, by family; with the lines of equality, 2 and the gate."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -194,5 +220,4 @@ def _plot(results: Sequence[Any]) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     plt.close(figure)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="our error against PyTorch\'s own" src="data:image/png;base64,{data}">'
+    return buffer.getvalue()

@@ -1,6 +1,7 @@
 """The Python of the pages runs: each page's blocks in order, in one namespace, as a reader would.
 
-Blocks with the title "PyTorch" have a namespace of their own, and run where PyTorch is installed. What such a block and
+What a block prints is what the fence ```text title="prints"``` behind it says. A comment "needs: NAME" skips a page without that
+package. Blocks with the title "PyTorch" have a namespace of their own, and run where PyTorch is installed. What such a block and
 the block before it call `result` is compared.
 """
 
@@ -16,26 +17,36 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r'^( *)```python(?: title="([^"]*)")?\n(.*?)^\1```', re.MULTILINE | re.DOTALL)
+PRINTS = re.compile(r'\s*```text title="prints"\n(.*?)^```', re.MULTILINE | re.DOTALL)
 
 
 def blocks(page):
-    """The page's blocks as (title, code), each with the blank lines before it, so that errors name the page's own lines."""
+    """The page's blocks as (title, code, what it prints or None).
+
+    The code has the blank lines before it, so that errors name the page's own lines.
+    """
     text = page.read_text(encoding="utf-8")
     for match in BLOCK.finditer(text):
-        yield match[2] or "", "\n" * text.count("\n", 0, match.start(3)) + textwrap.dedent(match[3])
+        prints = PRINTS.match(text, match.end())
+        code = "\n" * text.count("\n", 0, match.start(3)) + textwrap.dedent(match[3])
+        yield match[2] or "", code, prints and prints[1]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
-def test_the_pages_python_runs(page, tmp_path, monkeypatch):
+def test_the_pages_python_runs(page, tmp_path, monkeypatch, capsys):
+    for needed in re.findall(r"<!-- needs: (\w+) -->", page.read_text(encoding="utf-8")):
+        pytest.importorskip(needed)
     monkeypatch.chdir(tmp_path)
     ours, theirs = {"__name__": "page"}, {"__name__": "page"}
-    for title, block in blocks(page):
+    for title, block, prints in blocks(page):
+        capsys.readouterr()
         if title == "PyTorch":
             if importlib.util.find_spec("torch"):
                 exec(compile(block, str(page), "exec"), theirs)
                 _compare(ours, theirs)
         else:
             exec(compile(block, str(page), "exec"), ours)
+            assert prints is None or capsys.readouterr().out == prints
     ours.clear(), theirs.clear()
     gc.collect()
 
@@ -55,3 +66,9 @@ def test_every_fence_of_python_is_found():
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         assert len(re.findall(r"^ *```py", text, re.MULTILINE)) == len(list(blocks(page))), page
+
+
+def test_every_fence_of_output_follows_its_block():
+    for page in PAGES:
+        found = page.read_text(encoding="utf-8").count('```text title="prints"')
+        assert found == sum(prints is not None for *_, prints in blocks(page)), page
