@@ -129,7 +129,8 @@ def _first_line(value: Any) -> str:
     if not callable(value):
         return f"`{value!r}`"
     text = re.sub(r":\w+:(?=`)", "", inspect.getdoc(value) or "")
-    return text.split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+    pieces = re.split(r"(`+[^`]*`+)", text.split("\n\n")[0].replace("\n", " "))
+    return "".join(piece if i % 2 else piece.replace("|", "\\|") for i, piece in enumerate(pieces))
 
 
 def _home(namespace: str, name: str, value: Any) -> str:

@@ -38,7 +38,8 @@ def write_site(paths: Sequence[pathlib.Path], docs: pathlib.Path) -> int:
         picture = f"parity{number or ''}.png"
         (docs / "pictures" / picture).write_bytes(draw(results))
         rows = [[family, *_figures(group)[:-1]] for (family,), group in _groups(results, "family").items()]
-        lines += [f"## {_title(about)}", "", ", ".join(f"{key} {value}" for key, value in about.items()) + ".", ""]
+        said = [f"{key} {value}" for key, value in about.items() if key not in ("host", "jobs", "seconds")]
+        lines += [f"## {_title(about)}", "", ", ".join(said) + ".", ""]
         lines += [*headline(results), "", f"![Our error against PyTorch's own](pictures/{picture})", ""]
         lines += [_table(("family", *_HEAD[:-1]), rows), ""]
     page = docs / "parity.md"
