@@ -230,6 +230,7 @@ if TYPE_CHECKING:
 
 # Loaded when first used: optax and checkpoint readers would triple the time of `import jaxnn`.
 _LAZY = {
+    "amp": "jaxnn.amp",
     "optim": "jaxnn.optim",
     "load": "jaxnn.io:load",
     "save": "jaxnn.io:save",

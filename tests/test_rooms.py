@@ -29,6 +29,7 @@ ROOMS = (
     "parallel",
     "utils",
     "optim",
+    "amp",
     "io",
     "",  # jaxnn itself: what users see
     "testing",

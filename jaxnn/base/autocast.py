@@ -67,6 +67,16 @@ def is_autocast_enabled(device_type: str | None = None) -> bool:
     return modes.autocast_state.value is not None
 
 
+def is_autocast_available(device_type: str) -> bool:
+    """Whether ``autocast`` works on a device of that type: on every one that JAX computes on.
+
+    Follows ``torch.amp.is_autocast_available``.
+    """
+    if not isinstance(device_type, str):
+        raise TypeError(f"is_autocast_available: device_type: expected a string, got {describe(device_type)}")
+    return device_type.partition(":")[0] in ("cpu", "cuda", "gpu", "rocm", "tpu", "xla", "METAL")
+
+
 def _target(policy: str, arrays: list[Any]) -> Any:
     if policy == "lower":
         return np.dtype(modes.autocast_state.value)

@@ -12,7 +12,7 @@ from jaxnn.core import tree
 from jaxnn.core.parameter import Slot, TraceLeakError, current_home, leak_message, may_hold, note_structure
 
 _MISSING: Any = object()
-_NOT_PICKLED = ("_cache", "_pending", "_home", "_scope")
+_NOT_PICKLED = ("_cache", "_pending", "_home", "_scope", "_aside")
 
 
 class Stateful:

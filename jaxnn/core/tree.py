@@ -37,7 +37,7 @@ from jaxnn.core.parameter import (
 
 REGISTRIES = ("_parameters", "_buffers", "_slots")
 # What a stateful object's __dict__ holds besides its attributes.
-_INTERNAL = frozenset((*REGISTRIES, "_modules", "_cache", "_pending", "_home", "_scope", "_unbound"))
+_INTERNAL = frozenset((*REGISTRIES, "_modules", "_cache", "_pending", "_home", "_scope", "_unbound", "_aside"))
 
 
 class Registry(dict[str, Any]):

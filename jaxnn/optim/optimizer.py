@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxnn import _compat
 from jaxnn.base.checks import named
@@ -203,7 +204,7 @@ class Optimizer(Hooked, Stateful):
 
     # -- the step -------------------------------------------------------------------------------------------------
 
-    def step(self, model: Any = None, grads: Any = None) -> Any:
+    def step(self, model: Any = None, grads: Any = None, *, skip: Any = None) -> Any:
         """Update `model`'s parameters in place.
 
         Parameters without a gradient are left as they are, as torch leaves those whose ``.grad`` is None. When
@@ -213,13 +214,15 @@ class Optimizer(Hooked, Stateful):
             model: the model that holds the parameters.
             grads: a dict from names to gradients, as ``nn.grad`` gives; or, as torch's closure, a function of the
                 model that returns the loss: then the gradients are computed here, and the loss is returned.
+            skip: where this scalar is true nothing changes, also inside a compiled function: an ``nn.amp.GradScaler``
+                passes whether gradients overflowed.
 
         Raises:
             TypeError: no gradients given.
             ValueError: a gradient under a name that is no parameter of the optimizer, or of another shape.
         """
         args: tuple[Any, ...] = (self, model, grads)
-        kwargs: dict[str, Any] = {}
+        kwargs: dict[str, Any] = {} if skip is None else {"skip": skip}
         for hook in self._hooks_of("step_pre"):
             result = hook(self, args, kwargs)
             if isinstance(result, tuple) and len(result) == 2:
@@ -233,7 +236,7 @@ class Optimizer(Hooked, Stateful):
             hook(self, args, kwargs)
         return out
 
-    def _step(self, model: Any, grads: Any = None) -> Any:
+    def _step(self, model: Any, grads: Any = None, skip: Any = None) -> Any:
         loss = None
         if isinstance(model, Module) and callable(grads) and not isinstance(grads, (Mapping, Module)):
             loss, grads = value_and_grad(grads)(model)
@@ -249,6 +252,9 @@ class Optimizer(Hooked, Stateful):
         undo = _Undo(self)
         try:
             changes = self._update(boxes, names, grads)
+            if skip is not None:  # what a step adds to the state is in its boxes already, as it begins
+                changed, new = changes
+                changes = changed, [jnp.where(skip, box.value, array) for box, array in zip(changed, new)]
         except BaseException as error:
             undo.restore()
             donation.explain(error, [model, self])
