@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from jaxnn import _compat
 from jaxnn.core import tree
 from jaxnn.core.parameter import WAY_OUT, DeletedArrayError, Slot, deleted_message, is_deleted
 
@@ -54,3 +58,40 @@ def explain(error: BaseException, objects: Iterable[Any], donated: bool = False)
     error.add_note(
         f"jaxnn: the call had taken over its arrays (donate_argnums) when it ended, and these are gone: {names}. {WAY_OUT}"
     )
+
+
+_SHARED = ("donate the same buffer twice", "same call to Execute()")  # what XLA says
+
+
+def _place(array: Any) -> Any:
+    """What two arrays with one buffer have in common."""
+    try:
+        return tuple(shard.data.unsafe_buffer_pointer() for shard in array.addressable_shards)
+    except Exception:  # a platform that does not tell
+        return id(array)
+
+
+def unshare(error: BaseException, roots: Iterable[Any], others: Any) -> bool:
+    """Whether `error` is XLA's for arrays that share a buffer, and boxes have now buffers of their own instead.
+
+    Args:
+        error: what a call with donated arguments ended with.
+        roots: the trees of its modules and optimizers.
+        others: all of its arguments.
+    """
+    if not isinstance(error, Exception) or not any(text in str(error) for text in _SHARED):
+        return False
+    boxes = {id(box): box for root in roots for box in tree.cache_of(root)[0].boxes}.values()
+    plain = [leaf for leaf in jax.tree.leaves(others, is_leaf=lambda leaf: hasattr(type(leaf), "__jaxnn_stateful__"))]
+    known = {_place(leaf) for leaf in plain if isinstance(leaf, jax.Array) and not isinstance(leaf, _compat.Tracer)}
+    found = False
+    for box in boxes:
+        value = box._value
+        if not isinstance(value, jax.Array) or isinstance(value, _compat.Tracer) or value.is_deleted():
+            continue
+        place = _place(value)
+        if place in known:
+            box.replace(jnp.copy(value))
+            found = True
+        known.add(place)
+    return found

@@ -20,6 +20,7 @@ from jaxnn import _compat
 from jaxnn.base import explaining
 from jaxnn.core import donation, random, tree
 from jaxnn.core.parameter import (
+    Reads,
     Slot,
     TraceLeakError,
     attributes_in,
@@ -344,19 +345,25 @@ class Call:
         key: Any,
         rest: Any = None,
         everything: bool = False,
+        check: Callable[[Sequence[Slot], Reads], None] | None = None,
     ) -> tuple[Any, Changes]:
-        """Call `function` on copies around `leaves`: its output, copies in it as `Ref`, and what changed."""
+        """Call `function` on copies around `leaves`: its output, copies in it as `Ref`, and what changed.
+
+        `check` is called after it with the copies' boxes and what the function has read.
+        """
         copy = tree.unflatten(self.structure, list(leaves))
         watch = Watch(copy)
         copies = parts(copy) if self.objects else []
         args, kwargs = restore_objects(self.rest if rest is None else rest, copies)
         generator = random.Generator(key=key)
         try:
-            with random.use(generator):
+            with random.use(generator), Reads() as reads:
                 out = function(*args, **kwargs)
         except BaseException:
             watch.discard()
             raise
+        if check is not None:
+            check(watch.cache.boxes, reads)
         plan, values = watch.changes(everything)
         new_key = generator.slot.value
         return replace_objects(out, copies), Changes(plan, values, None if new_key is key else new_key)

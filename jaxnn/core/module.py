@@ -23,9 +23,12 @@ from jaxnn.core.parameter import (
     Parameter,
     Slot,
     TraceLeakError,
+    called_outside,
     encloses,
     leak_message,
     may_hold,
+    note_reads,
+    open_reads,
     owner,
     recently_read,
     settle,
@@ -90,6 +93,10 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
         try:
             if _compat.at_top_level():
                 return self._run(args, kwargs)
+            if self.__dict__.get("_home") is None and self.__dict__.get("_pending") is None:
+                called_outside[type(self)] = id(_compat.current_trace())
+                for reads in open_reads:
+                    reads.modules[id(self)] = self
             with jax.named_scope(self.__dict__.get("_scope") or type(self).__name__):
                 return modes.stop_gradients(self._run(args, kwargs))
         except Exception as error:
@@ -304,6 +311,8 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
                     continue
                 if remove_duplicate:
                     memo.add(id(box))
+                if open_reads:
+                    note_reads((box,))
                 yield f"{module_prefix}.{name}" if module_prefix else name, box
 
     def named_parameters(
@@ -374,6 +383,8 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
         box = getattr(module, registry).get(name)
         if box is None:
             raise AttributeError(f"`{name}` is not {kind} ({target!r})")
+        if open_reads:
+            note_reads((box,))
         return box
 
     def get_parameter(self, target: str) -> Parameter:

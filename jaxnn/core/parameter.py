@@ -12,6 +12,7 @@ import copy
 import functools
 import itertools
 import operator
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -45,6 +46,9 @@ _owners: dict[int, _BoxReference] = {}
 # The same, of arrays read since the last `settle`: somebody may have set attributes on them.
 recently_read: dict[int, _BoxReference] = {}
 
+# id -> array: what `recently_read` shows of boxes that show another array than they hold (counters).
+shown: dict[int, Any] = {}
+
 _HERE: Any = object()
 
 
@@ -59,16 +63,37 @@ class DeletedArrayError(RuntimeError):
 class TraceHome:
     """Where boxes were made: the trace they belong to, and what of them was changed and not yet flattened again."""
 
-    __slots__ = ("trace", "changed", "on_drop")
+    __slots__ = ("trace", "changed", "on_drop", "unread")
 
     def __init__(self, trace: Any, on_drop: Callable[[Slot], None] | None = None) -> None:
         self.trace = trace
         self.changed: Slot | None = None
         self.on_drop = on_drop
+        self.unread: type | None = None  # the class of the object that nobody has looked at yet
 
     def __del__(self) -> None:
         if self.changed is not None and self.on_drop is not None:
             self.on_drop(self.changed)
+        if self.unread is not None and called_outside.get(self.unread) == id(self.trace):
+            _warn_unread(self.unread)
+
+
+# Class of a module made outside of all traces -> id of the trace that it was last called in.
+called_outside: dict[type, int] = {}
+_warned_unread: set[type] = set()
+
+
+def _warn_unread(kind: type) -> None:
+    if kind in _warned_unread:
+        return
+    _warned_unread.add(kind)
+    warnings.warn(
+        f"{kind.__name__}: given to a function under a jax transformation, which never looked at it and called a "
+        f"{kind.__name__} from outside instead (a closure or a global name): that one is a constant, its gradient is zero. "
+        "Use the function's own argument",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def current_home() -> TraceHome | None:
@@ -95,6 +120,7 @@ def _forget(reference: _BoxReference) -> None:
     for known in (_owners, recently_read):
         if known.get(reference.key) is reference:
             known.pop(reference.key, None)
+            shown.pop(reference.key, None)
 
 
 def owner(array: Any) -> Slot | None:
@@ -223,6 +249,9 @@ class Slot:
 
     @data.setter
     def data(self, value: Any) -> None:
+        box = owner(value)
+        if box is not None and box is not self and isinstance(box._value, jax.Array):
+            value = jnp.copy(box.value)  # two boxes with one buffer could not be donated
         self.value = value
 
     @property
@@ -350,8 +379,10 @@ def settle() -> None:
         if reference is None:
             continue
         _owners[key] = reference
+        for reads in open_reads:
+            reads.references.append(reference)
         box = reference()
-        value = None if box is None else box._value
+        value = None if box is None else shown.pop(key, box._value)
         if box is None or id(value) != key or not isinstance(value, jax.Array) or isinstance(value, _compat.Tracer):
             continue
         found = dict(value.__dict__)
@@ -359,7 +390,51 @@ def settle() -> None:
         own = box._attributes or {}
         for name, given in found.items():
             if own.get(name, _HERE) is not given:
-                setattr(box, name, given)
+                try:
+                    setattr(box, name, given)
+                except AttributeError as error:
+                    raise AttributeError(
+                        f"{box.label}.{name}: set on an array that is no parameter and no buffer, which would lose it with "
+                        "the array. Make it nn.Parameter or nn.Buffer, or keep the attribute on the module"
+                    ) from error
+
+
+class Reads:
+    """The boxes that are read while it is open, as attributes or by a traversal; for transforms, while they trace.
+
+    Other threads' are among them.
+    """
+
+    def __init__(self) -> None:
+        self.references: list[_BoxReference] = []
+        self.noted: list[Slot] = []
+        self.modules: dict[int, Any] = {}  # those called that were made outside of all traces
+
+    def __enter__(self) -> Reads:
+        if recently_read:
+            settle()
+        open_reads.append(self)
+        return self
+
+    def __exit__(self, kind: Any, *rest: object) -> None:
+        if recently_read and kind is None:
+            settle()
+        open_reads.remove(self)
+
+    def boxes(self) -> dict[int, Slot]:
+        """The boxes, by their ids."""
+        found = [*self.noted, *(reference() for reference in self.references)]
+        return {id(box): box for box in found if box is not None}
+
+
+open_reads: list[Reads] = []
+
+
+def note_reads(boxes: Iterable[Slot]) -> None:
+    """Say that boxes are about to be read in another way than as attributes."""
+    boxes = list(boxes)
+    for reads in open_reads:
+        reads.noted.extend(boxes)
 
 
 class Attributed(Slot):
@@ -626,7 +701,20 @@ class Buffer(Attributed):
         Slot.value.fset(self, value)  # type: ignore[attr-defined]
 
     def read(self) -> Any:
-        return self.value if self.counter else super().read()
+        if not self.counter:
+            return super().read()
+        reference = self._reference
+        if reference is None:
+            super().read()
+            reference = self._reference
+        elif getattr(shown.get(reference.key), "__dict__", None):
+            settle()
+        value = self.value  # another array than the box holds: what is set on it is kept until `settle`
+        if reference is not None and hasattr(value, "__dict__"):
+            _forget(reference)
+            reference.key = id(value)
+            shown[id(value)], recently_read[id(value)] = value, reference
+        return value
 
     @property
     def dtype(self) -> Any:
@@ -647,6 +735,13 @@ class Buffer(Attributed):
     def requires_grad(self) -> bool:
         """False: buffers are not trained."""
         return False
+
+    @requires_grad.setter
+    def requires_grad(self, requires_grad: bool) -> None:
+        if requires_grad:
+            raise RuntimeError(
+                f"{self.label or 'Buffer'}: requires_grad: a buffer is not trained here; make it nn.Parameter"
+            )
 
 
 def _differentiable(dtype: Any) -> bool:

@@ -323,6 +323,10 @@ def _load_box(box: Any, value: Any, key: str, assign: bool, errors: list[str]) -
         return
     if not assign:
         array = _like(array, box)
+        if array is value or array is getattr(
+            value, "_value", None
+        ):  # torch copies: two holders must not share a buffer
+            array = jnp.copy(array)
     elif isinstance(value, Parameter) and isinstance(box, Parameter):
         box.requires_grad = value.requires_grad
     if not may_hold(box.home, array):

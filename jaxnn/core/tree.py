@@ -27,7 +27,9 @@ from jaxnn.core.parameter import (
     Buffer,
     Slot,
     TraceHome,
+    note_reads,
     note_structure,
+    open_reads,
     recently_read,
     set_label,
     settle,
@@ -361,6 +363,8 @@ def flatten(obj: Any) -> tuple[Sequence[Any], Structure]:
         settle()
     pending = obj.__dict__.get("_pending")
     if pending is not None:
+        if pending[2] is not None:
+            pending[2].unread = None
         return pending[1], pending[0]
     cache, extra = cache_of(obj)
     for home in cache.homes:
@@ -369,6 +373,8 @@ def flatten(obj: Any) -> tuple[Sequence[Any], Structure]:
     leaves = [box._value for box in cache.boxes]
     if written[0] is not moment:  # another thread has written: what was read may be of two moments
         return flatten(obj)
+    if open_reads:
+        note_reads(cache.boxes)
     if extra:
         leaves.extend(extra)
     return leaves, cache.structure
@@ -388,6 +394,8 @@ def unflatten(structure: Structure, leaves: Any) -> Any:
     held.update(root.fixed)
     home = None if _compat.at_top_level() else TraceHome(_compat.current_trace(), _warn_dropped)
     held["_pending"] = (structure, leaves, home)
+    if home is not None:
+        home.unread = root.kind
     if root.plain:
         build(obj)
     return obj
@@ -409,6 +417,8 @@ def build(obj: Any) -> None:
         if pending is None:
             return
         structure, leaves, home = pending
+        if home is not None:
+            home.unread = None
         objects = [obj, *(object.__new__(node.kind) for node in structure.nodes[1:])]
         boxes = Slot.from_metas(structure.metas, leaves, home, structure.names)
         fill(structure, leaves, objects, boxes, home)

@@ -11,8 +11,11 @@ from typing import Any
 import jax
 
 from jaxnn.base.checks import fail, is_plain, named
+from jaxnn.core import tree
 from jaxnn.core.lift import Call
+from jaxnn.core.parameter import Reads, Slot
 from jaxnn.core.stateful import Stateful
+from jaxnn.transforms.outside import check_gradient
 from jaxnn.transforms.signature import as_tuple, unbound, wraps
 
 
@@ -68,6 +71,13 @@ def value_and_grad(
             for number, names in chosen:
                 inputs[number] = args[number] if names is None else {name: call.leaves[i] for i, name in names.items()}
 
+            def check(copies: Sequence[Slot], reads: Reads) -> None:
+                boxes = tree.cache_of(call.root)[0].boxes
+                for number, names in chosen:
+                    if names is not None:
+                        own, original = ([held[i] for i in names] for held in (copies, boxes))
+                        check_gradient(number, args[number], own, original, reads)
+
             def pure(inputs: dict[int, Any]) -> Any:
                 leaves, now = list(call.leaves), list(rest_args)
                 for number, names in chosen:
@@ -76,7 +86,7 @@ def value_and_grad(
                     else:
                         for i, name in names.items():
                             leaves[i] = inputs[number][name]
-                out, changes = call.run(function, leaves, call.key, (tuple(now), rest_kwargs))
+                out, changes = call.run(function, leaves, call.key, (tuple(now), rest_kwargs), check=check)
                 if has_aux and not (isinstance(out, tuple) and len(out) == 2):
                     got = named(out) if not is_plain(out) else out
                     fail(TypeError, "nn.value_and_grad", "fun", "with has_aux that it returns (loss, aux)", got)

@@ -12,11 +12,13 @@ import jax
 from jaxnn.base import explaining
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe
-from jaxnn.core import donation, lift, random
+from jaxnn.core import donation, lift, random, tree
 from jaxnn.core.lift import Watch
+from jaxnn.core.parameter import Reads
 from jaxnn.core.stateful import Stateful
 from jaxnn.lowering.compiling import Jitted
-from jaxnn.transforms.signature import as_tuple, shift, speak_of, unbound, with_names, wraps
+from jaxnn.transforms.outside import Outside, check_arguments
+from jaxnn.transforms.signature import Statics, as_tuple, shift, speak_of, unbound, with_names, wraps
 
 
 class _Results(Exception):
@@ -87,7 +89,10 @@ def jit(
     Weights, running statistics, the optimizer's state and the random stream are inputs of the compiled function;
     those of them that changed, and only those, are outputs, and are put into the originals' boxes after it has
     run. Configuration that changes inside (``model.eval()``, a new layer) comes back too. When tracing fails,
-    nothing has changed.
+    nothing has changed. One object given twice, or as a static argument, is one input.
+
+    A module that the function uses without being given it (a closure, a global name) is a constant of the program. When it
+    has changed, the function is compiled anew, with a warning.
 
     Args:
         fun: a function, a module, or a module's method; or None, to use ``jit(...)`` as a decorator with options.
@@ -120,6 +125,10 @@ def jit(
         [number + len(bound) if number >= 0 else number for number in as_tuple(donate_argnums)],
         donate_argnames,
     )
+    name = getattr(fun, "__name__", None) or type(fun).__name__
+    beyond = Outside(f"nn.jit: {name}")
+    static = Statics(function, static_argnums, static_argnames, len(bound))
+    donates = donate_argnums is not None or donate_argnames is not None
 
     def pure(hidden: tuple[Any, Any], *args: Any, **kwargs: Any) -> tuple[Any, _Results]:
         key, bundle = hidden
@@ -133,14 +142,16 @@ def jit(
         taken += [kwargs[name] for name in donated_names if name in kwargs]
         keep_all = {id(obj) for obj in lift.find_objects(taken, {})}
         watches = [Watch(root) for root in roots]
+        boxes = [{id(box) for box in tree.cache_of(obj)[0].boxes} for obj in objects]
         generator = random.Generator(key=key)
         try:
-            with random.use(generator):
+            with random.use(generator), Reads() as reads:
                 out = function(*args, **kwargs)
         except BaseException:
             for watch in watches:
                 watch.discard()
             raise
+        beyond.add(check_arguments(name, objects, boxes, reads), reads.modules.values())
         changes = [
             watch.changes(everything=id(watch.copy) in keep_all or bundle is not None and bool(keep_all))
             for watch in watches
@@ -152,7 +163,6 @@ def jit(
         results = _Results((plans, bool(lift.count_refs(refers))), (values, None if new_key is key else new_key))
         return refers, results
 
-    name = getattr(fun, "__name__", None) or type(fun).__name__
     pure.__name__ = pure.__qualname__ = name
     speak_of(pure, fun if isinstance(fun, Stateful) else function, "_jaxnn_state")
     jax_options = dict(options)
@@ -169,25 +179,30 @@ def jit(
         jax.jit(function, static_argnums=static_argnums, donate_argnums=donate_argnums, **names)
         raise
 
-    def prepare(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def prepare(args: tuple[Any, ...], kwargs: dict[str, Any], whole: bool = True) -> Any:
         args = bound + args
-        objects = roots = lift.find_objects(args, kwargs)
+        objects, together = lift.find_distinct(args, kwargs)
+        roots = objects
         bundle = None
         for obj in objects:
             if "_unbound" in obj.__dict__:
                 obj._bind(objects)
-        if len(objects) > 1 and sum(hasattr(obj, "forward") for obj in objects) > 1 and lift.share_boxes(objects):
+        if len(objects) > 1 and sum(hasattr(obj, "forward") for obj in objects) > 1 and not together:
+            together = lift.share_boxes(objects)
+        if together or (static and whole and static.hold_objects(args, kwargs)):
             bundle = lift.Bundle(objects)
             roots = [bundle]
             args, kwargs = lift.replace_objects((args, kwargs), objects)
         return bundle, args, kwargs, objects, roots
 
-    def calling(program: Callable[[], Callable[..., Any]]) -> Any:
-        """`fun` run by a program of `pure`, which `program` gives at each call."""
+    def calling(program: Callable[[], Callable[..., Any]], whole: bool = True) -> Any:
+        """`fun` run by a program of `pure`, which `program` gives at each call; `whole`: with its static arguments."""
 
         @wraps(cast(Callable[..., Any], fun))
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            bundle, args, kwargs, objects, roots = prepare(args, kwargs)
+            if beyond.watched and beyond.changed():
+                compiled.clear_cache()
+            bundle, args, kwargs, objects, roots = prepare(args, kwargs, whole)
             generator = random.current()
             # Calls at its only item's first reading, and keeps the result in the same act: an interrupt finds it there.
             done: defaultdict[int, Any] = defaultdict()
@@ -199,9 +214,11 @@ def jit(
                 except BaseException as error:
                     if 0 in done and 1 not in done:  # the program has run: what it was given may be gone
                         _finish(done, roots, generator, state)
-                    explaining.explain(error)
-                    donation.explain(error, roots, donated=True)
-                    raise
+                    if not donates or not donation.unshare(error, roots, (args, kwargs)):
+                        explaining.explain(error)
+                        donation.explain(error, roots, donated=True)
+                        raise
+                    _finish(done, roots, generator, state)
                 out, results = done[0]
             finally:
                 generator.release(state, done)
@@ -215,13 +232,16 @@ def jit(
 
     def forwarded(method: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
+            if beyond.watched and beyond.changed():
+                compiled.clear_cache()
             bundle, args, kwargs, _, _ = prepare(args, kwargs)
             return getattr(compiled, method)((random.current().slot.value, bundle), *args, **kwargs)
 
         return call
 
-    wrapper.lower = lambda *args, **kwargs: _Lowered(forwarded("lower")(*args, **kwargs), calling)
-    wrapper.trace = lambda *args, **kwargs: _Traced(forwarded("trace")(*args, **kwargs), calling)
+    ahead = functools.partial(calling, whole=False)
+    wrapper.lower = lambda *args, **kwargs: _Lowered(forwarded("lower")(*args, **kwargs), ahead)
+    wrapper.trace = lambda *args, **kwargs: _Traced(forwarded("trace")(*args, **kwargs), ahead)
     wrapper.eval_shape = lambda *args, **kwargs: forwarded("eval_shape")(*args, **kwargs)[0]
     wrapper.clear_cache, wrapper.compiled = compiled.clear_cache, compiled
     return wrapper

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from jaxnn.core import lift
 from jaxnn.core.stateful import Stateful
 
 
@@ -71,3 +72,18 @@ def shift(argnums: Any, by: int) -> Any:
 
 def as_tuple(argnums: Any) -> tuple[int, ...]:
     return () if argnums is None else (argnums,) if isinstance(argnums, int) else tuple(argnums)
+
+
+class Statics:
+    """The static arguments of a function, by numbers and names; `bound` is how many arguments come before the user's."""
+
+    def __init__(self, function: Any, argnums: Any, argnames: Any, bound: int) -> None:
+        self._numbers, self._names = with_names(function, as_tuple(shift(argnums, bound)), argnames)
+
+    def __bool__(self) -> bool:
+        return bool(self._numbers or self._names)
+
+    def hold_objects(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether any of them is a module or an optimizer, or holds one."""
+        numbered = [args[number] for number in self._numbers if -len(args) <= number < len(args)]
+        return bool(lift.find_objects(numbered + [kwargs[name] for name in self._names if name in kwargs], {}))

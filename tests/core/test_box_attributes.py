@@ -178,3 +178,56 @@ def test_what_a_compiled_function_sets_comes_back():
     model = nn.Linear(3, 3)
     nn.jit(lambda model: setattr(model.get_parameter("bias"), "mark", 5))(model)
     assert model.get_parameter("bias").mark == 5 and not hasattr(model.get_parameter("weight"), "mark")
+
+
+def test_buffers_counters_and_arrays_that_are_no_parameters():
+    norm = nn.BatchNorm1d(3)
+    norm.running_mean.data = jnp.full(3, 5.0)
+    norm.num_batches_tracked.data = jnp.array(7)
+    norm.num_batches_tracked.requires_grad = False
+    assert float(norm.running_mean[0]) == 5 and int(norm.num_batches_tracked) == 7
+    assert norm.state_dict()["num_batches_tracked"].dtype == np.int64
+    norm.running_mean.requires_grad = True
+    with pytest.raises(RuntimeError, match="running_mean: requires_grad: a buffer is not trained"):
+        jax.tree.leaves(norm)
+    holder = nn.Identity()
+    holder.cache = jnp.zeros(3)
+    holder.cache.data = jnp.ones(3)
+    assert float(holder.cache[0]) == 1
+    holder.cache.mark = True
+    with pytest.raises(AttributeError, match=r"cache\.mark: set on an array that is no parameter and no buffer"):
+        jax.tree.leaves(holder)
+
+
+class Freezes(nn.Module):
+    """Freezes a part while it is made, and another in its first forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.body.weight.requires_grad = False
+        self.head.bias.data = jnp.full(3, 2.0)
+
+    def forward(self, x):
+        if not isinstance(x, jax.core.Tracer):
+            self.body.bias.requires_grad = False
+        return self.head(self.body(x))
+
+
+def test_in_init_and_in_forward():
+    model = Freezes()
+    assert float(model.head.bias[0]) == 2
+    model(X)
+    left = ["head.bias", "head.weight"]
+    loss = lambda model, x: model(x).sum()  # noqa: E731
+    assert sorted(nn.grad(loss)(model, X)) == sorted(nn.jit(nn.grad(loss))(model, X)) == left
+    frozen = jax.jit(lambda model: model)(model)
+    assert [name for name, box in frozen.named_parameters() if box.requires_grad] == ["head.weight", "head.bias"]
+
+
+@pytest.mark.parametrize("transform", [nn.jit, jax.jit], ids=["nn.jit", "jax.jit"])
+@pytest.mark.parametrize("name", ["requires_grad", "data", "mark"])
+def test_arrays_inside_a_trace_refuse_them(name, transform):
+    model = nn.Linear(3, 3)
+    with pytest.raises(AttributeError, match=name):
+        transform(lambda model: setattr(model.weight, name, False))(model)

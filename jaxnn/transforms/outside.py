@@ -1,0 +1,125 @@
+"""Modules that a function uses without being given them: through a closure, a global name, an object."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from jaxnn.base.checks import warn_caller
+from jaxnn.core import tree
+from jaxnn.core.parameter import Reads, Slot, note_reads, open_reads, structure_epoch
+from jaxnn.core.stateful import Stateful
+
+_SHOWN = 3
+
+
+def names_of(boxes: Sequence[Slot]) -> str:
+    """The boxes' names, as text."""
+    names = [box.label or type(box).__name__ for box in boxes]
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def outside(reads: Reads, own: Iterable[int]) -> list[Slot]:
+    """Of the boxes that were read, those made outside of all traces; `own` are ids of boxes that do not count."""
+    skip = set(own)
+    return [box for key, box in reads.boxes().items() if box.home is None and key not in skip]
+
+
+class Outside:
+    """What a compiled function has read of modules that it was not given: constants of its programs.
+
+    When any of it has changed, the programs are dropped and made anew, with a warning that says what to pass.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.watched = False
+        self._boxes: list[tuple[weakref.ref[Slot], Any]] = []
+        self._modules: list[tuple[weakref.ref[Any], Any]] = []
+        self._epoch = 0
+
+    def add(self, boxes: Sequence[Slot], modules: Iterable[Any]) -> None:
+        """Remember what a trace has read and called."""
+        self._boxes += [(weakref.ref(box), box._value) for box in boxes]
+        modules = list(modules)
+        inner = {id(child) for module in modules for child in module.modules() if child is not module}
+        for module in modules:
+            if id(module) not in inner:
+                self._modules.append((weakref.ref(module), tree.cache_of(module)[0].structure))
+        self._epoch = structure_epoch[0]
+        self.watched = bool(self._boxes or self._modules)
+
+    def changed(self) -> bool:
+        """Whether anything of it has changed; then all is forgotten, for programs to be made anew."""
+        known = [(reference(), value) for reference, value in self._boxes]
+        if open_reads:  # a trace around this call has these as constants, too
+            note_reads(box for box, _ in known if box is not None)
+        changed = [box for box, value in known if box is not None and box._value is not value]
+        others = []
+        if self._epoch != structure_epoch[0]:
+            modules = [(reference(), structure) for reference, structure in self._modules]
+            pairs = [(module, structure) for module, structure in modules if module is not None]
+            others = [module for module, structure in pairs if tree.cache_of(module)[0].structure != structure]
+            self._epoch = structure_epoch[0]
+        if not changed and not others:
+            return False
+        what = names_of(changed) if changed else f"the configuration of {type(others[0]).__name__}"
+        self._boxes, self._modules, self.watched = [], [], False
+        warn_caller(
+            f"{self.name}: it uses a module that is not among its arguments (a closure or a global name), and {what} has "
+            "changed since it was compiled: it is compiled anew, at every such change. Pass the module as an argument"
+        )
+        return True
+
+
+def check_arguments(name: str, objects: Sequence[Any], boxes: Sequence[set[int]], reads: Reads) -> list[Slot]:
+    """The boxes from outside that a function has read; warns of a module argument that it never looked at instead.
+
+    Args:
+        name: the function's, for the message.
+        objects, boxes: the arguments that are modules or optimizers, and the ids of their boxes.
+        reads: what was read while the function ran.
+    """
+    found = reads.boxes().keys()
+    others = outside(reads, set().union(*boxes))
+    for obj, own in zip(objects, boxes):
+        if others and own and own.isdisjoint(found) and hasattr(obj, "forward"):
+            warn_caller(
+                f"{name}: its argument {type(obj).__name__} was never read; it reads {names_of(others)} of a module from "
+                "outside instead (a closure or a global name). Use the argument"
+            )
+    return others
+
+
+def check_gradient(number: int, obj: Stateful, own: Sequence[Slot], original: Sequence[Slot], reads: Reads) -> None:
+    """Say where a function that is differentiated looks at other boxes than those of its argument.
+
+    Args:
+        number, obj: which argument, and the module.
+        own: the boxes of the argument inside the function.
+        original: those of the module that was given.
+        reads: what was read while the function ran.
+
+    Raises:
+        RuntimeError: only the original was read: every gradient would be zero.
+    """
+    found = reads.boxes()
+    used = any(id(box) in found for box in own)
+    missed = [box for box in original if id(box) in found and getattr(box, "_requires_grad", False)]
+    kind, remedy = type(obj).__name__, "Use the function's own argument: lambda m: loss(m(x))"
+    if not used and missed:
+        raise RuntimeError(
+            f"nn.grad: argument {number}: the function never reads its argument; it reads {names_of(missed)} of the "
+            f"{kind} that it was called with from outside (a closure or a global name), so that every gradient would be "
+            f"zero. {remedy}"
+        )
+    if not used and own:
+        others = [box for box in found.values() if getattr(box, "_requires_grad", False)]
+        instead = f"; it reads {names_of(others)} of another module" if others else ""
+        warn_caller(f"nn.grad: argument {number}: the function never reads its {kind}{instead}: all gradients are zero")
+    elif missed:
+        warn_caller(
+            f"nn.grad: argument {number}: besides its argument, the function reads {names_of(missed)} of the same {kind} "
+            f"from outside (a closure or a global name): these count as constants. {remedy}"
+        )

@@ -1,0 +1,177 @@
+"""Modules that a function uses without being given them, given twice, or given as static arguments: no stale weights."""
+
+import functools
+import gc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn as nn
+
+X = jnp.ones((4, 3))
+
+
+def constant(value):
+    model = nn.Linear(3, 1, bias=False)
+    model.weight = jnp.full((1, 3), float(value))
+    return model
+
+
+def total(model):
+    return model(X).sum()
+
+
+class Trainer:
+    def __init__(self, model):
+        self.model = model
+
+    def loss(self, x):
+        return self.model(x).sum()
+
+
+def apply(function, x):
+    return function(x)
+
+
+CLOSURES = {
+    "a closure": lambda model: nn.jit(lambda x: model(x).sum()),
+    "its weight": lambda model: nn.jit(lambda x: (x @ model.weight.T).sum()),
+    "its parameters": lambda model: nn.jit(lambda x: sum((x @ p.value.T).sum() for p in model.parameters())),
+    "an object's method": lambda model: nn.jit(Trainer(model).loss),
+    "through another nn.jit": lambda model: nn.jit(functools.partial(apply, nn.jit(lambda x: model(x).sum()))),
+    "through jax.jit in nn.jit": lambda model: nn.jit(lambda x: jax.jit(lambda x: model(x).sum())(x)),
+}
+
+
+@pytest.mark.parametrize("closure", CLOSURES)
+def test_what_nn_jit_uses_from_outside_is_never_stale(closure):
+    model = constant(1)
+    step = CLOSURES[closure](model)
+    assert float(step(X)) == float(step(X)) == 12
+    model.weight = jnp.full((1, 3), 2.0)
+    with pytest.warns(UserWarning, match="weight has changed since it was compiled.*Pass the module as an argument"):
+        assert float(step(X)) == 24
+    assert float(step(X)) == 24  # and no warning
+
+
+def test_its_configuration_is_never_stale():
+    drop = nn.Dropout(1.0)
+    step = nn.jit(lambda x: drop(x).sum())
+    assert float(step(X)) == 0
+    constant(3).eval()  # no business of the function's
+    assert float(step(X)) == 0
+    drop.eval()
+    with pytest.warns(UserWarning, match="the configuration of Dropout has changed"):
+        assert float(step(X)) == 12
+
+
+def test_what_stays_as_it_is_compiles_once():
+    traces, loss, weights = [], nn.CrossEntropyLoss(weight=jnp.ones(3)), nn.Linear(3, 3)
+
+    @nn.jit
+    def step(model, x):
+        traces.append(1)
+        return loss(model(x), jnp.zeros(4, int))
+
+    for _ in range(3):
+        weights.weight = weights.weight + 1
+        step(weights, X)
+    assert len(traces) == 1
+
+
+def test_an_argument_that_is_not_looked_at_for_one_from_outside():
+    model = constant(1)
+    with pytest.warns(UserWarning, match=r"nn\.jit|its argument Linear was never read; it reads .*weight"):
+        nn.jit(lambda m, x: model(x))(model, X)
+    assert float(nn.jit(lambda m, x: x.sum())(model, X)) == 12  # harmless
+
+
+@pytest.mark.parametrize("way", ["nn.value_and_grad", "nn.grad", "in nn.jit"])
+def test_a_gradient_that_would_be_zero_for_a_closure_is_refused(way):
+    model = constant(1)
+    calls = {
+        "nn.value_and_grad": lambda: nn.value_and_grad(lambda m: total(model))(model),
+        "nn.grad": lambda: nn.grad(lambda m: total(model))(model),
+        "in nn.jit": lambda: nn.jit(lambda model: nn.grad(lambda m: total(model))(model))(model),
+    }
+    with pytest.raises(RuntimeError, match="never reads its argument; it reads .*weight of the Linear"):
+        calls[way]()
+
+
+def test_other_gradients_that_are_zero_or_leave_something_out_warn():
+    model, other = constant(1), constant(2)
+    with pytest.warns(UserWarning, match="never reads its Linear; it reads .*weight of another module: all gradients"):
+        assert float(abs(nn.grad(lambda m: total(other))(model)["weight"]).sum()) == 0
+    with pytest.warns(UserWarning, match="never reads its Linear: all gradients are zero"):
+        nn.grad(lambda m: X.sum())(model)
+    with pytest.warns(UserWarning, match="besides its argument, the function reads .*weight .*count as constants"):
+        nn.grad(lambda m: total(m) + sum((p.value**2).sum() for p in model.parameters()))(model)
+
+
+def test_what_is_meant_is_not_warned_of():
+    model, teacher = constant(1), constant(2)
+    nn.grad(lambda m: total(m) - total(teacher))(model)
+    nn.grad(lambda m: sum((p.value**2).sum() for p in m.parameters()))(model)
+    nn.grad(lambda m: jax.tree.leaves(m)[0].sum())(model)
+    nn.grad(lambda m: nn.functional_call(m, {}, (X,)).sum())(model)
+    nn.grad(lambda m: m.get_parameter("weight").value.sum())(model)
+    nn.grad(lambda m: nn.checkpoint(m)(X).sum())(model)
+    nn.grad(lambda m: jax.vmap(lambda m, x: m(x), (None, 0))(m, X).sum())(model)
+
+
+def test_jax_grad_of_a_closure_warns():
+    model = nn.Bilinear(3, 3, 1)
+    with pytest.warns(
+        UserWarning, match="Bilinear: given to a function under a jax transformation, which never looked"
+    ):
+        jax.grad(lambda m: model(X, X).sum())(model)
+        gc.collect()
+    other = nn.Conv1d(4, 1, 1)
+    jax.grad(lambda m: m(X).sum())(other)
+    jax.lax.cond(jnp.array(True), lambda m: m(X), lambda m: X[:1], other)  # one branch has no use for it
+    gc.collect()
+
+
+def twice(first, second, x):
+    first(x)
+    second(x)
+    return first is second
+
+
+CALLS = {
+    "eager": twice,
+    "nn.jit": nn.jit(twice),
+    "in containers": lambda a, b, x: nn.jit(lambda held: twice(held["a"], held["b"][0], held["x"]))(
+        {"a": a, "b": [b], "x": x}
+    ),
+    "by name": lambda a, b, x: nn.jit(twice)(a, x=x, second=b),
+    "nn.grad": lambda a, b, x: nn.grad(lambda a, b: (twice(a, b, x), a(x).sum() * 0)[1])(a, b) and True,
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_one_module_given_twice_is_one(call):
+    norm = nn.BatchNorm1d(3)
+    assert bool(CALLS[call](norm, norm, X))
+    assert int(norm.num_batches_tracked) == (3 if call == "nn.grad" else 2)
+
+
+@pytest.mark.parametrize("options", [{"static_argnums": 0}, {"static_argnames": "m"}, {"static_argnums": -2}])
+def test_a_static_module_is_an_input(options):
+    norm, traces = nn.BatchNorm1d(3, affine=False), []
+
+    def apply(m, x):
+        traces.append(1)
+        return m(x)
+
+    step = nn.jit(apply, **options)
+    call = (lambda: step(m=norm, x=X)) if "static_argnames" in options else (lambda: step(norm, X))
+    for _ in range(2):
+        call()
+    assert int(norm.num_batches_tracked) == 2 and len(traces) == 1
+    norm.eval()
+    norm.running_mean = jnp.ones(3)
+    np.testing.assert_array_equal(call(), norm(X))
+    step.lower(**{"m": norm, "x": X}) if "static_argnames" in options else step.lower(norm, X)
