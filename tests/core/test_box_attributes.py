@@ -190,7 +190,7 @@ def test_buffers_counters_and_arrays_that_are_no_parameters():
     norm.running_mean.requires_grad = True
     with pytest.raises(RuntimeError, match="running_mean: requires_grad: a buffer is not trained"):
         jax.tree.leaves(norm)
-    holder = nn.Identity()
+    holder = nn.Module()
     holder.cache = jnp.zeros(3)
     holder.cache.data = jnp.ones(3)
     assert float(holder.cache[0]) == 1
