@@ -11,7 +11,10 @@ from typing import Any
 
 import jax
 import jax.core
+import jax.export
 from jax._src import core as _core
+from jax._src.array import ArrayImpl as ArrayImpl
+from jax._src.export import _export
 from jax._src.lib import utils as _utils  # pyright: ignore[reportPrivateImportUsage]
 
 _trace_context = _core.trace_ctx
@@ -25,9 +28,8 @@ def current_trace() -> Any:
     return _trace_context.trace
 
 
-def at_top_level() -> bool:
-    """True when no transformation is being traced: operations run at once."""
-    return _trace_context.is_top_level()
+# True when no transformation is being traced: operations run at once. (Bound here: it is asked at every eager call.)
+at_top_level = _trace_context.is_top_level
 
 
 def under_jit() -> bool:
@@ -83,6 +85,19 @@ def warn_of_compiling(on: bool) -> None:
     )
     if asked == (True, "1"):  # the level that jax's import sets
         _utils.absl_set_min_log_level(1 if on else 2)
+
+
+def register_export(kind: type, name: str, write: Any, read: Any, build: Any) -> None:
+    """``jax.export.register_pytree_node_serialization``, where a class of the same name gives way.
+
+    A notebook's cell that is run again makes its classes anew; JAX refuses the second of a name.
+    """
+    old = _export.deserialization_registry.pop(name, None)
+    if old is not None:
+        _export.serialization_registry.pop(old[0], None)
+    jax.export.register_pytree_node_serialization(
+        kind, serialized_name=name, serialize_auxdata=write, deserialize_auxdata=read, from_children=build
+    )
 
 
 def named_axes() -> tuple[Any, ...]:

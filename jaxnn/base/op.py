@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnn import _ambient as ambient
 from jaxnn import _compat
 from jaxnn.base import modes
 from jaxnn.base.autocast import cast_arguments
@@ -21,12 +22,15 @@ from jaxnn.lowering.compiling import Jitted
 
 
 class _Static:
-    """The arguments that are not arrays. One object for each key, so that it is compared by identity."""
+    """The arguments that are not arrays, and whether such a call is checked each time.
 
-    __slots__ = ("args", "kwargs")
+    One object for each signature, so that it is compared by identity.
+    """
 
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.args, self.kwargs = args, kwargs
+    __slots__ = ("args", "kwargs", "is_checked")
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], is_checked: bool) -> None:
+        self.args, self.kwargs, self.is_checked = args, kwargs, is_checked
 
 
 class _Hole:
@@ -40,16 +44,39 @@ _HOLE = _Hole()
 
 
 _ATOMS = frozenset((int, bool, str, type(None)))
+_INT = frozenset((int,))
+
+
+def _signature(mode: Any, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Any]) -> tuple[Any, ...]:
+    """What tells calls apart: autocast's mode, of arrays shapes and dtypes, of all else types and values.
+
+    The arrays go to `arrays`. It is taken at every eager call: one loop, and no call of a function for what most
+    arguments are.
+    """
+    parts: list[Any] = [mode, len(args), *kwargs]
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        kind = type(value)
+        if kind is _compat.ArrayImpl:
+            arrays.append(value)
+            aval = value.aval
+            parts += aval.shape, aval.dtype
+        elif kind in _ATOMS or (kind is tuple and _INT.issuperset(map(type, value))):
+            parts += kind, value
+        elif kind is float:
+            parts += kind, value.hex()
+        else:
+            parts += None, _key(value, arrays)
+    return tuple(parts)
 
 
 def _key(value: Any, arrays: list[Any]) -> Any:
-    """A hashable key of an argument that keeps 1, 1.0 and True apart, and NaN equal to itself; arrays go to `arrays`."""
+    """A hashable key of an argument that keeps 1, 1.0 and True apart, and NaN equal to itself."""
     kind = type(value)
     if kind in _ATOMS:
         return kind, value
     if isinstance(value, (jax.Array, np.ndarray)):
         arrays.append(value)
-        return _HOLE
+        return _HOLE, value.shape, value.dtype
     if isinstance(value, float):
         return kind, value.hex()
     if isinstance(value, (list, tuple)):
@@ -100,6 +127,7 @@ def op(
     function: Callable[..., Any] | None = None,
     *,
     check: Callable[..., None] | None = None,
+    check_each_call: bool = False,
     autocast: str | None = None,
     compiled: bool = True,
 ) -> Any:
@@ -108,25 +136,30 @@ def op(
     The operation, in this order: turns NumPy arrays into jax arrays (never narrowing float64 in silence);
     casts by autocast's lists; runs `check` on what it will compute with; runs as one compiled call when nothing
     around it is being compiled, and inline (adding nothing to the jaxpr) when something is; stops gradients under
-    ``no_grad``.
+    ``no_grad``. An eager call like one before it, in the arrays' shapes and dtypes and in all else, goes straight to
+    the compiled call.
 
     Args:
         function: the pure function. Arrays may stand in any argument, also inside tuples and lists; every
             other argument is static and must be hashable, or the eager call runs uncompiled.
-        check: called with the same arguments before anything is computed, outside the compiled call, so that
-            it sees concrete values in eager mode (for IndexError and the like). It raises or returns None.
+        check: called with the same arguments before anything is computed, outside the compiled call. It raises or
+            returns None, and looks at shapes, dtypes and options: once it has passed, it is not called again for such
+            arguments. (It is where an argument is an array of no dimensions, which may stand for an option.)
+        check_each_call: `check` also looks at numbers, which it sees in eager mode (for IndexError and the like), or
+            it warns: it is called every time.
         autocast: "lower" (runs in autocast's dtype), "float32" (runs in float32), "promote" (in the widest of
             its arguments), or None (in the dtype it is given), after torch's lists.
         compiled: False for functions whose eager result depends on values (dynamic shapes), or that only
             compose other operations.
     """
     if function is None:
-        return functools.partial(op, check=check, autocast=autocast, compiled=compiled)
+        return functools.partial(op, check=check, check_each_call=check_each_call, autocast=autocast, compiled=compiled)
     name = function.__name__.lstrip("_")
     inner: Any = renamed(function, name)
     check = renamed(check, name)
     parameters = tuple(inspect.signature(inner).parameters)
     integers = _integer_parameters(inner)
+    known: dict[Any, _Static] = {}  # by signatures that have passed `check`
 
     def compute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The function's result, which is refused before it is compiled where no machine could hold it."""
@@ -145,12 +178,18 @@ def op(
     run.__name__ = run.__qualname__ = name
     jitted = Jitted(run, static_argnums=0)
 
-    statics: dict[Any, _Static] = {}
+    def converted(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """The arguments with NumPy's arrays made jax's, and cast by autocast's lists."""
 
-    def convert(value: Any, where: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return as_array(value, f"{name}: {where if isinstance(where, str) else parameters[where]}")
-        return value
+        def convert(value: Any, where: str) -> Any:
+            return as_array(value, f"{name}: {where}") if isinstance(value, np.ndarray) else value
+
+        last = len(parameters) - 1
+        args = tuple(convert(value, parameters[min(at, last)]) for at, value in enumerate(args))
+        kwargs = {key: convert(value, key) for key, value in kwargs.items()}
+        if autocast is not None and modes.autocast_state.value is not None:
+            return cast_arguments(autocast, name, args, kwargs)
+        return args, kwargs
 
     def with_ints(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments, each size an int (TypeError for fractions)."""
@@ -163,41 +202,56 @@ def op(
         named = [whole(key, value) for key, value in zip(parameters, args)]
         return (*named, *args[len(named) :]), {key: whole(key, value) for key, value in kwargs.items()}
 
-    @functools.wraps(inner)
-    def operation(*args: Any, **kwargs: Any) -> Any:
-        for value in args:
-            if isinstance(value, np.ndarray):
-                args = tuple(convert(value, min(i, len(parameters) - 1)) for i, value in enumerate(args))
-                break
-        if kwargs:
-            kwargs = {key: convert(value, key) for key, value in kwargs.items()}
-        if autocast is not None and modes.autocast_state.value is not None:
-            args, kwargs = cast_arguments(autocast, name, args, kwargs)
+    def find(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[Any], _Static | None]:
+        """A call's signature (None: there is nothing to key a compiled call on), arrays, and what is known of it."""
+        arrays: list[Any] = []
+        try:
+            key = _signature(modes.autocast_state.value, args, kwargs, arrays)
+            return key, arrays, known.get(key)
+        except TypeError:  # an argument without a hash
+            return None, arrays, None
+
+    def careful(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Every call that is not at top level, or not like one before it."""
+        args, kwargs = converted(args, kwargs)
         eager = compiled and not _compat.under_jit()
-        static, arrays = None, []
-        if eager:
-            try:
-                key = *[_key(value, arrays) for value in args], *[(name, _key(kwargs[name], arrays)) for name in kwargs]
-                static = statics.get(key)
-            except TypeError:  # an argument without a hash
-                pass
-        if static is None:  # sizes of a known key are ints already
+        key, arrays, static = find(args, kwargs) if eager else (None, [], None)
+        if static is None:  # sizes of a known signature are ints already
             args, kwargs = with_ints(args, kwargs)
-        if check is not None:
+        if check is not None and (static is None or static.is_checked):
             check(*args, **kwargs)
-        if not eager:
+        if eager and static is None:
+            key, arrays, static = find(args, kwargs)
+        if key is None:
             return modes.stop_gradients(compute(args, kwargs))
         if static is None:
-            arrays = []
-            try:
-                key = *[_key(value, arrays) for value in args], *[(name, _key(kwargs[name], arrays)) for name in kwargs]
-                static = statics.get(key)
-            except TypeError:  # nothing to key a compiled call on
-                return modes.stop_gradients(compute(args, kwargs))
-            if static is None:
-                bare = tuple(_take_arrays(value) for value in args)
-                static = statics[key] = _Static(bare, {name: _take_arrays(value) for name, value in kwargs.items()})
+            bare = tuple(_take_arrays(value) for value in args)
+            named = {name: _take_arrays(value) for name, value in kwargs.items()}
+            is_checked = check is not None and (check_each_call or any(array.ndim == 0 for array in arrays))
+            static = known[key] = _Static(bare, named, is_checked)
         return modes.stop_gradients(jitted.current()(static, arrays))
 
-    operation.__jaxnn_op__ = {"autocast": autocast, "inner": inner, "check": check}  # type: ignore[attr-defined]
+    @functools.wraps(inner)
+    def operation(*args: Any, **kwargs: Any) -> Any:
+        state = ambient.current.get()
+        if state is not ambient.followed.state:
+            ambient.follow()
+        if compiled and _compat.at_top_level() and modes.autocast_state not in state.values:
+            arrays: list[Any] = []
+            try:
+                static = known.get(_signature(None, args, kwargs, arrays))
+            except TypeError:
+                static = None
+            if static is not None:
+                if static.is_checked:
+                    check(*args, **kwargs)  # type: ignore[misc]
+                return (jitted.whole or jitted.current())(static, arrays)
+        return careful(args, kwargs)
+
+    operation.__jaxnn_op__ = {  # type: ignore[attr-defined]
+        "autocast": autocast,
+        "inner": inner,
+        "check": check,
+        "check_each_call": check_each_call,
+    }
     return operation

@@ -210,6 +210,32 @@ class Attributes:
         return {name: thaw(frozen, source) for name, frozen in self.items}
 
 
+def spelled(frozen: Any) -> str:
+    """A frozen form as text, the same in every process.
+
+    Raises:
+        ValueError: it holds what another process could not know: a lambda, a local function, an object without a value.
+    """
+    if isinstance(frozen, tuple):
+        return f"({','.join(map(spelled, frozen))})"
+    if isinstance(frozen, frozenset):
+        return f"{{{','.join(sorted(map(spelled, frozen)))}}}"
+    if isinstance(frozen, Attributes):
+        return spelled(frozen.items)
+    if isinstance(frozen, _Same):
+        return ""
+    kind = type(frozen)
+    named = isinstance(frozen, type) or callable(frozen)
+    text = f"{frozen.__module__}.{frozen.__qualname__}" if named and hasattr(frozen, "__qualname__") else repr(frozen)
+    if isinstance(frozen, _Identity) or (kind not in (str, bytes) and (" at 0x" in text or (named and "<" in text))):
+        value = frozen.value if isinstance(frozen, _Identity) else frozen
+        raise ValueError(
+            f"a module in an exported program: {value!r} has no name by which another process knows it. "
+            "Use a function or a class of a module's top level, or a value that compares by what it holds"
+        )
+    return f"{kind.__module__}.{kind.__qualname__}:{text}"
+
+
 class Thawing:
     """Where `thaw` finds what a frozen value refers to: the arrays in order, the boxes and the modules by number."""
 

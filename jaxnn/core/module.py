@@ -35,9 +35,8 @@ from jaxnn.core.parameter import (
 )
 from jaxnn.core.private_names import PrivateNames
 from jaxnn.core.state_dict import StateDict
-from jaxnn.core.stateful import Stateful
+from jaxnn.core.stateful import Stateful, View
 from jaxnn.core.tree import Registry
-from jaxnn.core.view import View
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
@@ -92,7 +91,9 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
             if _compat.at_top_level():
-                return self._run(args, kwargs)
+                if "_hooks" in self.__dict__ or global_hooks.any:
+                    return call_with_hooks(self, args, kwargs)
+                return self.forward(*args, **kwargs)
             if self.__dict__.get("_home") is None and self.__dict__.get("_pending") is None:
                 called_outside[type(self)] = id(_compat.current_trace())
                 for reads in open_reads:

@@ -137,7 +137,7 @@ def update_owner(array: Any, value: Any) -> bool:
     box = owner(array)
     if box is None:
         return False
-    box.value = value
+    box.put(value)
     return True
 
 
@@ -168,17 +168,21 @@ class Slot:
 
     @value.setter
     def value(self, value: Any) -> None:
+        self.put(value)
+
+    def put(self, value: Any) -> None:
+        """What assigning to `value` does."""
         if recently_read:
             settle()
         value = self._stored(value)
         home = self.home
-        if not may_hold(home, value):
+        if isinstance(value, _compat.Tracer) and not may_hold(home, value):
             raise TraceLeakError(leak_message(self.label or type(self).__name__))
         if value is self._value:
             return
         if home is not None:
             home.changed = self
-        self.replace(value)
+        _set_value(self, value)
 
     def replace(self, value: Any) -> None:
         """Put `value` in the box without any check: for transforms, which have made theirs."""
@@ -496,9 +500,12 @@ def assign_all(boxes: Sequence[Slot], values: Sequence[Any]) -> None:
     """
     if recently_read:
         settle()
-    stored = [box._stored(value) for box, value in zip(boxes, values)]
+    stored = [
+        value if type(value) is _compat.ArrayImpl and not isinstance(box, Buffer) else box._stored(value)
+        for box, value in zip(boxes, values)
+    ]
     for box, value in zip(boxes, stored):
-        if not may_hold(box.home, value):
+        if isinstance(value, _compat.Tracer) and not may_hold(box.home, value):
             raise TraceLeakError(leak_message(box.label or type(box).__name__))
     for box, value in zip(boxes, stored):
         if box.home is not None and value is not box._value:
@@ -679,8 +686,11 @@ class Buffer(Attributed):
         super().__init__(data)
 
     def _stored(self, value: Any) -> Any:
-        value = super()._stored(value)
-        self.counter = self.wide and getattr(value, "shape", None) == () and self._counts(value)
+        if type(value) is not _compat.ArrayImpl:
+            value = super()._stored(value)
+        if not self.wide:
+            return value
+        self.counter = getattr(value, "shape", None) == () and self._counts(value)
         return value.astype(jnp.float32) if self.counter and not is_floating(value.dtype) else value
 
     def _counts(self, value: Any) -> bool:
@@ -698,7 +708,7 @@ class Buffer(Attributed):
 
     @value.setter
     def value(self, value: Any) -> None:
-        Slot.value.fset(self, value)  # type: ignore[attr-defined]
+        self.put(value)
 
     def read(self) -> Any:
         if not self.counter:
@@ -715,6 +725,13 @@ class Buffer(Attributed):
             reference.key = id(value)
             shown[id(value)], recently_read[id(value)] = value, reference
         return value
+
+    def plus_one(self) -> Any:
+        """What to put in the box of a counter next; eagerly, its float32 leaf stays one."""
+        value = self._value
+        if self.counter and type(value) is _compat.ArrayImpl and _compat.at_top_level() and int(value) < 2**24:
+            return _plus_one(value)
+        return self.value + 1
 
     @property
     def dtype(self) -> Any:
@@ -742,6 +759,11 @@ class Buffer(Attributed):
             raise RuntimeError(
                 f"{self.label or 'Buffer'}: requires_grad: a buffer is not trained here; make it nn.Parameter"
             )
+
+
+@jax.jit
+def _plus_one(count: Any) -> Any:
+    return count + 1
 
 
 def _differentiable(dtype: Any) -> bool:

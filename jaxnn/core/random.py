@@ -26,7 +26,7 @@ from jax.core import ShapedArray
 from jax.interpreters import batching
 
 from jaxnn import _compat
-from jaxnn.core.locks import Lock
+from jaxnn.base.locks import Lock
 from jaxnn.core.parameter import Slot, TraceLeakError, may_hold
 from jaxnn.lowering.define import Primitive, lower, refuse
 

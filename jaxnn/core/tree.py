@@ -10,6 +10,8 @@ first looks for it. A module that goes from one compiled step to the next is nev
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -21,8 +23,8 @@ from jax.tree_util import GetAttrKey, register_pytree_with_keys
 
 from jaxnn import _ambient as ambient
 from jaxnn import _compat
+from jaxnn.base.locks import Lock
 from jaxnn.core import freezing
-from jaxnn.core.locks import Lock
 from jaxnn.core.parameter import (
     Buffer,
     Slot,
@@ -104,7 +106,7 @@ class Node:
 class Structure:
     """All of a tree but its arrays. Equal structures have equal code, shapes of the tree and configuration."""
 
-    __slots__ = ("nodes", "metas", "names", "key", "_hash", "n_boxes", "tagged", "__weakref__")
+    __slots__ = ("nodes", "metas", "names", "key", "_hash", "n_boxes", "tagged", "_digest", "__weakref__")
 
     def __init__(self, nodes: tuple[Node, ...], metas: tuple[Any, ...], names: tuple[str, ...]) -> None:
         self.nodes, self.metas, self.names = nodes, metas, names
@@ -113,6 +115,13 @@ class Structure:
         self.tagged = tuple(i for i, meta in enumerate(metas) if getattr(meta[-1], "mutable", False) is True)
         self.key = (tuple(node.key for node in nodes), metas, len(names))
         self._hash = hash(self.key)
+        self._digest: bytes | None = None
+
+    def digest(self) -> bytes:
+        """A number of what `__eq__` compares, the same in every process (ValueError: see `freezing.spelled`)."""
+        if self._digest is None:
+            self._digest = hashlib.sha256(freezing.spelled(self.key).encode()).digest()
+        return self._digest
 
     def __hash__(self) -> int:
         return self._hash
@@ -120,10 +129,46 @@ class Structure:
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
+        if isinstance(other, WrittenStructure):
+            return NotImplemented
         return isinstance(other, Structure) and self._hash == other._hash and self.key == other.key
 
     def __repr__(self) -> str:
         return f"{self.nodes[0].kind.__name__}({len(self.nodes)} modules, {len(self.names)} arrays)"
+
+
+class WrittenStructure:
+    """What a file keeps of a Structure: enough to know one like it again, and no code to run."""
+
+    __slots__ = ("_digest", "text")
+
+    def __init__(self, digest: bytes, text: str) -> None:
+        self._digest, self.text = digest, text
+
+    def digest(self) -> bytes:
+        """As Structure's."""
+        return self._digest
+
+    def __eq__(self, other: object) -> bool:
+        try:
+            return isinstance(other, (Structure, WrittenStructure)) and self._digest == other.digest()
+        except ValueError:  # such a module was never exported
+            return False
+
+    def __hash__(self) -> int:
+        return hash(self._digest)
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def known(self) -> Structure:
+        """The structure of this process that it stands for."""
+        for structure in list(_interned.values()):
+            if self == structure:
+                return structure
+        raise ValueError(
+            f"an exported program returns {self.text}: make a module like the one it was exported with first"
+        )
 
 
 class Cache:
@@ -388,6 +433,8 @@ def flatten_with_keys(obj: Any) -> tuple[list[tuple[Any, Any]], Structure]:
 
 def unflatten(structure: Structure, leaves: Any) -> Any:
     """A stateful object of this structure around any leaves. No ``__init__`` runs; no array is copied."""
+    if type(structure) is not Structure:
+        structure = structure.known()
     root = structure.nodes[0]
     obj = object.__new__(root.kind)
     held = obj.__dict__
@@ -468,3 +515,21 @@ def discard_changes(obj: Any) -> None:
 def register(kind: type) -> None:
     """Make a class a pytree node."""
     register_pytree_with_keys(kind, flatten_with_keys, unflatten, flatten)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    _compat.register_export(kind, name, _written, _read, functools.partial(_stub, kind))
+
+
+def _written(structure: Structure | WrittenStructure) -> bytes:
+    text = structure.text if isinstance(structure, WrittenStructure) else repr(structure)
+    return structure.digest() + text.encode()
+
+
+def _read(data: bytes | bytearray) -> WrittenStructure:
+    return WrittenStructure(bytes(data[:32]), bytes(data[32:]).decode())
+
+
+def _stub(kind: type, structure: Any, leaves: Sequence[Any]) -> Any:
+    """An object that flattens to `structure`, which is all that jax asks of it."""
+    obj = object.__new__(kind)
+    obj.__dict__["_pending"] = (structure, leaves, None)
+    return obj

@@ -60,6 +60,7 @@ def elementwise(
     exact: bool = False,
     autocast: str | None = None,
     check: Callable[..., None] | None = None,
+    check_each_call: bool = False,
 ) -> Any:
     """``op`` for a function of one array, ``input``, elementwise or along one dimension.
 
@@ -68,11 +69,12 @@ def elementwise(
         takes: the dtypes taken, a name of the table above. Integers and bools become the default float, unless
             the function is `exact`.
         exact: the formula only selects, so it runs in the dtype it is given.
-        autocast: as in ``op``.
+        autocast, check_each_call: as in ``op``.
         check: called with the same arguments after the dtype was checked.
     """
     if function is None:
-        return functools.partial(elementwise, takes=takes, exact=exact, autocast=autocast, check=check)
+        options = dict(takes=takes, exact=exact, autocast=autocast, check=check, check_each_call=check_each_call)
+        return functools.partial(elementwise, **options)  # type: ignore[arg-type]
     formula: Any = function
     name = formula.__name__
     check = renamed(check, name)
@@ -90,7 +92,7 @@ def elementwise(
         dtype = floating(input.dtype)
         return formula(input.astype(compute_dtype(dtype)), *args, **kwargs).astype(dtype)
 
-    return op(run, check=check_call, autocast=autocast)
+    return op(run, check=check_call, check_each_call=check_each_call, autocast=autocast)
 
 
 def check_dim(function: str, dim: Any, ndim: int, argument: str = "dim") -> int:

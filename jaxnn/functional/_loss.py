@@ -121,7 +121,7 @@ def loss_op(
         if check is not None:
             check(name, given)
 
-    return op(function, check=check_call, autocast=autocast)
+    return op(function, check=check_call, check_each_call=True, autocast=autocast)
 
 
 def prepare(dtype: Any, *arrays: Any) -> list[Any]:

@@ -85,7 +85,7 @@ def _check_hardtanh(input: Any, min_val: Any = -1.0, max_val: Any = 1.0, inplace
         fail(RuntimeError, "hardtanh", "min_val", f"at least 0 for {input.dtype}", str(low))
 
 
-@elementwise(takes="real", exact=True, check=_check_hardtanh)
+@elementwise(takes="real", exact=True, check=_check_hardtanh, check_each_call=True)
 def hardtanh(
     input: Num[Array, "*shape"], min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
 ) -> Num[Array, "*shape"]:
@@ -312,7 +312,7 @@ def _check_softshrink(input: Any, lambd: Any = 0.5) -> None:
         fail(RuntimeError, "softshrink", "lambd", f"a finite {input.dtype} of at least 0", str(known))
 
 
-@elementwise(check=_check_softshrink)
+@elementwise(check=_check_softshrink, check_each_call=True)
 def softshrink(input: Float[Array, "*shape"], lambd: float = 0.5) -> Float[Array, "*shape"]:
     """``x - lambd`` above lambd, ``x + lambd`` below -lambd, 0 between.
 

@@ -182,7 +182,7 @@ def _check_celu(input: Any, alpha: Any = 1.0, inplace: bool = False) -> None:
         fail(RuntimeError, "celu", "alpha", "a number other than 0, which it divides by", str(known))
 
 
-@elementwise(check=_check_celu)
+@elementwise(check=_check_celu, check_each_call=True)
 def celu(input: Float[Array, "*shape"], alpha: float = 1.0, inplace: bool = False) -> Float[Array, "*shape"]:
     """``x`` for x > 0, else ``alpha * (exp(x / alpha) - 1)``, whose slope is continuous.
 

@@ -88,7 +88,7 @@ def _conv(
 @op(check=functools.partial(_check_conv, "conv1d", 1), autocast="lower")
 def conv1d(
     input: Num[Array, "*batch in_channels length"],
-    weight: Num[Array, "out_channels in_channels/groups kernel"],
+    weight: Num[Array, "out_channels group_channels kernel"],
     bias: Num[Array, " out_channels"] | None = None,
     stride: Sizes = 1,
     padding: str | Sizes = 0,
@@ -113,7 +113,7 @@ def conv1d(
 @op(check=functools.partial(_check_conv, "conv2d", 2), autocast="lower")
 def conv2d(
     input: Num[Array, "*batch in_channels height width"],
-    weight: Num[Array, "out_channels in_channels/groups kernel_height kernel_width"],
+    weight: Num[Array, "out_channels group_channels kernel_height kernel_width"],
     bias: Num[Array, " out_channels"] | None = None,
     stride: Sizes = 1,
     padding: str | Sizes = 0,
@@ -160,7 +160,7 @@ def conv2d(
 @op(check=functools.partial(_check_conv, "conv3d", 3), autocast="lower")
 def conv3d(
     input: Num[Array, "*batch in_channels depth height width"],
-    weight: Num[Array, "out_channels in_channels/groups kernel_depth kernel_height kernel_width"],
+    weight: Num[Array, "out_channels group_channels kernel_depth kernel_height kernel_width"],
     bias: Num[Array, " out_channels"] | None = None,
     stride: Sizes = 1,
     padding: str | Sizes = 0,

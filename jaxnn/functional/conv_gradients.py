@@ -77,7 +77,7 @@ def _of_weight(input: jax.Array, weight_size: Sequence[int], grad_output: jax.Ar
 @op(check=functools.partial(_check, "conv1d_input", 1))
 def conv1d_input(
     input_size: Sequence[int],
-    weight: Inexact[Array, "out_channels in_channels/groups kernel"],
+    weight: Inexact[Array, "out_channels group_channels kernel"],
     grad_output: Inexact[Array, "batch out_channels out_length"],
     stride: Sizes = 1,
     padding: str | Sizes = 0,
@@ -110,7 +110,7 @@ def conv1d_weight(
     padding: str | Sizes = 0,
     dilation: Sizes = 1,
     groups: int = 1,
-) -> Inexact[Array, "out_channels in_channels/groups kernel"]:
+) -> Inexact[Array, "out_channels group_channels kernel"]:
     """The gradient of `conv1d` with respect to its weight; the arguments are those of :func:`conv2d_weight`.
 
     Shape:
@@ -131,7 +131,7 @@ def conv1d_weight(
 @op(check=functools.partial(_check, "conv2d_input", 2))
 def conv2d_input(
     input_size: Sequence[int],
-    weight: Inexact[Array, "out_channels in_channels/groups kernel_height kernel_width"],
+    weight: Inexact[Array, "out_channels group_channels kernel_height kernel_width"],
     grad_output: Inexact[Array, "batch out_channels out_height out_width"],
     stride: Sizes = 1,
     padding: str | Sizes = 0,
@@ -173,7 +173,7 @@ def conv2d_weight(
     padding: str | Sizes = 0,
     dilation: Sizes = 1,
     groups: int = 1,
-) -> Inexact[Array, "out_channels in_channels/groups kernel_height kernel_width"]:
+) -> Inexact[Array, "out_channels group_channels kernel_height kernel_width"]:
     """The gradient of `conv2d` with respect to its weight.
 
     Args:
@@ -203,7 +203,7 @@ def conv2d_weight(
 @op(check=functools.partial(_check, "conv3d_input", 3))
 def conv3d_input(
     input_size: Sequence[int],
-    weight: Inexact[Array, "out_channels in_channels/groups kernel_depth kernel_height kernel_width"],
+    weight: Inexact[Array, "out_channels group_channels kernel_depth kernel_height kernel_width"],
     grad_output: Inexact[Array, "batch out_channels out_depth out_height out_width"],
     stride: Sizes = 1,
     padding: str | Sizes = 0,
@@ -236,7 +236,7 @@ def conv3d_weight(
     padding: str | Sizes = 0,
     dilation: Sizes = 1,
     groups: int = 1,
-) -> Inexact[Array, "out_channels in_channels/groups kernel_depth kernel_height kernel_width"]:
+) -> Inexact[Array, "out_channels group_channels kernel_depth kernel_height kernel_width"]:
     """The gradient of `conv3d` with respect to its weight; the arguments are those of :func:`conv2d_weight`.
 
     Shape:

@@ -86,7 +86,7 @@ def _conv_transpose(
 @op(check=functools.partial(_check_conv_transpose, "conv_transpose1d", 1), autocast="lower")
 def conv_transpose1d(
     input: Inexact[Array, "*batch in_channels length"],
-    weight: Inexact[Array, "in_channels out_channels/groups kernel"],
+    weight: Inexact[Array, "in_channels group_channels kernel"],
     bias: Inexact[Array, " out_channels"] | None = None,
     stride: Sizes = 1,
     padding: Sizes = 0,
@@ -112,7 +112,7 @@ def conv_transpose1d(
 @op(check=functools.partial(_check_conv_transpose, "conv_transpose2d", 2), autocast="lower")
 def conv_transpose2d(
     input: Inexact[Array, "*batch in_channels height width"],
-    weight: Inexact[Array, "in_channels out_channels/groups kernel_height kernel_width"],
+    weight: Inexact[Array, "in_channels group_channels kernel_height kernel_width"],
     bias: Inexact[Array, " out_channels"] | None = None,
     stride: Sizes = 1,
     padding: Sizes = 0,
@@ -162,7 +162,7 @@ def conv_transpose2d(
 @op(check=functools.partial(_check_conv_transpose, "conv_transpose3d", 3), autocast="lower")
 def conv_transpose3d(
     input: Inexact[Array, "*batch in_channels depth height width"],
-    weight: Inexact[Array, "in_channels out_channels/groups kernel_depth kernel_height kernel_width"],
+    weight: Inexact[Array, "in_channels group_channels kernel_depth kernel_height kernel_width"],
     bias: Inexact[Array, " out_channels"] | None = None,
     stride: Sizes = 1,
     padding: Sizes = 0,

@@ -48,7 +48,7 @@ def _check_cosine(x1: Any, x2: Any, dim: Any = 1, eps: Any = 1e-8) -> None:
         fail(RuntimeError, function, "eps", "a number of at least 0", str(known))
 
 
-@op(check=_check_cosine, autocast="float32")
+@op(check=_check_cosine, check_each_call=True, autocast="float32")
 def cosine_similarity(
     x1: Float[Array, "*shape1"], x2: Float[Array, "*shape2"], dim: int = 1, eps: float = 1e-8
 ) -> Float[Array, "*reduced"]:
@@ -94,7 +94,7 @@ def _check_pairwise(x1: Any, x2: Any, p: Any = 2.0, eps: Any = 1e-6, keepdim: bo
         fail(RuntimeError, "pairwise_distance", "x1", "vectors of at least one element where p is infinite", x1)
 
 
-@op(check=_check_pairwise, autocast="float32")
+@op(check=_check_pairwise, check_each_call=True, autocast="float32")
 def pairwise_distance(
     x1: Num[Array, "*shape1"], x2: Num[Array, "*shape2"], p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
 ) -> Num[Array, "*batch"]:
@@ -143,7 +143,7 @@ def _check_pdist(input: Any, p: Any = 2.0) -> None:
         fail(RuntimeError, "pdist", "p", "a number of at least 0", str(known))
 
 
-@op(check=_check_pdist, autocast="float32")
+@op(check=_check_pdist, check_each_call=True, autocast="float32")
 def pdist(input: Float[Array, "n m"], p: float = 2.0) -> Float[Array, " pairs"]:
     """The p-norm distance of every pair of rows: (0, 1), (0, 2), ..., (1, 2), ...
 

@@ -159,7 +159,7 @@ def _check_values(call: _Call) -> None:
 def embedding_bag(
     input: Int[Array, " indices"] | Int[Array, "bags size"],
     weight: Float[Array, "num_embeddings embedding_dim"],
-    offsets: Int[Array, " bags"] | None = None,
+    offsets: Int[Array, " offsets"] | None = None,
     max_norm: float | None = None,
     norm_type: float = 2,
     scale_grad_by_freq: bool = False,

@@ -124,7 +124,7 @@ def unfold(
     dilation: Sizes = 1,
     padding: Sizes = 0,
     stride: Sizes = 1,
-) -> Shaped[Array, "*batch channels*kernel windows"]:
+) -> Shaped[Array, "*batch columns windows"]:
     """The sliding windows of images, each a column.
 
     Args:
@@ -169,7 +169,7 @@ def unfold(
 
 @op(check=_check_fold)
 def fold(
-    input: Shaped[Array, "*batch channels*kernel windows"],
+    input: Shaped[Array, "*batch columns windows"],
     output_size: Sizes,
     kernel_size: Sizes,
     dilation: Sizes = 1,

@@ -157,7 +157,7 @@ def _check_sample(
         fail(RuntimeError, function, "grid", f"the dtype of input, {input.dtype}", grid)
 
 
-@op(check=_check_sample, autocast="promote")
+@op(check=_check_sample, check_each_call=True, autocast="promote")
 def grid_sample(
     input: Float[Array, "batch channels *spatial"],
     grid: Float[Array, "batch *places axes"],
@@ -234,7 +234,7 @@ def _line(count: int, align_corners: bool) -> np.ndarray[Any, Any]:
     return line if align_corners else line * (count - 1) / count
 
 
-@op(check=_check_affine, autocast="lower")
+@op(check=_check_affine, check_each_call=True, autocast="lower")
 def affine_grid(
     theta: Float[Array, "batch rows columns"], size: Sequence[int], align_corners: bool | None = None
 ) -> Float[Array, "batch *places axes"]:

@@ -62,7 +62,7 @@ def _check_order(offs: Any, length: int) -> None:
         fail(RuntimeError, _NAME, "offs", f"ends from 0 to {length} that never fall", str(known.tolist()))
 
 
-@op(check=_check)
+@op(check=_check, check_each_call=True)
 def grouped_mm(
     mat_a: Float[Array, "*groups rows inner"],
     mat_b: Float[Array, "*groups inner columns"],

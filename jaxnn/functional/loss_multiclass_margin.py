@@ -50,8 +50,8 @@ def _check_multi_margin(function: str, given: Any) -> None:
 
 @loss_op(check=_check_multi_margin)
 def multi_margin_loss(
-    input: Float[Array, "*N C"],
-    target: Int[Array, "*N"],
+    input: Float[Array, "..."],
+    target: Int[Array, "..."],
     p: float = 1,
     margin: float = 1.0,
     weight: Float[Array, " C"] | None = None,
@@ -111,8 +111,8 @@ def _check_multilabel_margin(function: str, given: Any) -> None:
 
 @loss_op(check=_check_multilabel_margin)
 def multilabel_margin_loss(
-    input: Float[Array, "*N C"],
-    target: Int[Array, "*N C"],
+    input: Float[Array, "*shape"],
+    target: Int[Array, "*shape"],
     size_average: bool | None = None,
     reduce: bool | None = None,
     reduction: str = "mean",

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from jaxnn.base.checks import Sizes, check_array, check_ndim, check_room, fail, ints_of
+from jaxnn.base.checks import check_array, check_ndim, check_room, fail, ints_of
 from jaxnn.base.dtypes import compute_dtype, is_complex, is_floating
 from jaxnn.base.op import op
 from jaxnn.functional._windows import Windows, grid, pick_max, window_argmax, window_max, window_sum
@@ -66,7 +66,7 @@ def _ranges(length: int, wanted: int) -> np.ndarray[Any, Any]:
     return np.where(start[:, None] + taps < end[:, None], start[:, None] + taps, -1)
 
 
-def _avg(spatial: int, input: jax.Array, output_size: Sizes | None) -> jax.Array:
+def _avg(spatial: int, input: jax.Array, output_size: int | Sequence[int | None] | None) -> jax.Array:
     target = _target(f"adaptive_avg_pool{spatial}d", spatial, input, output_size)
     size = input.shape[-spatial:]
     result = input.astype(compute_dtype(input.dtype))
@@ -88,7 +88,7 @@ def _avg(spatial: int, input: jax.Array, output_size: Sizes | None) -> jax.Array
     return result.astype(input.dtype)
 
 
-def _max(spatial: int, input: jax.Array, output_size: Sizes | None, return_indices: bool) -> Any:
+def _max(spatial: int, input: jax.Array, output_size: int | Sequence[int | None] | None, return_indices: bool) -> Any:
     target = _target(f"adaptive_max_pool{spatial}d", spatial, input, output_size)
     size = input.shape[-spatial:]
     windows = _even(size, target)
@@ -102,7 +102,7 @@ def _max(spatial: int, input: jax.Array, output_size: Sizes | None, return_indic
 
 @op(check=functools.partial(_check, "avg", 1))
 def adaptive_avg_pool1d(
-    input: Float[Array, "*batch channels length"], output_size: Sizes | None
+    input: Float[Array, "*batch channels length"], output_size: int | Sequence[int | None] | None
 ) -> Float[Array, "..."]:
     """Average of `output_size` windows over a sequence; see :func:`adaptive_avg_pool2d`.
 
@@ -121,7 +121,7 @@ def adaptive_avg_pool1d(
 
 @op(check=functools.partial(_check, "avg", 2))
 def adaptive_avg_pool2d(
-    input: Float[Array, "*batch channels height width"], output_size: Sizes | None
+    input: Float[Array, "*batch channels height width"], output_size: int | Sequence[int | None] | None
 ) -> Float[Array, "..."]:
     """Average of windows that divide an image into `output_size` parts.
 
@@ -149,7 +149,7 @@ def adaptive_avg_pool2d(
 
 @op(check=functools.partial(_check, "avg", 3))
 def adaptive_avg_pool3d(
-    input: Float[Array, "*batch channels depth height width"], output_size: Sizes | None
+    input: Float[Array, "*batch channels depth height width"], output_size: int | Sequence[int | None] | None
 ) -> Float[Array, "..."]:
     """Average of windows that divide a volume into `output_size` parts; see :func:`adaptive_avg_pool2d`.
 
@@ -168,7 +168,9 @@ def adaptive_avg_pool3d(
 
 @op(check=functools.partial(_check, "max", 1))
 def adaptive_max_pool1d(
-    input: Float[Array, "*batch channels length"], output_size: Sizes | None, return_indices: bool = False
+    input: Float[Array, "*batch channels length"],
+    output_size: int | Sequence[int | None] | None,
+    return_indices: bool = False,
 ) -> Any:
     """Largest value of `output_size` windows over a sequence; see :func:`adaptive_max_pool2d`.
 
@@ -187,7 +189,9 @@ def adaptive_max_pool1d(
 
 @op(check=functools.partial(_check, "max", 2))
 def adaptive_max_pool2d(
-    input: Float[Array, "*batch channels height width"], output_size: Sizes | None, return_indices: bool = False
+    input: Float[Array, "*batch channels height width"],
+    output_size: int | Sequence[int | None] | None,
+    return_indices: bool = False,
 ) -> Any:
     """Largest value of windows that divide an image into `output_size` parts, as in :func:`adaptive_avg_pool2d`.
 
@@ -217,7 +221,9 @@ def adaptive_max_pool2d(
 
 @op(check=functools.partial(_check, "max", 3))
 def adaptive_max_pool3d(
-    input: Float[Array, "*batch channels depth height width"], output_size: Sizes | None, return_indices: bool = False
+    input: Float[Array, "*batch channels depth height width"],
+    output_size: int | Sequence[int | None] | None,
+    return_indices: bool = False,
 ) -> Any:
     """Largest value of windows that divide a volume into `output_size` parts; see :func:`adaptive_max_pool2d`.
 
@@ -235,21 +241,27 @@ def adaptive_max_pool3d(
 
 
 def adaptive_max_pool1d_with_indices(
-    input: Float[Array, "*batch channels length"], output_size: Sizes | None, return_indices: bool = False
+    input: Float[Array, "*batch channels length"],
+    output_size: int | Sequence[int | None] | None,
+    return_indices: bool = False,
 ) -> tuple[Num[Array, "..."], Int[Array, "..."]]:
     """:func:`adaptive_max_pool1d` with the indices, whatever `return_indices` says."""
     return adaptive_max_pool1d(input, output_size, True)
 
 
 def adaptive_max_pool2d_with_indices(
-    input: Float[Array, "*batch channels height width"], output_size: Sizes | None, return_indices: bool = False
+    input: Float[Array, "*batch channels height width"],
+    output_size: int | Sequence[int | None] | None,
+    return_indices: bool = False,
 ) -> tuple[Num[Array, "..."], Int[Array, "..."]]:
     """:func:`adaptive_max_pool2d` with the indices, whatever `return_indices` says."""
     return adaptive_max_pool2d(input, output_size, True)
 
 
 def adaptive_max_pool3d_with_indices(
-    input: Float[Array, "*batch channels depth height width"], output_size: Sizes | None, return_indices: bool = False
+    input: Float[Array, "*batch channels depth height width"],
+    output_size: int | Sequence[int | None] | None,
+    return_indices: bool = False,
 ) -> tuple[Num[Array, "..."], Int[Array, "..."]]:
     """:func:`adaptive_max_pool3d` with the indices, whatever `return_indices` says."""
     return adaptive_max_pool3d(input, output_size, True)

@@ -121,7 +121,7 @@ def _along(function: Any, input: jax.Array, dim: int | None, dtype: Any) -> jax.
     return output.astype(input.dtype)
 
 
-@op(check=_check_softmax, autocast="float32")
+@op(check=_check_softmax, check_each_call=True, autocast="float32")
 def softmax(
     input: Num[Array, "*shape"], dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
 ) -> Float[Array, "*shape"]:
@@ -149,7 +149,7 @@ def softmax(
     return _along(_softmax, input, dim, dtype)
 
 
-@op(check=_check_softmin, autocast="float32")
+@op(check=_check_softmin, check_each_call=True, autocast="float32")
 def softmin(
     input: Num[Array, "*shape"], dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
 ) -> Float[Array, "*shape"]:
@@ -165,7 +165,7 @@ def softmin(
     return _along(_softmax, -input, dim, dtype)
 
 
-@op(check=_check_log_softmax, autocast="float32")
+@op(check=_check_log_softmax, check_each_call=True, autocast="float32")
 def log_softmax(
     input: Num[Array, "*shape"], dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
 ) -> Float[Array, "*shape"]:

@@ -90,7 +90,7 @@ def _check_embedding(input: Any, weight: Any, padding_idx: Any = None, *rest: An
     check_indices("embedding", "input", input, rows)
 
 
-@op(check=_check_embedding)
+@op(check=_check_embedding, check_each_call=True)
 def _embedding(input: jax.Array, weight: jax.Array, padding_idx: int | None, scale_grad_by_freq: bool) -> jax.Array:
     if not weight.shape[0]:
         return jnp.zeros((*input.shape, weight.shape[1]), weight.dtype)

@@ -108,7 +108,7 @@ def _unpool(
     return out.reshape(*lead, *size)
 
 
-@op(check=functools.partial(_check, 1))
+@op(check=functools.partial(_check, 1), check_each_call=True)
 def max_unpool1d(
     input: Num[Array, "*batch channels length"],
     indices: Int[Array, "*batch channels length"],
@@ -133,7 +133,7 @@ def max_unpool1d(
     return _unpool(1, input, indices, kernel_size, stride, padding, output_size)
 
 
-@op(check=functools.partial(_check, 2))
+@op(check=functools.partial(_check, 2), check_each_call=True)
 def max_unpool2d(
     input: Num[Array, "*batch channels height width"],
     indices: Int[Array, "*batch channels height width"],
@@ -168,7 +168,7 @@ def max_unpool2d(
     return _unpool(2, input, indices, kernel_size, stride, padding, output_size)
 
 
-@op(check=functools.partial(_check, 3))
+@op(check=functools.partial(_check, 3), check_each_call=True)
 def max_unpool3d(
     input: Num[Array, "*batch channels depth height width"],
     indices: Int[Array, "*batch channels depth height width"],

@@ -74,7 +74,7 @@ class Jitted:
         self._make = functools.partial(jax.jit, **options)
         self._fun, self._own = fun, compiler_options
         self._inner: Any = self._make(fun, compiler_options=compiler_options)
-        self._whole: Any = None
+        self.whole: Any = None
         self._called: Any = None
         self.quiet = False
 
@@ -84,10 +84,10 @@ class Jitted:
             ambient.follow()
         if not _compat.at_top_level():
             return self._inner
-        if self._whole is None:  # not before the first call: it starts the backend
+        if self.whole is None:  # not before the first call: it starts the backend
             added = compiler_options()
-            self._whole = self._make(self._fun, compiler_options=added | (self._own or {})) if added else self._inner
-        return self._whole
+            self.whole = self._make(self._fun, compiler_options=added | (self._own or {})) if added else self._inner
+        return self.whole
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -131,7 +131,7 @@ class Jitted:
 
     def clear_cache(self) -> None:
         """Drop what was compiled."""
-        for jitted in (self._inner, self._whole, self._called):
+        for jitted in (self._inner, self.whole, self._called):
             if jitted is not None:
                 jitted.clear_cache()
 

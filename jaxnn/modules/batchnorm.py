@@ -135,29 +135,27 @@ class _BatchNorm(_NormBase):
 
     def forward(self, input: jax.Array) -> jax.Array:
         self._check_input_dim(input)
-        count, arguments = self._arguments()
-        result = batch_norm_over(self._mapped_axes(), input, *arguments)
-        if count is not None:  # torch: counted here and not before, so that an input that is refused does not count
-            self.num_batches_tracked = count
+        counter = self._buffers.get("num_batches_tracked") if self.training and self.track_running_stats else None
+        count = None if counter is None else counter.plus_one()
+        result = batch_norm_over(self._mapped_axes(), input, *self._arguments(count))
+        if counter is not None:  # torch: counted here and not before, so that an input that is refused does not count
+            counter.put(count)
         return result
 
     def _mapped_axes(self) -> Any:
         """Names of mapped axes to share statistics over."""
         return None
 
-    def _arguments(self) -> tuple[Any, tuple[Any, ...]]:
-        """The new count of batches, or None, and what ``functional.batch_norm`` takes after the input."""
+    def _arguments(self, count: Any) -> tuple[Any, ...]:
+        """What ``functional.batch_norm`` takes after the input; `count` is the number of batches with this one."""
         factor: Any = 0.0 if self.momentum is None else self.momentum
-        count = None
-        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
-            count = self.num_batches_tracked + 1
-            if self.momentum is None:
-                factor = 1.0 / count.astype(jnp.float32)
+        if self.momentum is None and count is not None:
+            factor = 1.0 / count.astype(jnp.float32)
         tracked = not self.training or self.track_running_stats
         mean = self.running_mean if tracked else None
         variance = self.running_var if tracked else None
         training = self.training or (mean is None and variance is None)
-        return count, (mean, variance, self.weight, self.bias, training, factor, self.eps)
+        return mean, variance, self.weight, self.bias, training, factor, self.eps
 
 
 def _check_dim(module: Module, input: jax.Array, allowed: tuple[int, ...]) -> None:

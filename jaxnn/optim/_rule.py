@@ -135,7 +135,8 @@ class Rule(Optimizer):
     def _arrange(self, group: int, present: set[int], params: Mapping[int, Any]) -> None:
         """See that each clock has gradients for all of its parameters or for none, and that all state is there."""
         members = self._members[group]
-        for clock in {self._held[i].clock for i in members} - {-1}:
+        clocks = set() if present.issuperset(members) else {self._held[i].clock for i in members} - {-1}
+        for clock in clocks:
             absent = [i for i in members if self._held[i].clock == clock and i not in present]
             if absent and any(self._held[i].clock == clock for i in present):
                 other = self._new_clock(group, {n: vector[clock] for n, vector in self._counts_of(group).items()})
@@ -178,9 +179,8 @@ class Rule(Optimizer):
             if not chosen:
                 continue
             self._arrange(group, present, params)
-            key = Key(
-                type(self), self._layouts[group], self._configuration(group), tuple(self._held[i].clock for i in chosen)
-            )
+            clocks = tuple([self._held[i].clock for i in chosen])
+            key = Key(type(self), self._layouts[group], self._configuration(group), clocks)
             states = [{f: self._slots[f"state.{i}.{f}"].value for f in self._held[i].fields} for i in chosen]
             arrays = self._slots[f"options.{group}"].value, self._counts_of(group)
             counts, values, states = run(
@@ -189,15 +189,19 @@ class Rule(Optimizer):
             changed += [self._slots[f"{name}.{group}"] for name in counts]
             new += counts.values()
             for i, value, state in zip(chosen, values, states):
-                changed += [boxes[names[i]], *(self._slots[f"state.{i}.{field}"] for field in state)]
-                new += [value, *state.values()]
+                changed.append(boxes[names[i]])
+                new.append(value)
+                for field, array in state.items():
+                    changed.append(self._slots[f"state.{i}.{field}"])
+                    new.append(array)
         return changed, new
 
     def _configuration(self, group: int) -> tuple[tuple[str, Any], ...]:
         """The options that are no numbers, as far as the rule knows them."""
         switched = dict(getattr(self, "_switched", ())).get(group, ())
-        fixed = tuple((name, value) for name, value in self._fixed[group] if self._knows(name))
-        return fixed + tuple((f"has_{name}", True) for name in switched)
+        known = self._known()
+        fixed = [(name, value) for name, value in self._fixed[group] if name in known]
+        return (*fixed, *[(f"has_{name}", True) for name in switched])
 
     # -- saving ---------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ file keeps what all optimizers share; torch's own are `Rule`s (``_rule.py``), an
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -19,7 +20,16 @@ from jaxnn.base.checks import named
 from jaxnn.base.dtypes import describe
 from jaxnn.core import donation
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Parameter, assign_all, is_deleted, next_epoch, structure_epoch, write_all
+from jaxnn.core.parameter import (
+    Parameter,
+    assign_all,
+    is_deleted,
+    next_epoch,
+    recently_read,
+    settle,
+    structure_epoch,
+    write_all,
+)
 from jaxnn.core.stateful import Stateful
 from jaxnn.optim import _transformed
 from jaxnn.optim._groups import Group, Layout, as_boxes, as_groups, check_switches, decode, encode, warn_of_typo
@@ -101,9 +111,12 @@ class Optimizer(Hooked, Stateful):
         """The options of groups that do not say their own."""
         return decode(self._default_layout, self._slots["options.defaults"].value, self._default_fixed)
 
+    def _known(self) -> tuple[str, ...]:
+        """The options that have a default, and so are the optimizer's own."""
+        return tuple([name for name, _ in (*self._default_layout, *self._default_fixed)])
+
     def _knows(self, option: str) -> bool:
-        """Whether an option has a default, and so is the optimizer's own."""
-        return any(name == option for name, _ in (*self._default_layout, *self._default_fixed))
+        return option in self._known()
 
     @property
     def param_groups(self) -> list[Group]:
@@ -179,7 +192,7 @@ class Optimizer(Hooked, Stateful):
             return
         for model in objects:
             if isinstance(model, Module):
-                names = {id(box): name for name, box in model.named_parameters()}
+                names = {id(box): name for name, box in self._parameters_by_name(model).items()}
                 if all(id(box) in names for box in boxes):
                     found = tuple(names[id(box)] for box in boxes)
                     if found != self._names:
@@ -187,6 +200,19 @@ class Optimizer(Hooked, Stateful):
                         self._names = found
                     break
         boxes.epoch = structure_epoch[0]
+
+    def _parameters_by_name(self, model: Module) -> dict[str, Parameter]:
+        """``dict(model.named_parameters())``, kept until any structure changes."""
+        boxes: _Boxes | None = self.__dict__.get("_unbound")
+        if boxes is None:
+            return dict(model.named_parameters())
+        if recently_read:
+            settle()
+        kept = boxes.by_name
+        if kept is None or kept[0] != structure_epoch[0] or kept[1]() is not model:
+            epoch = structure_epoch[0]
+            kept = boxes.by_name = epoch, weakref.ref(model), dict(model.named_parameters())
+        return kept[2]
 
     def _renamed(self, old: tuple[str, ...] | None, new: tuple[str, ...]) -> None:
         """The parameters' names are known, or others than before."""
@@ -247,7 +273,7 @@ class Optimizer(Hooked, Stateful):
                 "optimizer.step(model, grads)"
             )
         names = self._bound_names(model)
-        boxes = dict(model.named_parameters())
+        boxes = self._parameters_by_name(model)
         self._check_gradients(grads, names, boxes)
         undo = _Undo(self)
         try:
@@ -264,8 +290,9 @@ class Optimizer(Hooked, Stateful):
 
     def _check_gradients(self, grads: Mapping[str, Any], names: tuple[str, ...], boxes: dict[str, Parameter]) -> None:
         known = set(names)
-        gone, new = sorted(known - boxes.keys()), sorted((grads.keys() & boxes.keys()) - known)
-        if gone and new:  # parameters of other names than a copy of the optimizer knows: parametrized, pruned ...
+        if not known <= boxes.keys() and (new := sorted((grads.keys() & boxes.keys()) - known)):
+            gone = sorted(known - boxes.keys())
+            # parameters of other names than a copy of the optimizer knows: parametrized, pruned ...
             raise ValueError(
                 f"{type(self).__name__}.step: model: expected parameters {gone}, which the optimizer was made for, got "
                 f"{new} instead. Make the optimizer from the model as it is now"
@@ -273,7 +300,7 @@ class Optimizer(Hooked, Stateful):
         for name, gradient in grads.items():
             if name not in boxes:
                 raise ValueError(f"{type(self).__name__}.step: grads: {name!r} is no parameter of the model")
-            if gradient is not None and name in known and tuple(gradient.shape) != tuple(boxes[name].shape):
+            if gradient is not None and name in known and tuple(gradient.shape) != tuple(boxes[name]._value.shape):
                 raise ValueError(
                     f"{type(self).__name__}.step: grads: {name}: expected the parameter's shape "
                     f"{tuple(boxes[name].shape)}, got {describe(gradient)}"
@@ -332,7 +359,7 @@ class Optimizer(Hooked, Stateful):
                 own = self._fixed[number] if is_deleted(self._slots[f"options.{number}"]) else self.param_groups[number]
                 self._set_options(number, _loaded_options(dict(own), group))
             if is_deleted(self._slots["options.defaults"]):  # no file has them: the first group's are nearest
-                known = {name: value for name, value in self.param_groups[0].items() if self._knows(name)}
+                known = {name: value for name, value in self.param_groups[0].items() if name in self._known()}
                 self._default_layout, array, self._default_fixed = encode(known)
                 setattr(self, "options.defaults", jax.numpy.asarray(array))
             self._load_state(state_dict["state"], numbers)()
@@ -418,3 +445,5 @@ class _Boxes(list[Parameter]):
     """An optimizer's parameters, and the structure epoch at which their names were learnt."""
 
     epoch = -1
+    #: a structure epoch, a model, and its parameters by name then
+    by_name: tuple[int, Any, dict[str, Parameter]] | None = None

@@ -62,6 +62,14 @@ def test_tracers_are_recognised():
     jax.jit(lambda x: [x, isinstance(x, _compat.Tracer) or 1 / 0][0])(jnp.ones(1))
 
 
+def test_a_class_of_the_same_name_replaces_another_in_exports():
+    first, second = type("Net", (), {}), type("Net", (), {})
+    for kind in (first, second):
+        _compat.register_export(kind, "tests.Net", lambda _: b"", bytes, lambda *_: None)
+    assert _compat._export.deserialization_registry["tests.Net"][0] is second
+    _compat.register_export(first, "tests.Net", lambda _: b"", bytes, lambda *_: None)
+
+
 _WARNINGS = """
 import jax, jax.numpy as jnp, jaxnn as nn, sys
 from jaxnn.lowering import compiling

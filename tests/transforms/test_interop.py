@@ -2,6 +2,9 @@
 
 import inspect
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -114,14 +117,121 @@ def test_no_class_is_left_out():
 
 
 @every_layer
-def test_an_export_takes_batches_of_any_size(name):
+def test_an_export_takes_batches_of_any_size_and_a_module_like_its_own(name):
     model, shape = _made(name)
     (batch,) = export.symbolic_shape("batch")
-    exported = export.export(jax.jit(lambda x: model(x)))(jax.ShapeDtypeStruct((batch, *shape), jnp.float32))
+    spec = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+    exported = export.export(jax.jit(lambda model, x: model(x)))(model, spec)
     back = export.deserialize(exported.serialize())
+    other, _ = _made(name)
+    other.load_state_dict({key: value * 2 for key, value in model.state_dict().items()})
     for count in (1, 3):
         x = _x(count, shape)
-        _same(back.call(x), model(x))
+        _same(back.call(other, x), other(x))
+
+
+def _tokens(*shape):
+    return jnp.asarray(RNG.integers(0, 5, shape), jnp.int32)
+
+
+def _masked(module):
+    return lambda x, hidden: module(x, x, x, key_padding_mask=hidden, need_weights=False)[0]
+
+
+# Layers over sequences, and inputs of a batch and a length.
+SEQUENCES = {
+    "Embedding": (lambda: nn.Embedding(6, 4, padding_idx=0), lambda b, t: (_tokens(b, t),)),
+    "EmbeddingBag": (lambda: nn.EmbeddingBag(6, 4), lambda b, t: (_tokens(b, t),)),
+    "Conv1d": (lambda: nn.Conv1d(4, 6, 3, padding="same", dilation=2), lambda b, t: (_x(b, (4, t)),)),
+    "Conv1d grouped": (lambda: nn.Conv1d(4, 8, 3, stride=2, padding=1, groups=4), lambda b, t: (_x(b, (4, t)),)),
+    "ConvTranspose1d": (lambda: nn.ConvTranspose1d(4, 6, 3, stride=2), lambda b, t: (_x(b, (4, t)),)),
+    "BatchNorm1d": (lambda: nn.BatchNorm1d(4), lambda b, t: (_x(b, (4, t)),)),
+    "GroupNorm": (lambda: nn.GroupNorm(2, 4), lambda b, t: (_x(b, (4, t)),)),
+    "LayerNorm": (lambda: nn.LayerNorm(8), lambda b, t: (_x(b, (t, 8)),)),
+    "LSTM": (lambda: nn.LSTM(8, 6, batch_first=True, bidirectional=True), lambda b, t: (_x(b, (t, 8)),)),
+    "GRU": (lambda: nn.GRU(8, 6, batch_first=True), lambda b, t: (_x(b, (t, 8)),)),
+    "MultiheadAttention": (lambda: nn.MultiheadAttention(8, 2, batch_first=True), lambda b, t: (_x(b, (t, 8)),) * 3),
+    "hidden keys": (
+        lambda: _masked(nn.MultiheadAttention(8, 2, batch_first=True).eval()),
+        lambda b, t: (_x(b, (t, 8)), jnp.zeros((b, t), bool)),
+    ),
+    "causal": (
+        lambda: lambda q: nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True),
+        lambda b, t: (_x(b, (2, t, 8)),),
+    ),
+    "TransformerEncoder": (
+        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2),
+        lambda b, t: (_x(b, (t, 8)),),
+    ),
+    "Transformer": (lambda: nn.Transformer(8, 2, 1, 1, 16, batch_first=True), lambda b, t: (_x(b, (t, 8)),) * 2),
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_an_export_takes_sequences_of_any_length(name):
+    make, inputs = SEQUENCES[name]
+    model = make()
+    model = model.eval() if isinstance(model, nn.Module) else model
+    batch, length = export.symbolic_shape("batch, length", constraints=["length >= 4"])
+    symbols = {(3, 5): batch, (7, 9): length}
+    specs = [
+        jax.ShapeDtypeStruct(tuple(symbols.get(pair, pair[0]) for pair in zip(a.shape, b.shape)), a.dtype)
+        for a, b in zip(inputs(3, 7), inputs(5, 9))
+    ]
+    exported = export.export(jax.jit(lambda *args: model(*args)))(*specs)
+    for count, steps in ((1, 5), (2, 12)):
+        args = inputs(count, steps)
+        _same(exported.call(*args), model(*args))
+
+
+class _Net(nn.Module):
+    def __init__(self, factor=2.0, activation=nn.functional.relu):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+        self.factor, self.activation, self.sizes = factor, activation, [3, 4]
+
+    def forward(self, x):
+        return self.activation(self.layers(x)) * self.factor
+
+
+_LOADING = """
+import sys, jax, jax.export, jax.numpy as jnp, numpy as np, jaxnn as nn
+from tests.transforms.test_interop import _Net
+step = jax.export.deserialize(open(sys.argv[1], "rb").read())
+model = _Net()
+model.load_state_dict(nn.load(sys.argv[2]))
+after, result = step.call(model, jnp.ones((5, 3)))
+assert isinstance(after, _Net) and int(after.layers[1].num_batches_tracked) == 1
+np.save(sys.argv[3], result)
+"""
+
+
+def test_an_exported_program_is_called_with_a_module_in_another_process(tmp_path):
+    model = _Net()
+    (batch,) = export.symbolic_shape("batch", constraints=["batch >= 2"])  # of one, BatchNorm knows no variance
+    spec = jax.ShapeDtypeStruct((batch, 3), jnp.float32)
+    exported = export.export(jax.jit(lambda model, x: (model, model(x))))(model, spec)
+    (tmp_path / "step").write_bytes(exported.serialize())
+    nn.save(model.state_dict(), tmp_path / "weights.safetensors")
+    files = [str(tmp_path / name) for name in ("step", "weights.safetensors", "result.npy")]
+    subprocess.run([sys.executable, "-c", _LOADING, *files], check=True, timeout=200, cwd=Path(__file__).parents[2])
+    _same(np.load(files[2]), model(jnp.ones((5, 3))))
+
+
+def test_an_exported_program_knows_a_module_of_another_structure():
+    x = jnp.ones((5, 3))
+    data = export.export(jax.jit(lambda model, x: model(x)))(_Net(), x).serialize()
+    again = export.deserialize(data)
+    assert export.deserialize(again.serialize()).in_tree == again.in_tree
+    for other in (_Net(3.0), _Net(activation=nn.functional.gelu), _Net().eval(), nn.Linear(3, 4)):
+        with pytest.raises(ValueError, match="same pytree structure"):
+            again.call(other, x)
+    longer = _Net()
+    longer.sizes.append(5)
+    with pytest.raises(ValueError, match="same pytree structure"):
+        again.call(longer, x)
+    with pytest.raises(ValueError, match="no name by which another process knows it"):
+        export.export(jax.jit(lambda model, x: model(x)))(_Net(activation=lambda x: x), x).serialize()
 
 
 @every_layer

@@ -1,0 +1,183 @@
+"""`op`: what an eager call costs, and that going straight to the compiled call forgets no check."""
+
+import functools
+import importlib
+import pkgutil
+import sys
+import types
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn as nn
+import jaxnn.functional as F
+from jaxnn.base.op import op
+
+X = jnp.ones((4, 8, 8, 8))
+
+
+def _calls(function):
+    """The Python functions of the package that a warm call of `function` calls."""
+    for _ in range(3):
+        function()
+    root, found = nn.__path__[0], []
+
+    def note(frame, event, argument):
+        if event == "call" and frame.f_code.co_filename.startswith(root):
+            found.append(frame.f_code.co_qualname)
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("make", "most"),
+    [
+        (lambda: nn.Conv2d(8, 8, 3, padding=1), 12),
+        (lambda: nn.BatchNorm2d(8), 40),
+        (lambda: nn.GELU(), 6),
+        (lambda: nn.MaxPool2d(2), 6),
+        (lambda: nn.Linear(8, 4), 12),
+    ],
+    ids=["Conv2d", "BatchNorm2d", "GELU", "MaxPool2d", "Linear"],
+)
+def test_a_warm_eager_call_is_short(make, most):
+    layer = make()
+    assert len(_calls(lambda: layer(X))) <= most
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+def test_a_warm_eager_step_is_short(kind):
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    optimizer = getattr(nn.optim, kind)(model, lr=0.1)
+    grads = {name: jnp.ones(box.shape) for name, box in model.named_parameters()}
+    assert len(_calls(lambda: optimizer.step(model, grads))) <= 70
+
+
+def test_a_call_unlike_the_ones_before_is_checked():
+    weight = jnp.ones((4, 8, 3, 3))
+    for good in ({}, {"stride": 2}, {"stride": (2, 2)}, {"padding": "same"}):
+        F.conv2d(X, weight, **good)
+        F.conv2d(X, weight, **good)
+    for bad in ({"stride": 2.0}, {"stride": (2.0, 2.0)}, {"stride": True}, {"padding": "none"}, {"padding": -1}):
+        for _ in range(2):
+            with pytest.raises((TypeError, RuntimeError), match="conv2d: "):
+                F.conv2d(X, weight, **bad)
+    for input, kernel in ((X[:, :7], weight), (X[0, 0], weight), (X, weight.astype(jnp.float16)), (X, None)):
+        with pytest.raises((TypeError, RuntimeError), match="conv2d: "):
+            F.conv2d(input, kernel)
+
+
+def test_what_autocast_lets_pass_is_checked_without_it():
+    input, weight = X.astype(jnp.float16), jnp.ones((4, 8, 3, 3))
+    with nn.autocast(dtype=jnp.bfloat16):
+        for _ in range(2):
+            assert F.conv2d(input, weight).dtype == jnp.bfloat16
+    with pytest.raises(RuntimeError, match="one dtype"):
+        F.conv2d(input, weight)
+
+
+def test_options_that_compare_equal_are_kept_apart():
+    @op
+    def shown(x, options):
+        return x, jnp.float32(repr(options).count("-0.0")), jnp.float32(repr(options).count("True"))
+
+    for _ in range(2):
+        counts = [[int(n) for n in shown(X, options)[1:]] for options in (0.0, -0.0, 1, True, (1,), (True,), [1.0])]
+        assert counts == [[0, 0], [1, 0], [0, 0], [0, 1], [0, 0], [0, 1], [0, 0]]
+
+
+def test_an_option_that_is_an_array_is_looked_at_each_time():
+    def check(x, eps):
+        if eps < 0:
+            raise ValueError("eps")
+
+    shifted = op(lambda x, eps: x + eps, check=check)
+    for eps in (1.0, jnp.float32(1.0)):
+        np.testing.assert_array_equal(shifted(X, eps), X + 1)
+        with pytest.raises(ValueError, match="eps"):
+            shifted(X, -eps)
+
+
+def test_arrays_inside_of_arguments_are_arguments():
+    @op
+    def both(arrays, factor=1.0):
+        return arrays[0] * factor + arrays[1][0]
+
+    for number in range(3):
+        x = jnp.full((2,), float(number))
+        np.testing.assert_array_equal(both((x, [x])), 2 * x)
+        np.testing.assert_array_equal(both((x, [x]), factor=2.0), 3 * x)
+    assert both((X, [X])).shape == X.shape
+
+
+def test_a_check_of_numbers_and_a_warning_come_with_each_call():
+    table = jnp.ones((4, 2))
+    F.embedding(jnp.array([3]), table)
+    with pytest.raises(IndexError):
+        F.embedding(jnp.array([4]), table)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="dim"):
+            F.softmax(table)
+
+
+# What a check of shapes, dtypes and options has no use for.
+_LOOKS_AT_NUMBERS = {"concrete", "check_indices", "warn_caller", "warn", "asarray"}
+
+
+def _reached(function, seen):
+    """The names of `_LOOKS_AT_NUMBERS` in the code of a function and of all functions of the package that it names."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not isinstance(function, types.FunctionType) or function in seen:
+        return set()
+    seen.add(function)
+    codes, found = [function.__code__], set()
+    closure = inspect_closure(function)
+    while codes:
+        code = codes.pop()
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+        found |= _LOOKS_AT_NUMBERS.intersection(code.co_names)
+        for name in (*code.co_names, *code.co_freevars):
+            value = closure.get(name, function.__globals__.get(name))
+            if callable(value) and getattr(value, "__module__", None) not in (None, "jaxnn.base.dtypes"):
+                found |= _reached(value, seen) if value.__module__.startswith("jaxnn") else set()
+    return found
+
+
+def inspect_closure(function):
+    return dict(zip(function.__code__.co_freevars, [cell.cell_contents for cell in function.__closure__ or ()]))
+
+
+def _operations():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for entry in pkgutil.walk_packages(nn.__path__, "jaxnn."):
+            if not entry.name.endswith("__main__"):
+                for value in vars(importlib.import_module(entry.name)).values():
+                    if getattr(getattr(value, "__jaxnn_op__", {}), "get", {}.get)("check"):
+                        yield value
+
+
+def test_a_check_that_looks_at_numbers_or_warns_says_so():
+    operations = set(_operations())
+    said = {f for f in operations if f.__jaxnn_op__["check_each_call"]}
+    wrong = {f.__name__: _reached(f.__jaxnn_op__["check"], set()) for f in operations - said}
+    assert {name: found for name, found in wrong.items() if found} == {}
+    assert len(operations) > 100 and {F.softmax, F.nll_loss, F.max_unpool2d} <= said and F.conv2d not in said
+
+
+def test_a_count_of_batches_beyond_float32():
+    layer = nn.BatchNorm1d(2)
+    layer.num_batches_tracked = np.int64(2**24 - 1)
+    for count in (2**24, 2**24 + 1, 2**24 + 2):
+        layer(jnp.ones((3, 2)))
+        assert int(layer.num_batches_tracked) == count
+    assert jax.tree.structure(layer) is not None
