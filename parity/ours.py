@@ -218,18 +218,23 @@ def quick_options() -> dict[str, Any]:
     return known
 
 
-def compile_quickly() -> None:
-    """Every later compilation of this process is "quick", eager calls too, which take no options of their own."""
-    from jax._src import compiler  # XLA_FLAGS would end the process at the first flag that this XLA does not know
+def quickly(get_compile_options: Any) -> Any:
+    """JAX's function that makes XLA's options, so that all compilation is "quick", eager calls' too."""
+    known = quick_options()  # XLA_FLAGS would end the process at the first flag that this XLA does not know
 
-    original, known = compiler.get_compile_options, quick_options()
-
-    @functools.wraps(original)
+    @functools.wraps(get_compile_options)
     def quick(*args: Any, env_options_overrides: Any = None, **kwargs: Any) -> Any:
-        return original(*args, env_options_overrides=known | dict(env_options_overrides or {}), **kwargs)
+        return get_compile_options(*args, env_options_overrides=known | dict(env_options_overrides or {}), **kwargs)
 
-    if getattr(original, "__wrapped__", None) is None:
-        compiler.get_compile_options = quick
+    return quick
+
+
+def compile_quickly() -> None:
+    """Every later compilation of this process is "quick"."""
+    from jax._src import compiler
+
+    if getattr(compiler.get_compile_options, "__wrapped__", None) is None:
+        compiler.get_compile_options = quickly(compiler.get_compile_options)
 
 
 def shared(compile: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Settings of the whole suite: two CPU devices, fixed seeds, no persistent state between tests."""
+"""Settings of the whole suite: two CPU devices, fixed seeds, quick compilation, no persistent state between tests."""
 
 import gc
 import os
@@ -10,8 +10,10 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from jax._src import compiler
 
 import jaxnn as nn
+from parity import ours
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("default")
@@ -23,11 +25,27 @@ def _seeds():
     np.random.seed(0)
 
 
+ours.compile_once()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compilation(request):
+    """Programs are compiled without LLVM's optimisation, which takes most of the time of a test, and changes no graph.
+
+    Files about what XLA makes of a program say ``COMPILATION = "full"``; ``JAXNN_COMPILATION=full`` is for all of them.
+    """
+    asked = os.environ.get("JAXNN_COMPILATION") or getattr(request.module, "COMPILATION", "quick")
+    with pytest.MonkeyPatch.context() as patch:
+        if asked == "quick":
+            patch.setattr(compiler, "get_compile_options", ours.quickly(compiler.get_compile_options))
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _no_compiled_code_is_kept():
     """Thousands of compiled functions slow Python's collector down, and a worker's memory would reach gigabytes."""
     yield
-    jax.clear_caches()
+    ours.forget_programs(over=500)
     gc.collect()
 
 

@@ -1,7 +1,6 @@
 """The recording in the repository, replayed: no torch needed."""
 
 import pytest
-from jax._src import compiler
 
 from parity import ours, record
 from parity.check import check
@@ -17,7 +16,6 @@ FAMILIES = sorted({case.family for case in CASES})
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr(ours, "compiler_options", ours.quick_options())
-    monkeypatch.setattr(compiler, "backend_compile_and_load", ours.shared(compiler.backend_compile_and_load))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
