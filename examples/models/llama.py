@@ -23,6 +23,21 @@ from models.rope import LlamaRotaryEmbedding, apply_rotary_pos_emb
 ACT2FN = {"silu": nn.SiLU, "gelu": nn.GELU, "gelu_pytorch_tanh": lambda: nn.GELU("tanh"), "relu": nn.ReLU}
 
 
+class LayerCache(nn.Module):
+    """Keys and values of one layer, (batch, kv_heads, capacity, head_dim)."""
+
+    def __init__(self, shape: tuple[int, ...], dtype):
+        super().__init__()
+        self.keys = nn.Buffer(jnp.zeros(shape, dtype))
+        self.values = nn.Buffer(jnp.zeros(shape, dtype))
+
+    def update(self, k, v, start):
+        """Put the keys and values of new tokens in their places; gives those of all tokens."""
+        self.keys = jax.lax.dynamic_update_slice_in_dim(self.keys, k, start, axis=2)
+        self.values = jax.lax.dynamic_update_slice_in_dim(self.values, v, start, axis=2)
+        return self.keys, self.values
+
+
 class StaticCache(nn.Module):
     """Keys and values of the tokens seen so far, in arrays of one size: a compiled step serves texts of every length.
 
@@ -39,20 +54,13 @@ class StaticCache(nn.Module):
     def __init__(self, config: LlamaConfig, batch: int, capacity: int, dtype=jnp.float32):
         super().__init__()
         shape = (batch, config.num_key_value_heads, capacity, config.head_dim)
-        self.keys = nn.ParameterList([nn.Buffer(jnp.zeros(shape, dtype)) for _ in range(config.num_hidden_layers)])
-        self.values = nn.ParameterList([nn.Buffer(jnp.zeros(shape, dtype)) for _ in range(config.num_hidden_layers)])
+        self.layers = nn.ModuleList([LayerCache(shape, dtype) for _ in range(config.num_hidden_layers)])
         self.positions = nn.Buffer(jnp.full((batch, capacity), -1, jnp.int32))
         self.length = nn.Buffer(jnp.zeros((), jnp.int32))
 
     @property
     def capacity(self) -> int:
         return self.positions.shape[1]
-
-    def update(self, layer: int, k, v):
-        """Put the new keys and values of a layer in their places; gives those of all tokens."""
-        self.keys[layer] = jax.lax.dynamic_update_slice_in_dim(self.keys[layer], k, self.length, axis=2)
-        self.values[layer] = jax.lax.dynamic_update_slice_in_dim(self.values[layer], v, self.length, axis=2)
-        return self.keys[layer], self.values[layer]
 
     def place(self, attention_mask):
         """Positions of new tokens, (batch, time): each text goes on where it ended, and padding has none."""
@@ -101,7 +109,7 @@ class LlamaAttention(nn.Module):
         v = self.v_proj(x).reshape(batch, time, -1, self.head_dim).swapaxes(1, 2)
         q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
         if cache is not None:
-            k, v = cache.update(self.layer_idx, k, v)
+            k, v = cache.layers[self.layer_idx].update(k, v, cache.length)
         dropout = self.attention_dropout if self.training else 0.0
         causal = attention_mask is None
         y = F.scaled_dot_product_attention(q, k, v, attention_mask, dropout, causal, enable_gqa=True)

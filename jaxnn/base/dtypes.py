@@ -100,6 +100,11 @@ _BOOL, _INTEGER, _FLOATING, _COMPLEX = range(4)
 _HALVES = (np.dtype(jnp.bfloat16), np.dtype("float16"))
 
 
+def is_half(dtype: Any) -> bool:
+    """True for bfloat16 and float16."""
+    return np.dtype(dtype) in _HALVES
+
+
 def _category(dtype: Any) -> int:
     kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
     return next(i for i, kind in enumerate(kinds) if jnp.issubdtype(dtype, kind))
@@ -141,4 +146,4 @@ def floating(dtype: Any) -> Any:
 
 def compute_dtype(dtype: Any) -> Any:
     """What a result of `dtype` is computed in: float32 for the half types, which are rounded once at the end."""
-    return np.dtype("float32") if np.dtype(dtype) in _HALVES else np.dtype(dtype)
+    return np.dtype("float32") if is_half(dtype) else np.dtype(dtype)

@@ -13,7 +13,7 @@ from jax import lax
 
 from jaxnn.base import modes
 from jaxnn.base.checks import as_int, check_array, check_ndim, check_same_dtype, fail
-from jaxnn.base.dtypes import is_complex, is_floating, is_inexact
+from jaxnn.base.dtypes import is_complex, is_inexact
 from jaxnn.functional import _convolution_primitive
 from jaxnn.functional._convolution_geometry import Geometry
 from jaxnn.functional._short_sums import spread
@@ -154,10 +154,7 @@ def with_batch_and_bias(
     batched = input.ndim == ndim
     output = run(input if batched else lax.expand_dims(input, (0,)))
     if bias is not None:
-        # 16-bit numbers are added in float32, so that the backward pass sums the bias's gradient in float32.
-        wide = jnp.float32 if is_floating(bias.dtype) and bias.dtype.itemsize < 4 else bias.dtype
-        summand = spread(bias.astype(wide), output.shape, (channel,))
-        output = (output.astype(wide) + summand).astype(input.dtype)
+        output = output + spread(bias, output.shape, (channel,))
     return output if batched else lax.squeeze(output, (0,))
 
 

@@ -12,15 +12,13 @@ from jax import lax
 from jaxtyping import Array
 
 from jaxnn.base.checks import check_array, fail
-from jaxnn.base.dtypes import is_inexact
+from jaxnn.base.dtypes import is_half, is_inexact
 from jaxnn.functional._short_sums import alike, mean_over
-
-_REDUCED = (np.dtype(jnp.bfloat16), np.dtype("float16"))
 
 
 def wide(x: Array) -> Array:
     """`x` in the dtype that statistics are computed in."""
-    return x.astype(jnp.float32) if x.dtype in _REDUCED else x
+    return x.astype(jnp.float32) if is_half(x.dtype) else x
 
 
 def moments(x: Array, axes: tuple[int, ...], mapped: Any = None) -> tuple[Array, Array, Array]:
@@ -70,7 +68,7 @@ def check_parameters(function: str, input: Any, shape: tuple[int, ...] | None, *
         check_array(function, **{name: value})
         if shape is not None and value.shape != shape:
             fail(RuntimeError, function, name, f"shape {shape} for input {input.shape}", value)
-        allowed = (input.dtype, np.dtype("float32")) if input.dtype in _REDUCED else (input.dtype,)
+        allowed = (input.dtype, np.dtype("float32")) if is_half(input.dtype) else (input.dtype,)
         if value.dtype not in allowed:
             wanted = " or ".join(sorted({str(dtype) for dtype in allowed}))
             fail(RuntimeError, function, name, f"dtype {wanted} for an input of {input.dtype}", value)

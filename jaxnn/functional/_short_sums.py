@@ -2,7 +2,8 @@
 
 What a loss or a layer sums over a small batch often cancels, and then the roundings of a plain sum are the largest error
 of the result. The worst sums are not written anywhere: they are what a broadcast passes back. So a sum and a broadcast
-are here two primitives that differentiate into each other. Above `FEW` elements both are XLA's own.
+are here two primitives that differentiate into each other. Above `FEW` elements both are XLA's own, but that what a
+broadcast of 16-bit numbers passes back is summed in float32: XLA's own sum is rounded at every step.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnn.base.dtypes import is_half
 from jaxnn.lowering.define import define
 
 FEW = 256  # twice this already costs a net of small layers a tenth of its step
@@ -58,7 +60,7 @@ def spread(x: jax.Array, shape: Sequence[Any], dims: Sequence[int] | None = None
     dims = tuple(range(len(shape) - x.ndim, len(shape)) if dims is None else dims)
     if x.shape == shape:
         return x
-    if not is_short(shape, x.dtype):
+    if not is_short(shape, x.dtype) and not is_half(x.dtype):
         return lax.broadcast_in_dim(x, shape, dims)
     repeated = tuple(i for i, size in enumerate(x.shape) if size != shape[dims[i]])
     kept = tuple(dim for i, dim in enumerate(dims) if i not in repeated)
@@ -96,7 +98,8 @@ def _sum_transpose(cotangent: Any, x: Any, *, axes: tuple[int, ...]) -> Any:
 
 
 def _spread_transpose(cotangent: Any, x: Any, *, shape: tuple[int, ...], into: tuple[int, ...]) -> Any:
-    return sum_p.bind(cotangent, axes=tuple(i for i in range(len(shape)) if i not in into))
+    axes = tuple(i for i in range(len(shape)) if i not in into)
+    return jnp.sum(cotangent, axes) if is_half(cotangent.dtype) else sum_p.bind(cotangent, axes=axes)
 
 
 # vmap: many short sums at a time are as long as any other.

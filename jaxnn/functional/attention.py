@@ -18,7 +18,7 @@ from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
 from jaxnn.core import random
 from jaxnn.functional._dot import dot_general
-from jaxnn.functional._short_sums import sum_over
+from jaxnn.functional._short_sums import spread, sum_over
 from jaxnn.functional.attention_backends import SDPBackend, choose_backend
 from jaxnn.functional.attention_bias import CausalBias
 from jaxnn.functional.dropout import dropout
@@ -181,7 +181,7 @@ def _align(query: Any, key: Any, value: Any, enable_gqa: bool) -> tuple[Any, Any
     batch = _broadcast("key", query.shape[:-inner], key.shape[:-inner])
     whole = _broadcast("value", batch, value.shape[:-inner])
     aligned = [
-        array if array.shape[:-inner] == whole else jnp.broadcast_to(array, (*whole, *array.shape[-inner:]))
+        array if array.shape[:-inner] == whole else spread(array, (*whole, *array.shape[-inner:]))
         for array in arrays.values()
     ]
     return aligned[0], aligned[1], aligned[2], (*whole, *query.shape[-inner:-2])

@@ -92,3 +92,34 @@ def test_softmax_keeps_its_digits_where_one_class_has_almost_all(gap):
     backward = jax.vjp(lambda x: F.softmax(x, 0), scores)[1](direction)[0]
     for derivative in (forward, backward):
         np.testing.assert_allclose(derivative, expected, rtol=2e-6)
+
+
+# Each: the function, shapes of its inputs, and which one is broadcast.
+_BROADCAST = {
+    "linear": (F.linear, ((3000, 3), (4, 3), (4,)), 2),
+    "bilinear": (F.bilinear, ((3000, 3), (3000, 2), (4, 3, 2), (4,)), 3),
+    "conv1d": (F.conv1d, ((10, 2, 300), (3, 2, 1), (3,)), 2),
+    "spread": (lambda x, bias: x + spread(bias, x.shape), ((3000, 4), (4,)), 1),
+    "gru_cell": (F.recurrent.gru_cell, ((3000, 3), (3000, 1), (3, 3), (3, 1), (3,), (3,)), 4),
+    "attention": (F.scaled_dot_product_attention, ((500, 2, 4), (1, 3, 4), (1, 3, 4)), 1),
+}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", _BROADCAST)
+def test_what_a_broadcast_of_16_bits_passes_back_is_summed_in_32(name, dtype):
+    """And rounded once, as in torch."""
+    function, shapes, at = _BROADCAST[name]
+    rng = np.random.default_rng(0)
+    inputs = [jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes]
+
+    cotangent = jnp.asarray(rng.standard_normal(jax.eval_shape(function, *inputs).shape), dtype)
+
+    def gradient(cotangent, *inputs):
+        return jax.vjp(function, *inputs)[1](cotangent)[at]
+
+    ours = jax.jit(gradient)(cotangent, *inputs)
+    with jax.enable_x64(True):
+        truth = np.asarray(gradient(*(x.astype(jnp.float64) for x in (cotangent, *inputs))))
+    error = np.abs(np.asarray(ours, np.float64) - truth).max() / np.abs(truth).max()
+    assert ours.dtype == dtype and error <= 1.05 * float(jnp.finfo(dtype).eps) / 2
