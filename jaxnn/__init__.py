@@ -243,17 +243,19 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        remedy = _explaining.of_attribute("nn", name)
-        raise AttributeError(f"module 'jaxnn' has no attribute {name!r}" + (f". {remedy}" if remedy else ""))
-    import importlib
+if not TYPE_CHECKING:  # a checker knows the names above, and reports any other
 
-    module, _, attribute = _LAZY[name].partition(":")
-    value = importlib.import_module(module)
-    value = getattr(value, attribute) if attribute else value
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            remedy = _explaining.of_attribute("nn", name)
+            raise AttributeError(f"module 'jaxnn' has no attribute {name!r}" + (f". {remedy}" if remedy else ""))
+        import importlib
+
+        module, _, attribute = _LAZY[name].partition(":")
+        value = importlib.import_module(module)
+        value = getattr(value, attribute) if attribute else value
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 
 import jax
 from jax import lax
@@ -28,6 +28,11 @@ _precision = jax.make_user_context("highest")
 _PRECISIONS = {"highest": lax.Precision.HIGHEST, "high": lax.Precision.HIGH, "medium": lax.Precision.DEFAULT}
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
 class _Mode:
     """A context manager over ambient values: nestable, reusable, and a decorator with or without parentheses."""
 
@@ -36,6 +41,11 @@ class _Mode:
     def __init_subclass__(cls) -> None:
         own_constructor(cls)
 
+    @overload
+    def __new__(cls, function: Callable[P, R], /) -> Callable[P, R]: ...
+    @overload
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
+
     def __new__(cls, function: Any = None) -> Any:
         mode = super().__new__(cls)
         return mode(function) if callable(function) else mode
@@ -43,14 +53,14 @@ class _Mode:
     def __init__(self) -> None:
         pass
 
-    def __enter__(self) -> _Mode:
+    def __enter__(self) -> Self:
         ambient.enter(self, dict(self._settings))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         ambient.leave(self)
 
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self, function: Function) -> Function:
         settings = self._settings
 
         def mode() -> _Mode:  # one for each call: threads may be in it at once
@@ -59,14 +69,14 @@ class _Mode:
             return mode
 
         if inspect.isgeneratorfunction(function):
-            return _generating(function, mode)
+            return cast(Function, _generating(function, mode))
 
         @functools.wraps(function)
         def decorated(*args: Any, **kwargs: Any) -> Any:
             with mode():
                 return stop_gradients(function(*args, **kwargs))
 
-        return decorated
+        return cast(Function, decorated)
 
 
 def _generating(function: Callable[..., Any], mode: Callable[[], _Mode]) -> Callable[..., Any]:
@@ -179,7 +189,7 @@ class set_grad_enabled(_Mode):
         super().__exit__(*exc_info)
         ambient.assign({_grad_enabled: self._previous})
 
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self, function: Function) -> Function:
         ambient.assign({_grad_enabled: self._previous})
         return super().__call__(function)
 

@@ -6,7 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, overload
 
 import jax
 import numpy as np
@@ -121,6 +121,30 @@ def _integer_parameters(function: Any) -> dict[str, tuple[type, ...]]:
         if is_argument and words & {"int", "Sizes"} and not words & {"Any", "Array", "bool", "float"}:
             found[name] = tuple(other for word, other in (("None", type(None)), ("str", str)) if word in words)
     return found
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@overload
+def op(
+    function: None = None,
+    *,
+    check: Callable[..., None] | None = None,
+    autocast: str | None = None,
+    compiled: bool = True,
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+
+@overload
+def op(
+    function: Callable[P, R],
+    *,
+    check: Callable[..., None] | None = None,
+    autocast: str | None = None,
+    compiled: bool = True,
+) -> Callable[P, R]: ...
 
 
 def op(

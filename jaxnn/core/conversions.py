@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ class Conversions:
         boxes = [box for _, box in self.named_parameters(recurse=recurse)]  # type: ignore[attr-defined]
         return boxes + [box for _, box in self.named_buffers(recurse=recurse)]  # type: ignore[attr-defined]
 
-    def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Any:
+    def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Self:
         """Put ``fn(array)`` in every box, with `recurse` also below; nothing is changed when one of them fails."""
         boxes = self._boxes(recurse)
         arrays = [fn(box.value) for box in boxes]
@@ -28,31 +28,31 @@ class Conversions:
             box.value = array
         return self
 
-    def _cast(self, dtype: Any, applies: Callable[[Any], bool]) -> Any:
+    def _cast(self, dtype: Any, applies: Callable[[Any], bool]) -> Self:
         dtype = check_dtype(dtype, f"{type(self).__name__}.to")
         return self._apply(lambda array: _astype(array, dtype) if applies(array.dtype) else array)
 
-    def type(self, dst_type: Any) -> Any:
+    def type(self, dst_type: Any) -> Self:
         """Cast every parameter and buffer, integers too, to `dst_type`."""
         return self._cast(dst_type, lambda dtype: True)
 
-    def float(self) -> Any:
+    def float(self) -> Self:
         """Cast floating parameters and buffers to float32."""
         return self._cast(jnp.float32, is_floating)
 
-    def double(self) -> Any:
+    def double(self) -> Self:
         """Cast floating parameters and buffers to float64; raises TypeError unless ``jax_enable_x64`` is on."""
         return self._cast(np.float64, is_floating)
 
-    def half(self) -> Any:
+    def half(self) -> Self:
         """Cast floating parameters and buffers to float16."""
         return self._cast(jnp.float16, is_floating)
 
-    def bfloat16(self) -> Any:
+    def bfloat16(self) -> Self:
         """Cast floating parameters and buffers to bfloat16."""
         return self._cast(jnp.bfloat16, is_floating)
 
-    def to(self, *args: Any, **kwargs: Any) -> Any:
+    def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move and cast in place: ``to(device)``, ``to(dtype)``, ``to(device, dtype)``, ``to(array)``, ``to(sharding)``.
 
         `device` is a jax device, a sharding or a platform's name; `dtype` a floating or complex jax dtype, which only
@@ -77,20 +77,20 @@ class Conversions:
 
         return self._apply(convert)
 
-    def cpu(self) -> Any:
+    def cpu(self) -> Self:
         """Move to the CPU."""
         return self.to("cpu")
 
-    def cuda(self, device: Any = None) -> Any:
+    def cuda(self, device: Any = None) -> Self:
         """Move to a GPU: the first, or the one numbered or given as `device`."""
         return self.to(f"cuda:{device or 0}" if device is None or isinstance(device, int) else device)
 
-    def to_empty(self, *, device: Any, recurse: bool = True) -> Any:
+    def to_empty(self, *, device: Any, recurse: bool = True) -> Self:
         """Replace every array, with `recurse` also below, by zeros on `device` (torch leaves them unset)."""
         sharding = as_sharding(device, "to_empty: device")
         return self._apply(lambda array: jax.device_put(jnp.zeros(array.shape, array.dtype), sharding), recurse)
 
-    def share_memory(self) -> Any:
+    def share_memory(self) -> Self:
         """Not available: JAX arrays are not shared between processes.
 
         Raises:

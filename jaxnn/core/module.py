@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import jax
 import numpy as np
@@ -396,7 +396,7 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
         """The buffer (box) at the dotted name `target`."""
         return self._get_box(target, "_buffers", "a buffer")
 
-    def apply(self, fn: Callable[[Module], None]) -> Any:
+    def apply(self, fn: Callable[[Module], None]) -> Self:
         """Call `fn` on every module of the tree, children before parents; returns this module."""
         for module in self.children():
             module.apply(fn)
@@ -405,7 +405,7 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
 
     # -- modes ----------------------------------------------------------------------------------------------------
 
-    def train(self, mode: bool = True) -> Any:
+    def train(self, mode: bool = True) -> Self:
         """Set ``training`` in the whole tree. It is configuration: jit compiles once for each setting."""
         if not isinstance(mode, bool):
             raise ValueError(f"training mode is expected to be boolean, got {describe(mode)}")
@@ -414,11 +414,11 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
             module.train(mode)
         return self
 
-    def eval(self) -> Any:
+    def eval(self) -> Self:
         """As ``train(False)``. Gradients are not affected: that is ``no_grad``'s business."""
         return self.train(False)
 
-    def requires_grad_(self, requires_grad: bool = True) -> Any:
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Set ``requires_grad`` of every parameter; returns this module. TypeError for what is no bool."""
         if not isinstance(requires_grad, bool):
             raise TypeError(f"requires_grad_: expected True or False, got {type(requires_grad).__name__}")

@@ -15,7 +15,7 @@ import operator
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -568,7 +568,14 @@ def leak_message(label: str) -> str:
     )
 
 
-class Parameter(Attributed):
+if TYPE_CHECKING:
+    # An attribute that was assigned a Parameter or Buffer reads as the plain array: for type checkers they are both.
+    _ReadsAsArray = jax.Array
+else:
+    _ReadsAsArray = object
+
+
+class Parameter(Attributed, _ReadsAsArray):
     """A box around an array that is trained. Assigned to a module's attribute, it is registered there.
 
     ``self.weight`` reads the plain array; ``parameters()`` yields the boxes. Two attributes that hold the same
@@ -604,6 +611,8 @@ class Parameter(Attributed):
 
     __slots__ = ("_requires_grad",)
     _options = ("_requires_grad",)
+    if TYPE_CHECKING:
+        size: Any  # an int of the array that is read, torch's method of the box
 
     def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
         data = jnp.zeros((0,), jnp.float32) if data is None else data
@@ -640,7 +649,7 @@ class Parameter(Attributed):
         return self
 
 
-class Buffer(Attributed):
+class Buffer(Attributed, _ReadsAsArray):
     """A box around an array that is state but not trained: running statistics, tables, counters.
 
     Integers that torch keeps in int64 (given as NumPy int64) are int32 inside and int64 in the state_dict. A
@@ -675,6 +684,8 @@ class Buffer(Attributed):
     # is_attribute: assigned as a Buffer, not registered as an array; not part of a tree's structure.
     __slots__ = ("_persistent", "wide", "counter", "is_attribute")
     _options = ("_persistent", "wide", "counter")
+    if TYPE_CHECKING:
+        size: Any  # as of a Parameter
 
     def __init__(self, data: Any = None, *, persistent: bool = True) -> None:
         data = jnp.zeros((0,), jnp.float32) if data is None else data

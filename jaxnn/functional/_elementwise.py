@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,25 @@ def scalar(value: Any, like: jax.Array) -> Any:
     if isinstance(value, (jax.Array, np.ndarray, np.generic)) or not is_floating(like.dtype):
         return jnp.asarray(value).astype(like.dtype)
     return value
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@overload
+def elementwise(
+    function: None = None,
+    *,
+    takes: str = "floating",
+    exact: bool = False,
+    autocast: str | None = None,
+    check: Callable[..., None] | None = None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+
+@overload
+def elementwise(function: Callable[P, R]) -> Callable[P, R]: ...
 
 
 def elementwise(

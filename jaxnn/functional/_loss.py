@@ -11,7 +11,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +85,25 @@ def check_reduction(function: str, reduction: Any, takes: Sequence[str] = REDUCT
         fail(ValueError, function, "reduction", f"one of {names}", repr(reduction))
     if reduction == "elementwise_mean":
         warn_caller(f"{function}: reduction='elementwise_mean' is deprecated: write reduction='mean'")
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@overload
+def loss_op(
+    function: None = None,
+    *,
+    check: Callable[[str, Any], None] | None = None,
+    arrays: Sequence[str] = ("input", "target"),
+    takes: Sequence[str] = REDUCTIONS,
+    autocast: str | None = "float32",
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+
+@overload
+def loss_op(function: Callable[P, R]) -> Callable[P, R]: ...
 
 
 def loss_op(

@@ -93,7 +93,7 @@ def _check_rows(data: Any, index: Any, padding: Any = 0) -> None:
 
 
 @op(check=_check_rows)
-def take_rows(data: jax.Array, index: jax.Array, padding: Any = 0) -> jax.Array:
+def take_rows(data: jax.Array, index: jax.Array | np.ndarray[Any, Any], padding: Any = 0) -> jax.Array:
     """``data[index]`` for distinct indices; `padding` where an index is past the end."""
     rows = data.at[index].get(mode="fill", fill_value=0, unique_indices=True)
     if isinstance(padding, (bool, int, float)) and padding == 0:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import numpy as np
 
@@ -32,7 +30,7 @@ class _Loss(Module):
 class _WeightedLoss(_Loss):
     """A loss with a buffer `weight`."""
 
-    weight: Any
+    weight: jax.Array | None
 
     def __init__(
         self,

@@ -536,7 +536,7 @@ class PReLU(Module):
 
     __constants__ = ["num_parameters"]
 
-    weight: Any
+    weight: jax.Array
 
     def __init__(self, num_parameters: int = 1, init: float = 0.25, device: Any = None, dtype: Any = None) -> None:
         super().__init__()

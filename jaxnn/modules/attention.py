@@ -58,13 +58,13 @@ class MultiheadAttention(Module):
     """
 
     __constants__ = ["batch_first"]
-    in_proj_weight: Any
-    in_proj_bias: Any
-    q_proj_weight: Any
-    k_proj_weight: Any
-    v_proj_weight: Any
-    bias_k: Any
-    bias_v: Any
+    in_proj_weight: jax.Array
+    in_proj_bias: jax.Array
+    q_proj_weight: jax.Array
+    k_proj_weight: jax.Array
+    v_proj_weight: jax.Array
+    bias_k: jax.Array | None
+    bias_v: jax.Array | None
 
     def __init__(
         self,

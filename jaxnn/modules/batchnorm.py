@@ -26,11 +26,11 @@ class _NormBase(Module):
     momentum: float | None
     affine: bool
     track_running_stats: bool
-    weight: Any
-    bias: Any
-    running_mean: Any
-    running_var: Any
-    num_batches_tracked: Any
+    weight: jax.Array
+    bias: jax.Array
+    running_mean: jax.Array | None
+    running_var: jax.Array | None
+    num_batches_tracked: jax.Array | None
 
     def __init__(
         self,
@@ -62,9 +62,10 @@ class _NormBase(Module):
     def reset_running_stats(self) -> None:
         """Set the running mean to 0, the running variance to 1 and the count to 0."""
         if self.track_running_stats:
+            count: Any = self.num_batches_tracked
             init.zeros_(self.running_mean)
             init.ones_(self.running_var)
-            self.num_batches_tracked = jnp.zeros_like(self.num_batches_tracked)
+            self.num_batches_tracked = jnp.zeros_like(count)
 
     def reset_parameters(self) -> None:
         """Reset the running statistics, the weight to 1 and the bias to 0."""

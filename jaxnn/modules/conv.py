@@ -46,8 +46,8 @@ class _ConvNd(Module):
     output_padding: tuple[int, ...]
     groups: int
     padding_mode: str
-    weight: Any
-    bias: Any
+    weight: jax.Array
+    bias: jax.Array | None
     _reversed_padding_repeated_twice: Sequence[int]
     _spatial: int
 

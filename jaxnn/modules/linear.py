@@ -59,8 +59,8 @@ class Linear(Module):
 
     __constants__ = ["in_features", "out_features"]
 
-    weight: Any
-    bias: Any
+    weight: jax.Array
+    bias: jax.Array
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None
@@ -126,8 +126,8 @@ class Bilinear(Module):
 
     __constants__ = ["in1_features", "in2_features", "out_features"]
 
-    weight: Any
-    bias: Any
+    weight: jax.Array
+    bias: jax.Array
 
     def __init__(
         self,

@@ -157,8 +157,8 @@ class BCEWithLogitsLoss(_Loss):
     Follows ``torch.nn.BCEWithLogitsLoss``; the maths is ``functional.binary_cross_entropy_with_logits``.
     """
 
-    weight: Any
-    pos_weight: Any
+    weight: jax.Array | None
+    pos_weight: jax.Array | None
 
     def __init__(
         self,

@@ -88,7 +88,7 @@ class _ShapeNorm(Module):
     normalized_shape: tuple[int, ...]
     eps: float | None
     elementwise_affine: bool
-    weight: Any
+    weight: jax.Array
 
     def _set_up(
         self, normalized_shape: Any, eps: float | None, elementwise_affine: bool, device: Any, dtype: Any
@@ -124,7 +124,7 @@ class LayerNorm(_ShapeNorm):
     """
 
     eps: float  # pyright: ignore[reportIncompatibleVariableOverride]
-    bias: Any
+    bias: jax.Array
 
     def __init__(
         self,
@@ -234,8 +234,8 @@ class GroupNorm(Module):
     num_channels: int
     eps: float
     affine: bool
-    weight: Any
-    bias: Any
+    weight: jax.Array
+    bias: jax.Array
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ class _Table(Module):
     num_embeddings: int
     embedding_dim: int
     padding_idx: int | None
-    weight: Any
+    weight: jax.Array
 
     def _padding_row(self, padding_idx: int | None) -> int | None:
         """`padding_idx` counted from the front (AssertionError out of range)."""

@@ -6,7 +6,7 @@ All of them stand on core/lift.py. Options are those of the jax function.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 
@@ -18,10 +18,13 @@ from jaxnn.core.stateful import Stateful
 from jaxnn.transforms.outside import check_gradient
 from jaxnn.transforms.signature import as_tuple, unbound, wraps
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 def value_and_grad(
-    fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False, **options: Any
-) -> Callable[..., Any]:
+    fun: Callable[P, R], argnums: int | Sequence[int] = 0, has_aux: bool = False, **options: Any
+) -> Callable[P, tuple[R, Any]]:
     """``jax.value_and_grad`` with respect to a module's parameters that require gradients.
 
     What `fun` changes (running statistics, the random stream) is kept, in eager mode and inside ``nn.jit`` alike.
@@ -122,8 +125,8 @@ def _chosen(call: Call, args: tuple[Any, ...], number: int) -> tuple[int, dict[i
 
 
 def grad(
-    fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False, **options: Any
-) -> Callable[..., Any]:
+    fun: Callable[P, Any], argnums: int | Sequence[int] = 0, has_aux: bool = False, **options: Any
+) -> Callable[P, Any]:
     """As `value_and_grad`, without the value: gradients, or with `has_aux` ``(gradients, aux)``.
 
     Example:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast, overload
 
 import jax
 
@@ -18,7 +18,7 @@ from jaxnn.core.parameter import Reads
 from jaxnn.core.stateful import Stateful
 from jaxnn.lowering.compiling import Jitted
 from jaxnn.transforms.outside import Outside, check_arguments
-from jaxnn.transforms.signature import Statics, as_tuple, shift, speak_of, unbound, with_names, wraps
+from jaxnn.transforms.signature import JitFunction, Statics, as_tuple, shift, speak_of, unbound, with_names, wraps
 
 
 class _Results(Exception):
@@ -71,6 +71,38 @@ def _finish(done: defaultdict[int, Any], roots: Sequence[Any], generator: random
     (plans, _), (values, key) = done[0][1].args
     stream, key = (None, None) if key is None else generator.moved(state, done, key)
     lift.write_back(roots, plans, values, stream, key, (functools.partial(done.__setitem__, 1, True),))
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@overload
+def jit(
+    fun: Callable[P, R],
+    *,
+    static_argnums: int | Sequence[int] | None = None,
+    static_argnames: str | Sequence[str] | None = None,
+    donate_argnums: int | Sequence[int] | None = None,
+    donate_argnames: str | Sequence[str] | None = None,
+    in_shardings: Any = None,
+    out_shardings: Any = None,
+    **options: Any,
+) -> JitFunction[P, R]: ...
+
+
+@overload
+def jit(
+    fun: None = None,
+    *,
+    static_argnums: int | Sequence[int] | None = None,
+    static_argnames: str | Sequence[str] | None = None,
+    donate_argnums: int | Sequence[int] | None = None,
+    donate_argnames: str | Sequence[str] | None = None,
+    in_shardings: Any = None,
+    out_shardings: Any = None,
+    **options: Any,
+) -> Callable[[Callable[P, R]], JitFunction[P, R]]: ...
 
 
 def jit(

@@ -5,10 +5,30 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from jaxnn.core import lift
 from jaxnn.core.stateful import Stateful
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R", covariant=True)
+
+
+class JitFunction(Protocol[P, R]):
+    """What `jit` gives, for type checkers: the function, and jax's ways to look at its programs."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    @overload
+    def __get__(self, owner: None, kind: Any = None) -> JitFunction[P, R]: ...
+    @overload
+    def __get__(self: JitFunction[Concatenate[Any, Q], R], owner: object, kind: Any = None) -> JitFunction[Q, R]: ...
+
+    def lower(self, *args: P.args, **kwargs: P.kwargs) -> Any: ...
+    def trace(self, *args: P.args, **kwargs: P.kwargs) -> Any: ...
+    def eval_shape(self, *args: P.args, **kwargs: P.kwargs) -> Any: ...
+    def clear_cache(self) -> None: ...
 
 
 def unbound(function: Any) -> tuple[Any, tuple[Any, ...]]:

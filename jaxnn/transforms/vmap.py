@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 
@@ -15,8 +15,12 @@ from jaxnn.transforms.signature import unbound, wraps
 _RANDOMNESS = ("different", "same", "error")
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
 def vmap(
-    fun: Callable[..., Any],
+    fun: Callable[P, R],
     in_axes: Any = 0,
     out_axes: Any = 0,
     axis_name: Any = None,
@@ -24,7 +28,7 @@ def vmap(
     spmd_axis_name: Any = None,
     *,
     randomness: str = "different",
-) -> Callable[..., Any]:
+) -> Callable[P, R]:
     """``jax.vmap`` for functions of modules.
 
     A module with axis None is one for all examples, and nothing in it may come to differ between them; a module with an
