@@ -50,7 +50,7 @@ NAMESPACES = {  # and the modules in each that are public
     "jaxnn.parallel": set(),
     "jaxnn.porting": set(),
     "jaxnn.testing": set(),
-    "jaxnn.utils": {"parametrizations", "parametrize", "prune", "rnn", "stateless"},
+    "jaxnn.utils": {"data", "parametrizations", "parametrize", "prune", "rnn", "stateless"},
 }
 FILES = ("grad", "init", "optim.swa_utils", "utils.parametrizations", "utils.parametrize", "utils.prune", "utils.rnn")
 
