@@ -216,6 +216,7 @@ from jaxnn.transforms.stack_module_state import stack_module_state as stack_modu
 from jaxnn.transforms.vmap import vmap as vmap
 
 if TYPE_CHECKING:
+    from jaxnn import amp as amp
     from jaxnn import attention as attention
     from jaxnn import modules as modules
     from jaxnn import optim as optim

@@ -40,7 +40,8 @@ def test_importing_starts_no_backend():
 
 
 NAMESPACES = {  # and the modules in each that are public
-    "jaxnn": {"attention", "functional", "grad", "init", "modules", "optim", "parallel", "testing", "utils"},
+    "jaxnn": {"amp", "attention", "functional", "grad", "init", "modules", "optim", "parallel", "testing", "utils"},
+    "jaxnn.amp": set(),
     "jaxnn.attention": {"bias"},
     "jaxnn.attention.bias": set(),
     "jaxnn.functional": set(),
@@ -50,6 +51,7 @@ NAMESPACES = {  # and the modules in each that are public
     "jaxnn.parallel": set(),
     "jaxnn.porting": set(),
     "jaxnn.testing": set(),
+    "jaxnn.utils.data": set(),
     "jaxnn.utils": {"data", "parametrizations", "parametrize", "prune", "rnn", "stateless"},
 }
 FILES = ("grad", "init", "optim.swa_utils", "utils.parametrizations", "utils.parametrize", "utils.prune", "utils.rnn")
