@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -18,7 +20,8 @@ class _Loss(Module):
 
     def __init__(self, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean") -> None:
         super().__init__()
-        for flag, value in (("size_average", size_average), ("reduce", reduce)):
+        flags: dict[str, Any] = {"size_average": size_average, "reduce": reduce}
+        for flag, value in flags.items():
             if is_array(value) and np.ndim(value):
                 kind = type(self).__name__
                 remedy = f"A loss is made first and called then: nn.{kind}()(input, target)"

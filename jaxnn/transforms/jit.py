@@ -146,7 +146,7 @@ def jit(
         1
     """
     if fun is None:
-        keywords = {name: value for name, value in locals().items() if name not in ("fun", "options")}
+        keywords: dict[str, Any] = {name: value for name, value in locals().items() if name not in ("fun", "options")}
         return functools.partial(jit, **keywords, **options)
     if not callable(fun):
         fail(TypeError, "nn.jit", "fun", "a function, a module or a method of one", describe(fun))
