@@ -203,7 +203,7 @@ def jit(
         jax_options["in_shardings"] = (None, *(None,) * len(bound), *user)
     if out_shardings is not None:
         jax_options["out_shardings"] = (out_shardings, None)
-    names = {"static_argnames": static_argnames, "donate_argnames": donate_argnames}
+    names: dict[str, Any] = {"static_argnames": static_argnames, "donate_argnames": donate_argnames}
     try:
         shifted = {"static_argnums": shift(static_argnums, before), "donate_argnums": shift(donate_argnums, before)}
         compiled = Jitted(pure, **shifted, **names, **jax_options)
