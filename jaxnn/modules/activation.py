@@ -33,6 +33,9 @@ class Threshold(Module):
         value: what replaces it otherwise.
         inplace: accepted and ignored, as in all layers of this file.
 
+    Shape:
+        (*) to the same.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> print(nn.Threshold(0.1, 20)(jnp.array([0.0, 0.5])))
@@ -72,6 +75,9 @@ class _Inplace(Module):
 class ReLU(_Inplace):
     """``max(x, 0)``.
 
+    Shape:
+        (*) to the same.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> print(nn.ReLU()(jnp.array([-1.0, 2.0])))
@@ -91,6 +97,9 @@ class RReLU(Module):
         lower: the smallest slope; 1/8 by default.
         upper: the largest slope; 1/3 by default.
         inplace: accepted and ignored.
+
+    Shape:
+        (*) to the same.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -124,6 +133,9 @@ class Hardtanh(Module):
         inplace: accepted and ignored.
         min_value: deprecated name of `min_val`.
         max_value: deprecated name of `max_val`.
+
+    Shape:
+        (*) to the same.
 
     Raises:
         AssertionError: unless ``min_val < max_val``.
@@ -169,6 +181,9 @@ class Hardtanh(Module):
 class ReLU6(Hardtanh):
     """``min(max(x, 0), 6)``.
 
+    Shape:
+        (*) to the same.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> print(nn.ReLU6()(jnp.array([-1.0, 9.0])))
@@ -187,6 +202,9 @@ class ReLU6(Hardtanh):
 class Sigmoid(Module):
     """``1 / (1 + exp(-x))``.
 
+    Shape:
+        (*) to the same.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> print(nn.Sigmoid()(jnp.array([0.0, 1.0])).round(3))
@@ -201,6 +219,9 @@ class Sigmoid(Module):
 
 class Hardsigmoid(_Inplace):
     """``relu6(x + 3) / 6``.
+
+    Shape:
+        (*) to the same.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -220,6 +241,9 @@ class Hardsigmoid(_Inplace):
 class Tanh(Module):
     """The hyperbolic tangent.
 
+    Shape:
+        (*) to the same.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> print(nn.Tanh()(jnp.array([0.0, 1.0])).round(3))
@@ -234,6 +258,9 @@ class Tanh(Module):
 
 class SiLU(_Inplace):
     """``x * sigmoid(x)``, also called swish.
+
+    Shape:
+        (*) to the same.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -250,6 +277,9 @@ class SiLU(_Inplace):
 class Mish(_Inplace):
     """``x * tanh(softplus(x))``.
 
+    Shape:
+        (*) to the same.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> f"{nn.Mish()(jnp.array(1.0)):.3f}"
@@ -264,6 +294,9 @@ class Mish(_Inplace):
 
 class Hardswish(_Inplace):
     """``x * relu6(x + 3) / 6``.
+
+    Shape:
+        (*) to the same.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -301,6 +334,9 @@ class ELU(_Alpha):
         alpha: 1 by default.
         inplace: accepted and ignored.
 
+    Shape:
+        (*) to the same.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> print(nn.ELU()(jnp.array([-1.0, 2.0])).round(3))
@@ -320,6 +356,9 @@ class CELU(_Alpha):
         alpha: 1 by default.
         inplace: accepted and ignored.
 
+    Shape:
+        (*) to the same.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> print(nn.CELU()(jnp.array([-1.0, 2.0])).round(3))
@@ -334,6 +373,9 @@ class CELU(_Alpha):
 
 class SELU(_Inplace):
     """``1.0507 * elu(x, alpha=1.6733)``.
+
+    Shape:
+        (*) to the same.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -352,6 +394,9 @@ class GLU(Module):
 
     Args:
         dim: the dimension to halve; the last by default.
+
+    Shape:
+        (*, 2 * M, *) to (*, M, *), halved along `dim`.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -379,6 +424,9 @@ class GELU(Module):
 
     Args:
         approximate: "none" (default) or "tanh".
+
+    Shape:
+        (*) to the same.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -417,6 +465,9 @@ class _Shrink(Module):
 class Hardshrink(_Shrink):
     """0 where ``|x| <= lambd``, else ``x``.
 
+    Shape:
+        (*) to the same.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> print(nn.Hardshrink()(jnp.array([-0.4, 0.6])).round(1))
@@ -435,6 +486,9 @@ class LeakyReLU(Module):
     Args:
         negative_slope: 0.01 by default.
         inplace: accepted and ignored.
+
+    Shape:
+        (*) to the same.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -461,6 +515,9 @@ class LeakyReLU(Module):
 class LogSigmoid(Module):
     """``log(sigmoid(x))``.
 
+    Shape:
+        (*) to the same.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> f"{nn.LogSigmoid()(jnp.array(0.0)):.3f}"
@@ -479,6 +536,9 @@ class Softplus(Module):
     Args:
         beta: sharpness; 1 by default.
         threshold: where the linear part begins; 20 by default.
+
+    Shape:
+        (*) to the same.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -505,6 +565,9 @@ class Softplus(Module):
 class Softshrink(_Shrink):
     """``x`` moved towards 0 by `lambd`, not past it.
 
+    Shape:
+        (*) to the same.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> f"{nn.Softshrink()(jnp.array(0.75)):.3f}"
@@ -525,6 +588,9 @@ class PReLU(Module):
         init: the slopes at first; 0.25 by default.
         device: where they live.
         dtype: theirs; float32 by default.
+
+    Shape:
+        (*) to the same. With several slopes (N, num_parameters, *) to the same.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -559,6 +625,9 @@ class PReLU(Module):
 class Softsign(Module):
     """``x / (1 + |x|)``.
 
+    Shape:
+        (*) to the same.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> f"{nn.Softsign()(jnp.array(3.0)):.3f}"
@@ -573,6 +642,9 @@ class Softsign(Module):
 
 class Tanhshrink(Module):
     """``x - tanh(x)``.
+
+    Shape:
+        (*) to the same.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn

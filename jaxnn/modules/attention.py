@@ -42,6 +42,11 @@ class MultiheadAttention(Module):
         Xavier uniform; in_proj_bias (3E): zeros; out_proj.weight (E, E), out_proj.bias (E): as a Linear's, the bias
         zeros; bias_k and bias_v (1, 1, E): Xavier normal.
 
+    Shape:
+        query (L, N, E), key (S, N, kdim), value (S, N, vdim); with `batch_first` (N, L, E) and so on; unbatched without N.
+        key_padding_mask (N, S); attn_mask (L, S) or (N * num_heads, L, S). The results are the output, shaped as the query,
+        and the weights (N, L, S), or (N, num_heads, L, S) with ``average_attn_weights=False``, or None.
+
     Raises:
         ValueError: `embed_dim` or `num_heads` below 1.
         AssertionError: `num_heads` does not divide `embed_dim`.

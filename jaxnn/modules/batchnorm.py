@@ -185,6 +185,9 @@ class BatchNorm1d(_BatchNorm):
 class BatchNorm2d(_BatchNorm):
     """``BatchNorm1d`` for images: (N, C, H, W) to the same.
 
+    Shape:
+        (N, C, H, W) to the same.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> nn.BatchNorm2d(3)(jnp.ones((4, 3, 8, 8))).shape
@@ -198,7 +201,13 @@ class BatchNorm2d(_BatchNorm):
 
 
 class BatchNorm3d(_BatchNorm):
-    """``BatchNorm1d`` for volumes: (N, C, D, H, W) to the same. Follows ``torch.nn.BatchNorm3d``."""
+    """``BatchNorm1d`` for volumes: (N, C, D, H, W) to the same.
+
+    Shape:
+        (N, C, D, H, W) to the same.
+
+    Follows ``torch.nn.BatchNorm3d``.
+    """
 
     def _check_input_dim(self, input: jax.Array) -> None:
         _check_dim(self, input, (5,))
@@ -326,18 +335,36 @@ class _LazyNormBase(_LazyLayer, _NormBase):
 
 
 class LazyBatchNorm1d(_LazyNormBase, BatchNorm1d):
-    """A `BatchNorm1d` whose ``num_features`` comes from the first input. Follows ``torch.nn.LazyBatchNorm1d``."""
+    """A `BatchNorm1d` whose ``num_features`` comes from the first input.
+
+    Shape:
+        As of `BatchNorm1d`.
+
+    Follows ``torch.nn.LazyBatchNorm1d``.
+    """
 
     cls_to_become = BatchNorm1d
 
 
 class LazyBatchNorm2d(_LazyNormBase, BatchNorm2d):
-    """A `BatchNorm2d` whose ``num_features`` comes from the first input. Follows ``torch.nn.LazyBatchNorm2d``."""
+    """A `BatchNorm2d` whose ``num_features`` comes from the first input.
+
+    Shape:
+        As of `BatchNorm2d`.
+
+    Follows ``torch.nn.LazyBatchNorm2d``.
+    """
 
     cls_to_become = BatchNorm2d
 
 
 class LazyBatchNorm3d(_LazyNormBase, BatchNorm3d):
-    """A `BatchNorm3d` whose ``num_features`` comes from the first input. Follows ``torch.nn.LazyBatchNorm3d``."""
+    """A `BatchNorm3d` whose ``num_features`` comes from the first input.
+
+    Shape:
+        As of `BatchNorm3d`.
+
+    Follows ``torch.nn.LazyBatchNorm3d``.
+    """
 
     cls_to_become = BatchNorm3d

@@ -81,6 +81,9 @@ class Sequential(_Numbered):
     Args:
         args: the modules in order, or one OrderedDict from names to modules.
 
+    Shape:
+        The first module's input to the last module's output.
+
     Example:
         >>> import jaxnn as nn
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))

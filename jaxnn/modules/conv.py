@@ -447,19 +447,37 @@ class _LazyConv(_LazyConvNd):
 
 
 class LazyConv1d(_LazyConv, Conv1d):
-    """A `Conv1d` whose ``in_channels`` comes from the first input. Follows ``torch.nn.LazyConv1d``."""
+    """A `Conv1d` whose ``in_channels`` comes from the first input.
+
+    Shape:
+        As of `Conv1d`.
+
+    Follows ``torch.nn.LazyConv1d``.
+    """
 
     cls_to_become = Conv1d
 
 
 class LazyConv2d(_LazyConv, Conv2d):
-    """A `Conv2d` whose ``in_channels`` comes from the first input. Follows ``torch.nn.LazyConv2d``."""
+    """A `Conv2d` whose ``in_channels`` comes from the first input.
+
+    Shape:
+        As of `Conv2d`.
+
+    Follows ``torch.nn.LazyConv2d``.
+    """
 
     cls_to_become = Conv2d
 
 
 class LazyConv3d(_LazyConv, Conv3d):
-    """A `Conv3d` whose ``in_channels`` comes from the first input. Follows ``torch.nn.LazyConv3d``."""
+    """A `Conv3d` whose ``in_channels`` comes from the first input.
+
+    Shape:
+        As of `Conv3d`.
+
+    Follows ``torch.nn.LazyConv3d``.
+    """
 
     cls_to_become = Conv3d
 
@@ -485,18 +503,36 @@ class _LazyConvTranspose(_LazyConvNd):
 
 
 class LazyConvTranspose1d(_LazyConvTranspose, ConvTranspose1d):
-    """A `ConvTranspose1d` whose ``in_channels`` comes from the first input. Follows ``torch.nn.LazyConvTranspose1d``."""
+    """A `ConvTranspose1d` whose ``in_channels`` comes from the first input.
+
+    Shape:
+        As of `ConvTranspose1d`.
+
+    Follows ``torch.nn.LazyConvTranspose1d``.
+    """
 
     cls_to_become = ConvTranspose1d
 
 
 class LazyConvTranspose2d(_LazyConvTranspose, ConvTranspose2d):
-    """A `ConvTranspose2d` whose ``in_channels`` comes from the first input. Follows ``torch.nn.LazyConvTranspose2d``."""
+    """A `ConvTranspose2d` whose ``in_channels`` comes from the first input.
+
+    Shape:
+        As of `ConvTranspose2d`.
+
+    Follows ``torch.nn.LazyConvTranspose2d``.
+    """
 
     cls_to_become = ConvTranspose2d
 
 
 class LazyConvTranspose3d(_LazyConvTranspose, ConvTranspose3d):
-    """A `ConvTranspose3d` whose ``in_channels`` comes from the first input. Follows ``torch.nn.LazyConvTranspose3d``."""
+    """A `ConvTranspose3d` whose ``in_channels`` comes from the first input.
+
+    Shape:
+        As of `ConvTranspose3d`.
+
+    Follows ``torch.nn.LazyConvTranspose3d``.
+    """
 
     cls_to_become = ConvTranspose3d

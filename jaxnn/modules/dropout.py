@@ -55,7 +55,13 @@ class Dropout(_DropoutNd):
 
 
 class Dropout1d(_DropoutNd):
-    """``Dropout`` of whole channels of (N, C, L) or (C, L). Follows ``torch.nn.Dropout1d``."""
+    """``Dropout`` of whole channels of (N, C, L) or (C, L).
+
+    Shape:
+        (N, C, L) or (C, L) to the same.
+
+    Follows ``torch.nn.Dropout1d``.
+    """
 
     def forward(self, input: jax.Array) -> jax.Array:
         return F.dropout1d(input, self.p, self.training, self.inplace)
@@ -63,6 +69,9 @@ class Dropout1d(_DropoutNd):
 
 class Dropout2d(_DropoutNd):
     """``Dropout`` of whole channels of (N, C, H, W); a 3D input counts as (N, C, L).
+
+    Shape:
+        (N, C, H, W) or (N, C, L) to the same.
 
     Follows ``torch.nn.Dropout2d``.
     """
@@ -72,7 +81,13 @@ class Dropout2d(_DropoutNd):
 
 
 class Dropout3d(_DropoutNd):
-    """``Dropout`` of whole channels of (N, C, D, H, W) or (C, D, H, W). Follows ``torch.nn.Dropout3d``."""
+    """``Dropout`` of whole channels of (N, C, D, H, W) or (C, D, H, W).
+
+    Shape:
+        (N, C, D, H, W) or (C, D, H, W) to the same.
+
+    Follows ``torch.nn.Dropout3d``.
+    """
 
     def forward(self, input: jax.Array) -> jax.Array:
         return F.dropout3d(input, self.p, self.training, self.inplace)
@@ -82,6 +97,9 @@ class AlphaDropout(_DropoutNd):
     """Dropout that keeps the mean and variance of SELU networks.
 
     Args and shape as in ``Dropout``; the maths is ``functional.alpha_dropout``.
+
+    Shape:
+        (*) to the same.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -101,6 +119,9 @@ class AlphaDropout(_DropoutNd):
 
 class FeatureAlphaDropout(_DropoutNd):
     """``AlphaDropout`` of whole channels of (N, C, ...).
+
+    Shape:
+        (N, C, *) to the same.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn

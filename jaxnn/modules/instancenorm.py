@@ -122,30 +122,60 @@ class InstanceNorm1d(_InstanceNorm):
 
 
 class InstanceNorm2d(_InstanceNorm):
-    """``InstanceNorm1d`` for images: (N, C, H, W) or (C, H, W) to the same. Follows ``torch.nn.InstanceNorm2d``."""
+    """``InstanceNorm1d`` for images: (N, C, H, W) or (C, H, W) to the same.
+
+    Shape:
+        (N, C, H, W) or (C, H, W) to the same.
+
+    Follows ``torch.nn.InstanceNorm2d``.
+    """
 
     _unbatched_ndim = 3
 
 
 class InstanceNorm3d(_InstanceNorm):
-    """``InstanceNorm1d`` for volumes: (N, C, D, H, W) or (C, D, H, W). Follows ``torch.nn.InstanceNorm3d``."""
+    """``InstanceNorm1d`` for volumes: (N, C, D, H, W) or (C, D, H, W).
+
+    Shape:
+        (N, C, D, H, W) or (C, D, H, W) to the same.
+
+    Follows ``torch.nn.InstanceNorm3d``.
+    """
 
     _unbatched_ndim = 4
 
 
 class LazyInstanceNorm1d(_LazyNormBase, InstanceNorm1d):
-    """An `InstanceNorm1d` whose ``num_features`` comes from the first input. Follows ``torch.nn.LazyInstanceNorm1d``."""
+    """An `InstanceNorm1d` whose ``num_features`` comes from the first input.
+
+    Shape:
+        As of `InstanceNorm1d`.
+
+    Follows ``torch.nn.LazyInstanceNorm1d``.
+    """
 
     cls_to_become = InstanceNorm1d
 
 
 class LazyInstanceNorm2d(_LazyNormBase, InstanceNorm2d):
-    """An `InstanceNorm2d` whose ``num_features`` comes from the first input. Follows ``torch.nn.LazyInstanceNorm2d``."""
+    """An `InstanceNorm2d` whose ``num_features`` comes from the first input.
+
+    Shape:
+        As of `InstanceNorm2d`.
+
+    Follows ``torch.nn.LazyInstanceNorm2d``.
+    """
 
     cls_to_become = InstanceNorm2d
 
 
 class LazyInstanceNorm3d(_LazyNormBase, InstanceNorm3d):
-    """An `InstanceNorm3d` whose ``num_features`` comes from the first input. Follows ``torch.nn.LazyInstanceNorm3d``."""
+    """An `InstanceNorm3d` whose ``num_features`` comes from the first input.
+
+    Shape:
+        As of `InstanceNorm3d`.
+
+    Follows ``torch.nn.LazyInstanceNorm3d``.
+    """
 
     cls_to_become = InstanceNorm3d

@@ -18,6 +18,9 @@ from jaxnn.modules.lazy import _LazyLayer
 class Identity(Module):
     """Returns its input; takes any arguments and ignores them.
 
+    Shape:
+        (*) to the same.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> print(nn.Identity(54, unused=0.1)(jnp.ones(2)))
@@ -169,7 +172,13 @@ class Bilinear(Module):
 
 
 class LazyLinear(_LazyLayer, Linear):
-    """A `Linear` whose ``in_features`` is the last size of the first input. Follows ``torch.nn.LazyLinear``."""
+    """A `Linear` whose ``in_features`` is the last size of the first input.
+
+    Shape:
+        As of `Linear`.
+
+    Follows ``torch.nn.LazyLinear``.
+    """
 
     cls_to_become = Linear
     size_name = "in_features"

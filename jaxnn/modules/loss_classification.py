@@ -53,7 +53,11 @@ class NLLLoss(_WeightedLoss):
 
 
 class NLLLoss2d(NLLLoss):
-    """``NLLLoss`` under its old name; warns (FutureWarning)."""
+    """``NLLLoss`` under its old name; warns (FutureWarning).
+
+    Shape:
+        As of `NLLLoss`.
+    """
 
     def __init__(
         self,
@@ -125,6 +129,9 @@ class BCELoss(_WeightedLoss):
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" (default) or "sum".
 
+    Shape:
+        input (*); target the same. The result is a scalar, or with "none" (*).
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> print(nn.BCELoss()(jnp.array([0.5, 0.5]), jnp.array([0.0, 1.0])))
@@ -148,6 +155,9 @@ class BCEWithLogitsLoss(_Loss):
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" (default) or "sum".
         pos_weight: factors of the positive term, kept as a buffer.
+
+    Shape:
+        input (*); target the same. The result is a scalar, or with "none" (*).
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -186,6 +196,9 @@ class KLDivLoss(_Loss):
         reduce: deprecated, see `reduction`.
         reduction: "none", "batchmean", "sum" or "mean" (default).
         log_target: whether the target holds logarithms (default False).
+
+    Shape:
+        input (*); target the same. The result is a scalar, or with "none" (*).
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn

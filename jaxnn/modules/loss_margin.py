@@ -45,6 +45,9 @@ class HingeEmbeddingLoss(_MarginLoss):
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" (default) or "sum".
 
+    Shape:
+        input (*); target the same, 1 or -1. The result is a scalar, or with "none" (*).
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> print(nn.HingeEmbeddingLoss()(jnp.array([0.5, 0.25]), jnp.array([1.0, -1.0])))
@@ -100,6 +103,9 @@ class MarginRankingLoss(_MarginLoss):
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" (default) or "sum".
 
+    Shape:
+        input1 and input2 (N) or (); target the same. The result is a scalar, or with "none" (N) or ().
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> print(nn.MarginRankingLoss()(jnp.array([1.0, 2.0]), jnp.array([2.0, 0.0]), jnp.array([1.0, 1.0])))
@@ -119,6 +125,9 @@ class SoftMarginLoss(_Loss):
         size_average: deprecated, see `reduction`.
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" (default) or "sum".
+
+    Shape:
+        input (*); target the same. The result is a scalar, or with "none" (*).
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -303,6 +312,10 @@ class TripletMarginWithDistanceLoss(_Loss):
         margin: by how much farther, above 0; 1.0 by default.
         swap: use the distance of positive to negative where it is the smaller (default False).
         reduction: "none", "mean" (default) or "sum".
+
+    Shape:
+        anchor, positive, negative (N, *). The result is a scalar, or with "none" of the shape that the distance
+        function gives.
 
     Raises:
         ValueError: `margin` not above 0.

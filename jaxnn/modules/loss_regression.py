@@ -17,6 +17,9 @@ class L1Loss(_Loss):
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" (default) or "sum".
 
+    Shape:
+        input (*); target the same. The result is a scalar, or with "none" (*).
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> print(nn.L1Loss()(jnp.array([1.0, 2.0]), jnp.array([0.0, 4.0])))
@@ -38,6 +41,9 @@ class MSELoss(_Loss):
         size_average: deprecated, see `reduction`.
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" (default) or "sum".
+
+    Shape:
+        input (*); target the same. The result is a scalar, or with "none" (*).
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -61,6 +67,9 @@ class SmoothL1Loss(_Loss):
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" (default) or "sum".
         beta: where the parabola ends, 1.0 by default.
+
+    Shape:
+        input (*); target the same. The result is a scalar, or with "none" (*).
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -92,6 +101,9 @@ class HuberLoss(_Loss):
     Args:
         reduction: "none", "mean" (default) or "sum".
         delta: where the parabola ends, 1.0 by default.
+
+    Shape:
+        input (*); target the same. The result is a scalar, or with "none" (*).
 
     Raises:
         TypeError: `delta` is no number.
@@ -126,6 +138,9 @@ class PoissonNLLLoss(_Loss):
         eps: keeps the logarithm finite with ``log_input=False``; 1e-8 by default.
         reduce: deprecated, see `reduction`.
         reduction: "none", "mean" (default) or "sum".
+
+    Shape:
+        input (*); target the same. The result is a scalar, or with "none" (*).
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn

@@ -66,6 +66,9 @@ class CrossMapLRN2d(_ResponseNorm):
     torch: its numbers are kept, flaws too (see ``functional.normalization_local.cross_map_lrn2d``); new models
     take ``LocalResponseNorm``. Only reverse derivatives of the first order are defined.
 
+    Shape:
+        (N, C, H, W) to the same.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> nn.CrossMapLRN2d(3)(jnp.ones((1, 4, 2, 2))).shape

@@ -137,7 +137,8 @@ class CircularPad3d(_CircularPadNd):
     `padding` is one number for all sides, or 6: (before, after) for the last dimension, then for the one before.
 
     Shape:
-        (N, C, D, H, W) or (C, D, H, W) to the same with D_out, H_out, W_out.
+        (N, C, D, H, W) or (C, D, H, W) to
+        (N, C, D_out, H_out, W_out) or (C, D_out, H_out, W_out).
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -256,7 +257,8 @@ class ReflectionPad3d(_ReflectionPadNd):
     `padding` is one number for all sides, or 6: (before, after) for the last dimension, then for the one before.
 
     Shape:
-        (N, C, D, H, W) or (C, D, H, W) to the same with D_out, H_out, W_out.
+        (N, C, D, H, W) or (C, D, H, W) to
+        (N, C, D_out, H_out, W_out) or (C, D_out, H_out, W_out).
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -315,7 +317,8 @@ class ReplicationPad3d(_ReplicationPadNd):
     `padding` is one number for all sides, or 6: (before, after) for the last dimension, then for the one before.
 
     Shape:
-        (N, C, D, H, W) or (C, D, H, W) to the same with D_out, H_out, W_out.
+        (N, C, D, H, W) or (C, D, H, W) to
+        (N, C, D_out, H_out, W_out) or (C, D_out, H_out, W_out).
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn

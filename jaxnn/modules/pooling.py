@@ -50,6 +50,9 @@ class _MaxPoolNd(Module):
 class MaxPool1d(_MaxPoolNd):
     """Largest value of each window of a sequence, (N, C, L) or (C, L); options as :class:`MaxPool2d`.
 
+    Shape:
+        (N, C, L) or (C, L) to (N, C, L_out) or (C, L_out).
+
     Follows ``torch.nn.MaxPool1d``.
     """
 
@@ -84,6 +87,10 @@ class MaxPool2d(_MaxPoolNd):
 class MaxPool3d(_MaxPoolNd):
     """Largest value of each window of a volume, (N, C, D, H, W) or (C, D, H, W); options as :class:`MaxPool2d`.
 
+    Shape:
+        (N, C, D, H, W) or (C, D, H, W) to
+        (N, C, D_out, H_out, W_out) or (C, D_out, H_out, W_out).
+
     Follows ``torch.nn.MaxPool3d``.
     """
 
@@ -110,7 +117,13 @@ class _MaxUnpoolNd(Module):
 
 
 class MaxUnpool1d(_MaxUnpoolNd):
-    """Puts back what :class:`MaxPool1d` took; options as :class:`MaxUnpool2d`. Follows ``torch.nn.MaxUnpool1d``."""
+    """Puts back what :class:`MaxPool1d` took; options as :class:`MaxUnpool2d`.
+
+    Shape:
+        values and indices (N, C, L) or (C, L) to (N, C, L_out) or (C, L_out).
+
+    Follows ``torch.nn.MaxUnpool1d``.
+    """
 
     _spatial = 1
 
@@ -136,7 +149,14 @@ class MaxUnpool2d(_MaxUnpoolNd):
 
 
 class MaxUnpool3d(_MaxUnpoolNd):
-    """Puts back what :class:`MaxPool3d` took; options as :class:`MaxUnpool2d`. Follows ``torch.nn.MaxUnpool3d``."""
+    """Puts back what :class:`MaxPool3d` took; options as :class:`MaxUnpool2d`.
+
+    Shape:
+        values and indices (N, C, D, H, W) or (C, D, H, W) to
+        (N, C, D_out, H_out, W_out) or (C, D_out, H_out, W_out).
+
+    Follows ``torch.nn.MaxUnpool3d``.
+    """
 
     _spatial = 3
 
@@ -148,6 +168,9 @@ class _AvgPoolNd(Module):
 
 class AvgPool1d(_AvgPoolNd):
     """Average of each window of a sequence, (N, C, L) or (C, L); options as :class:`AvgPool2d`.
+
+    Shape:
+        (N, C, L) or (C, L) to (N, C, L_out) or (C, L_out).
 
     Follows ``torch.nn.AvgPool1d``.
     """
@@ -229,6 +252,10 @@ class AvgPool2d(_AvgPoolWithDivisor):
 class AvgPool3d(_AvgPoolWithDivisor):
     """Average of each window of a volume, (N, C, D, H, W) or (C, D, H, W); options as :class:`AvgPool2d`.
 
+    Shape:
+        (N, C, D, H, W) or (C, D, H, W) to
+        (N, C, D_out, H_out, W_out) or (C, D_out, H_out, W_out).
+
     Follows ``torch.nn.AvgPool3d``.
     """
 
@@ -302,6 +329,10 @@ class FractionalMaxPool2d(_FractionalMaxPool):
 class FractionalMaxPool3d(_FractionalMaxPool):
     """:class:`FractionalMaxPool2d` of volumes, (N, C, D, H, W) or (C, D, H, W).
 
+    Shape:
+        (N, C, D, H, W) or (C, D, H, W) to
+        (N, C, D_out, H_out, W_out) or (C, D_out, H_out, W_out).
+
     Follows ``torch.nn.FractionalMaxPool3d``.
     """
 
@@ -331,7 +362,13 @@ class _LPPoolNd(Module):
 
 
 class LPPool1d(_LPPoolNd):
-    """Power average of each window of a sequence, (N, C, L) or (C, L). Follows ``torch.nn.LPPool1d``."""
+    """Power average of each window of a sequence, (N, C, L) or (C, L).
+
+    Shape:
+        (N, C, L) or (C, L) to (N, C, L_out) or (C, L_out).
+
+    Follows ``torch.nn.LPPool1d``.
+    """
 
     _function = "lp_pool1d"
 
@@ -360,7 +397,14 @@ class LPPool2d(_LPPoolNd):
 
 
 class LPPool3d(_LPPoolNd):
-    """Power average of each window of a volume, (N, C, D, H, W) or (C, D, H, W). Follows ``torch.nn.LPPool3d``."""
+    """Power average of each window of a volume, (N, C, D, H, W) or (C, D, H, W).
+
+    Shape:
+        (N, C, D, H, W) or (C, D, H, W) to
+        (N, C, D_out, H_out, W_out) or (C, D_out, H_out, W_out).
+
+    Follows ``torch.nn.LPPool3d``.
+    """
 
     _function = "lp_pool3d"
 
@@ -384,7 +428,13 @@ class _AdaptiveAvgPoolNd(_AdaptivePool):
 
 
 class AdaptiveAvgPool1d(_AdaptiveAvgPoolNd):
-    """Average of `output_size` windows over a sequence. Follows ``torch.nn.AdaptiveAvgPool1d``."""
+    """Average of `output_size` windows over a sequence.
+
+    Shape:
+        (N, C, L) or (C, L) to (N, C, L_out) or (C, L_out).
+
+    Follows ``torch.nn.AdaptiveAvgPool1d``.
+    """
 
     _function = "adaptive_avg_pool1d"
 
@@ -410,7 +460,14 @@ class AdaptiveAvgPool2d(_AdaptiveAvgPoolNd):
 
 
 class AdaptiveAvgPool3d(_AdaptiveAvgPoolNd):
-    """Average of windows that divide a volume into `output_size` parts. Follows ``torch.nn.AdaptiveAvgPool3d``."""
+    """Average of windows that divide a volume into `output_size` parts.
+
+    Shape:
+        (N, C, D, H, W) or (C, D, H, W) to
+        (N, C, D_out, H_out, W_out) or (C, D_out, H_out, W_out).
+
+    Follows ``torch.nn.AdaptiveAvgPool3d``.
+    """
 
     _function = "adaptive_avg_pool3d"
 
@@ -425,7 +482,13 @@ class _AdaptiveMaxPoolNd(_AdaptivePool):
 
 
 class AdaptiveMaxPool1d(_AdaptiveMaxPoolNd):
-    """Largest value of `output_size` windows over a sequence. Follows ``torch.nn.AdaptiveMaxPool1d``."""
+    """Largest value of `output_size` windows over a sequence.
+
+    Shape:
+        (N, C, L) or (C, L) to (N, C, L_out) or (C, L_out).
+
+    Follows ``torch.nn.AdaptiveMaxPool1d``.
+    """
 
     _function = "adaptive_max_pool1d"
 
@@ -452,6 +515,13 @@ class AdaptiveMaxPool2d(_AdaptiveMaxPoolNd):
 
 
 class AdaptiveMaxPool3d(_AdaptiveMaxPoolNd):
-    """Largest value of windows that divide a volume. Follows ``torch.nn.AdaptiveMaxPool3d``."""
+    """Largest value of windows that divide a volume.
+
+    Shape:
+        (N, C, D, H, W) or (C, D, H, W) to
+        (N, C, D_out, H_out, W_out) or (C, D_out, H_out, W_out).
+
+    Follows ``torch.nn.AdaptiveMaxPool3d``.
+    """
 
     _function = "adaptive_max_pool3d"

@@ -25,6 +25,9 @@ class _AlongDim(Module):
 class Softmin(_AlongDim):
     """``softmax(-x)`` along `dim`.
 
+    Shape:
+        (*) to the same.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> print(nn.Softmin(0)(jnp.zeros(2)))
@@ -43,6 +46,9 @@ class Softmax(_AlongDim):
     Args:
         dim: the dimension that sums to 1.
 
+    Shape:
+        (*) to the same.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> print(nn.Softmax(dim=1)(jnp.zeros((1, 4))))
@@ -57,6 +63,9 @@ class Softmax(_AlongDim):
 
 class Softmax2d(Module):
     """Softmax over the channels of (N, C, H, W) or (C, H, W), at each place.
+
+    Shape:
+        (N, C, H, W) or (C, H, W) to the same.
 
     Raises:
         ValueError: an input that is neither 3D nor 4D.
@@ -79,6 +88,9 @@ class Softmax2d(Module):
 
 class LogSoftmax(_AlongDim):
     """``log(softmax(x))`` along `dim`.
+
+    Shape:
+        (*) to the same.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn

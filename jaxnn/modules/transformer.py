@@ -47,6 +47,10 @@ class Transformer(Module):
         device: None, a jax device or a sharding.
         dtype: dtype of the parameters, float32 by default.
 
+    Shape:
+        src (S, N, d_model) and tgt (T, N, d_model), with `batch_first` the batch first, unbatched without N, to tgt's
+        shape. Masks as of the encoder and the decoder.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> model = nn.Transformer(8, 2, 1, 1, 16, batch_first=True).eval()
@@ -186,6 +190,10 @@ class TransformerEncoder(Module):
         enable_nested_tensor: accepted; warns, as in torch, where torch could not use them. True by default.
         mask_check: accepted. True by default.
 
+    Shape:
+        src (S, N, d_model), with `batch_first` (N, S, d_model), unbatched (S, d_model), to the same.
+        Masks: mask (S, S) or (N * nhead, S, S), src_key_padding_mask (N, S).
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
@@ -247,6 +255,11 @@ class TransformerDecoder(Module):
         decoder_layer: the layer; it is copied and stays as it is.
         num_layers: how many copies.
         norm: a module applied at the end, or None.
+
+    Shape:
+        tgt (T, N, d_model) and memory (S, N, d_model), with `batch_first` the batch first, unbatched without N, to tgt's
+        shape. Masks: tgt_mask (T, T), memory_mask (T, S), or with N * nhead before these; tgt_key_padding_mask (N, T),
+        memory_key_padding_mask (N, S).
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn

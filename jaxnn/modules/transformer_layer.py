@@ -63,6 +63,10 @@ class TransformerEncoderLayer(_Layer):
         device: None, a jax device or a sharding.
         dtype: dtype of the parameters, float32 by default.
 
+    Shape:
+        src (S, N, d_model), with `batch_first` (N, S, d_model), unbatched (S, d_model), to the same.
+        Masks: src_mask (S, S) or (N * nhead, S, S), src_key_padding_mask (N, S).
+
     Raises:
         RuntimeError: an `activation` of another name.
 
@@ -155,6 +159,11 @@ class TransformerDecoderLayer(_Layer):
         bias: whether Linear and LayerNorm layers have biases, True by default.
         device: None, a jax device or a sharding.
         dtype: dtype of the parameters, float32 by default.
+
+    Shape:
+        tgt (T, N, d_model) and memory (S, N, d_model), with `batch_first` the batch first, unbatched without N, to tgt's
+        shape. Masks: tgt_mask (T, T), memory_mask (T, S), or with N * nhead before these; tgt_key_padding_mask (N, T),
+        memory_key_padding_mask (N, S).
 
     Raises:
         RuntimeError: an `activation` of another name.

@@ -25,7 +25,8 @@ class Upsample(Module):
             default.
 
     Shape:
-        (N, C, L), (N, C, H, W) or (N, C, D, H, W) to the same with other spatial sizes.
+        (N, C, L), (N, C, H, W) or (N, C, D, H, W) to
+        (N, C, L_out), (N, C, H_out, W_out) or (N, C, D_out, H_out, W_out).
 
     Raises:
         ValueError: both or neither of `size` and `scale_factor`, when called.
@@ -80,6 +81,9 @@ class Upsample(Module):
 class UpsamplingNearest2d(Upsample):
     """Resizes images, each pixel taking the value of the nearest; options as :class:`Upsample`.
 
+    Shape:
+        (N, C, H, W) to (N, C, H_out, W_out).
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> print(nn.UpsamplingNearest2d(scale_factor=2)(jnp.array([[[[1.0, 2.0]]]])))
@@ -97,6 +101,9 @@ class UpsamplingNearest2d(Upsample):
 
 class UpsamplingBilinear2d(Upsample):
     """Resizes images bilinearly with ``align_corners=True``; options as :class:`Upsample`.
+
+    Shape:
+        (N, C, H, W) to (N, C, H_out, W_out).
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn

@@ -87,6 +87,9 @@ class DataParallel(Module):
         output_device: the device that eager calls bring the output to; by default it stays where it is.
         dim: the dimension of the batch in every input; 0 by default.
 
+    Shape:
+        As of `module`; every input has the batch along `dim`.
+
     Raises:
         ValueError: a device that this process does not have.
 
