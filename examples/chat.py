@@ -18,6 +18,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import options as command_line
 from generation import Sampling, Session, pieces
 from models.llama import LlamaForCausalLM
 
@@ -118,13 +119,15 @@ def speak(chat: Chat, message: str) -> None:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser, number = command_line.Parser(__doc__), command_line.number
     parser.add_argument("--model", type=Path, help="a GGUF file; that of the package otherwise")
     parser.add_argument("--prompt", help="answer this and end")
     parser.add_argument("--system", help="a text that comes before the chat")
-    parser.add_argument("--seed", type=int, default=0, help="of the tokens that are drawn")
-    parser.add_argument("--temperature", type=float, default=0.2, help="0 takes the likeliest token")
-    parser.add_argument("--top-k", type=int, default=0, help="draw among so many of the likeliest tokens; 0 for all")
+    parser.add_argument("--seed", type=command_line.seed, default=0, help="of the tokens that are drawn")
+    parser.add_argument("--temperature", type=number(float, 0), default=0.2, help="0 takes the likeliest token")
+    parser.add_argument(
+        "--top-k", type=number(int, 0), default=0, help="draw among so many of the likeliest tokens; 0 for all"
+    )
     parser.add_argument(
         "--top-p", type=float, default=0.9, help="draw among tokens that have this probability together"
     )
@@ -133,8 +136,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--repetition-penalty", type=float, default=1.1, help="above 1 makes tokens of the text rarer")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends an answer; may be repeated")
-    parser.add_argument("--max-new-tokens", type=int, default=256, help="of one answer")
-    parser.add_argument("--context", type=int, default=2048, help="tokens of the whole chat")
+    parser.add_argument("--max-new-tokens", type=number(int, 1), default=256, help="of one answer")
+    parser.add_argument("--context", type=number(int, 1), default=2048, help="tokens of the whole chat")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights")
     parser.add_argument("--device", default=None, help="cpu, gpu or tpu; jax's default otherwise")
     return parser.parse_args(arguments)

@@ -13,7 +13,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        silent = action.default in (None, False, argparse.SUPPRESS) or not action.option_strings
+        silent = action.default in (None, False, [], argparse.SUPPRESS) or not action.option_strings
         return text if silent else f"{text} (default: %(default)s)".strip()
 
 

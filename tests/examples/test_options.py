@@ -8,13 +8,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
-EXAMPLES = ("digits", "gpt", "crepe", "minilm")
+EXAMPLES = ("digits", "gpt", "crepe", "minilm", "chat")
 BAD = {
     "digits": "--batch 0|--batch 1|--batch 100000|--batch many|--epochs 0|--epochs 1.5|--seed -1|--seed 4294967296",
     "gpt": "--heads 7|--heads 0|--steps 0|--steps -3|--batch 0|--context 0|--width 0|--layers 0|--dropout 1|--dropout nan"
     "|--lr -1|--evaluate 0|--sample -1|--seed -1|--context 1000000",
     "crepe": "--seconds 0|--seconds nan|--seconds 1e9|--runs 0|--model huge",
     "minilm": "--runs 0|--runs x",
+    "chat": "--seed -1|--context 0|--max-new-tokens 0|--top-k -1|--temperature -1|--temperature nan|--dtype int8",
 }
 
 
@@ -24,7 +25,7 @@ def test_what_cannot_be_is_one_line(arguments, tmp_path, capsys):
     if name == "digits":
         for needed in ("matplotlib", "sklearn", "tqdm"):
             pytest.importorskip(needed)
-    out = () if name == "minilm" else ("--out", str(tmp_path / "out"))
+    out = () if name in ("minilm", "chat") else ("--out", str(tmp_path / "out"))
     with pytest.raises(SystemExit) as exit:
         importlib.import_module(name).main([*bad.split(), *out])
     said = capsys.readouterr().err
