@@ -20,7 +20,7 @@ from jaxnn.attention.masks import or_masks as or_masks
 from jaxnn.base.checks import check_array, fail, warn_caller
 from jaxnn.base.dtypes import compute_dtype
 from jaxnn.base.op import op
-from jaxnn.functional.attention import grouped_dot, scaled_scores, softmax
+from jaxnn.functional.attention import scaled_scores, softmax, weighted
 
 _NAME = "flex_attention"
 _BACKENDS = ("AUTO", "TRITON", "FLASH", "TRITON_DECODE")
@@ -198,9 +198,10 @@ def _flex_attention(
     request: AuxRequest,
 ) -> tuple[Any, AuxOutput]:
     wide = compute_dtype(query.dtype)
-    # torch: keys and values of a lower precision than the queries' are raised to it.
+    # torch: keys and values of a lower precision than the queries' are raised to it. Their gradients are summed wide.
     key, value = (
-        jnp.broadcast_to(array.astype(query.dtype), (query.shape[0], *array.shape[1:])) for array in (key, value)
+        jnp.broadcast_to(array.astype(wide), (query.shape[0], *array.shape[1:])).astype(query.dtype)
+        for array in (key, value)
     )
     scale = 1 / math.sqrt(query.shape[-1] or 1) if scale is None else scale
     scores = scaled_scores(query, key, scale)
@@ -209,7 +210,7 @@ def _flex_attention(
     if block_mask is not None:
         changed = jnp.where(_allowed(block_mask, scores.shape, ranges), changed, -jnp.inf)
     weights = softmax(changed)
-    output = grouped_dot(weights.astype(query.dtype), value, 2).astype(query.dtype)
+    output = weighted(weights, value).astype(query.dtype)
     lse = _log_sum_exp(changed) if request.lse else None
     return output, AuxOutput(lse, jnp.max(changed, axis=-1, initial=-jnp.inf) if request.max_scores else None)
 

@@ -264,14 +264,20 @@ def attend_at_once(query: Any, key: Any, value: Any, scoring: Scoring, first_row
     if scoring.causal is not None:
         scores = jnp.where(_causal(scores.shape, first_row, scoring.causal), scores, -jnp.inf)
     weights = softmax(scores, scoring.zero_empty_rows)
-    if value.shape[-1] == 1:
-        # XLA makes products over one element part of every fusion that reads them, each with its own rounding. The
-        # softmax's gradient is a difference that must see one and the same cotangent, or saturated rows keep noise.
-        weights = lax.optimization_barrier(weights)
     if scoring.dropout_p > 0:
         weights = dropout(weights, scoring.dropout_p, key=scoring.dropout_key)
-    output = grouped_dot(weights.astype(value.dtype), value, value.ndim - 2)
-    return output.astype(query.dtype), weights
+    return weighted(weights, value).astype(query.dtype), weights
+
+
+def weighted(weights: Any, value: Any) -> Any:
+    """``weights @ value``, as `grouped_dot`."""
+    width = value.shape[-1]
+    if width == 1:
+        # On the way back XLA makes products over one element part of every fusion that reads them, each with its own
+        # rounding; of two it does not. The softmax's gradient is a difference that must see one and the same cotangent,
+        # or saturated rows keep noise.
+        value = jnp.pad(value, [(0, 0)] * (value.ndim - 1) + [(0, 1)])
+    return grouped_dot(weights.astype(value.dtype), value, value.ndim - 2)[..., :width]
 
 
 def scaled_scores(query: Any, key: Any, scale: Any) -> Any:

@@ -309,3 +309,19 @@ def test_self_attention_is_one_projection():
 
     assert dots(None) == 4  # in, scores, values, out
     assert dots(jnp.asarray(Y)) == 5
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 1, 8, 20), (1, 1, 1, 3, 5)])
+def test_values_of_width_one_leave_no_noise_where_a_row_is_saturated(shape):
+    """One query that sees one key: the weight is 1 whatever the scores, so that nothing goes back to query and key."""
+    batch, heads, queries, width, keys = shape
+    rng = np.random.default_rng(0)
+    query, key, value, cotangent = (
+        jnp.asarray(rng.standard_normal((batch, heads, *size)), jnp.float32)
+        for size in ((queries, width), (keys, width), (keys, 1), (queries, 1))
+    )
+    run = jax.jit(
+        lambda q, k, ct: jax.vjp(lambda q, k: F.scaled_dot_product_attention(q, k, value, is_causal=True), q, k)[1](ct)
+    )
+    for gradient in run(query, key, cotangent):
+        np.testing.assert_array_equal(gradient, 0)
