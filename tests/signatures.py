@@ -1,9 +1,10 @@
-"""The shapes and dtypes in the signatures of ``jaxnn.functional``, checked on the recording's cases.
+"""The shapes and dtypes in the signatures of ``jaxnn.functional``, and strict promotion, on the recording's cases.
 
 python -m tests.signatures [--cases 1]
 
 jaxtyping's import hook has to be there before the package is imported, and error inputs must not meet it: so it is a
-process of its own, which traces (nothing is compiled), and prints each call that a signature does not describe.
+process of its own, which traces (nothing is compiled), and prints each call that a signature does not describe, or that
+mixes dtypes without saying so: a user may have JAX's strict promotion on.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeDecorHintException
-from jaxtyping import AnnotationError, TypeCheckError, install_import_hook
+from jaxtyping import install_import_hook
 
 _check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float too
 
@@ -42,6 +43,8 @@ def wrong(count: int) -> tuple[int, dict[str, str]]:
             importlib.import_module(entry.name)
     import jax
 
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+
     from parity import golden, ours
     from parity.cli import RECORDING
     from parity.run import Options
@@ -54,8 +57,8 @@ def wrong(count: int) -> tuple[int, dict[str, str]]:
             program, args = ours.program_of(case, "float32")
             try:
                 jax.eval_shape(program, *args)
-            except (TypeCheckError, AnnotationError) as error:
-                found[case.id] = str(error)
+            except Exception as error:  # a call that the signature or strict promotion refuses
+                found[case.id] = f"{type(error).__name__}: {error}"
     return len(cases), found
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base.checks import as_int, fail
-from jaxnn.base.dtypes import common_dtype, describe, is_array, is_floating
+from jaxnn.base.dtypes import common_dtype, describe, is_array, is_floating, promote_types
 from jaxnn.core.stateful import Stateful
 from jaxnn.optim.optimizer import Optimizer
 
@@ -335,7 +335,7 @@ class _Stage:
 def _scaled(gradient: Any, factors: tuple[Any, Any]) -> Any:
     if gradient.dtype == jax.dtypes.float0:
         return gradient
-    wide = gradient.dtype if not is_floating(gradient.dtype) else jnp.promote_types(gradient.dtype, jnp.float32)
+    wide = gradient.dtype if not is_floating(gradient.dtype) else promote_types(gradient.dtype, jnp.float32)
     return (jnp.asarray(gradient).astype(wide) * factors[0] * factors[1]).astype(gradient.dtype)
 
 

@@ -6,6 +6,7 @@ holds what the lists mean.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Self
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.base import modes
-from jaxnn.base.dtypes import describe, is_floating
+from jaxnn.base.dtypes import describe, is_floating, promote_types
 
 _LOWER = (np.dtype(jnp.bfloat16), np.dtype("float16"))
 
@@ -83,7 +84,7 @@ def _target(policy: str, arrays: list[Any]) -> Any:
     if policy == "float32":
         return np.dtype("float32")
     if policy == "promote":
-        return jnp.result_type(*[array.dtype for array in arrays])
+        return functools.reduce(promote_types, [array.dtype for array in arrays])
     raise ValueError(f"autocast: unknown list {policy!r}")
 
 

@@ -123,6 +123,13 @@ def is_complex(array: Any) -> bool:
     return _category(array.dtype) == _COMPLEX
 
 
+@functools.cache
+def promote_types(first: Any, second: Any) -> Any:
+    """``jnp.promote_types``, also where the user asked JAX for strict promotion: ours are meant, and torch's."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(first, second)
+
+
 def common_dtype(*arrays: Any, scalars_count: bool = False) -> Any:
     """torch's result dtype: an array of no dimensions counts only where its kind is higher than the others'.
 
@@ -134,9 +141,9 @@ def common_dtype(*arrays: Any, scalars_count: bool = False) -> Any:
     full = [array.dtype for array in given if array.ndim or scalars_count]
     scalars = [array.dtype for array in given if not array.ndim]
     if not full or not scalars:
-        return functools.reduce(jnp.promote_types, full or scalars)
-    dtype, scalar = functools.reduce(jnp.promote_types, full), functools.reduce(jnp.promote_types, scalars)
-    return dtype if _category(dtype) >= _category(scalar) else jnp.promote_types(dtype, scalar)
+        return functools.reduce(promote_types, full or scalars)
+    dtype, scalar = functools.reduce(promote_types, full), functools.reduce(promote_types, scalars)
+    return dtype if _category(dtype) >= _category(scalar) else promote_types(dtype, scalar)
 
 
 def floating(dtype: Any) -> Any:

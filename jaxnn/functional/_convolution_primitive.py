@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn import _compat
+from jaxnn.base.dtypes import promote_types
 from jaxnn.functional._convolution_forms import FORMS, MAX_TAPS, choose, taps_weight_gradient, turned
 from jaxnn.functional._convolution_geometry import Geometry
 from jaxnn.lowering.define import Primitive, define
@@ -143,7 +144,7 @@ def _define(
         form = choose(name, *shapes(left, right, shape), geometry)
         if form == "direct":
             return run_direct(left, right, geometry=geometry, shape=shape)
-        wide = [array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in (left, right)]
+        wide = [array.astype(promote_types(array.dtype, jnp.float32)) for array in (left, right)]
         compute = functools.partial(function, *wide, geometry=geometry, shape=shape, form=form)
         # Sums of taps, not matrix products: three times before a BatchNorm, and there in an order that is slow.
         sums = name == "input_gradient" or form == "taps"

@@ -13,7 +13,7 @@ from jax import dtypes
 from jaxtyping import Array, Float, Int
 
 from jaxnn.base.checks import check_array, concrete, fail
-from jaxnn.base.dtypes import compute_dtype, is_complex, is_integer
+from jaxnn.base.dtypes import compute_dtype, is_complex, is_integer, promote_types
 from jaxnn.base.op import op
 from jaxnn.functional.loss_classification import pick_class, shift_and_normalizer
 
@@ -62,7 +62,7 @@ def adaptive_log_softmax_with_loss(
         cutoffs: the first class behind the shortlist and behind each cluster.
     """
     dtype = head.dtype
-    target = target.astype(jnp.promote_types(target.dtype, jnp.int32))
+    target = target.astype(promote_types(target.dtype, jnp.int32))
     entry = target
     within = jnp.zeros(target.shape, compute_dtype(dtype))
     for i, scores in enumerate(tail):

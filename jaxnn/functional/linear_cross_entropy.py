@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, Num
 
 from jaxnn.base.checks import check_array, check_same_dtype, concrete, fail, warn_caller
-from jaxnn.base.dtypes import compute_dtype, is_integer
+from jaxnn.base.dtypes import compute_dtype, is_integer, promote_types
 from jaxnn.functional._dot import dot_general
 from jaxnn.functional._loss import REDUCTIONS, check_reduction, loss_op
 from jaxnn.functional.linear import linear
@@ -109,7 +109,7 @@ def _linear_cross_entropy(
     """The loss of (N, F) inputs under (C, F) weights, `chunk` samples at a time."""
     check_same_dtype(_NAME, input=input, linear_weight=linear_weight, linear_bias=linear_bias, weight=weight)
     samples, dtype = input.shape[0], input.dtype
-    target = target.astype(jnp.promote_types(target.dtype, jnp.int32))
+    target = target.astype(promote_types(target.dtype, jnp.int32))
     count = math.ceil(samples / chunk)
     padding = count * chunk - samples
     rows = jnp.pad(input, ((0, padding), (0, 0))).reshape(count, chunk, input.shape[1])

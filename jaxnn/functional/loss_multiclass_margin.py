@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Num
 
 from jaxnn.base.checks import check_broadcast, check_not_bool, check_same_dtype, concrete, fail
-from jaxnn.base.dtypes import common_dtype, compute_dtype, is_floating, is_integer
+from jaxnn.base.dtypes import common_dtype, compute_dtype, is_floating, is_integer, promote_types
 from jaxnn.functional._loss import loss_op, prepare, reduce_loss, resolve
 from jaxnn.functional.activation_smooth import _log1p_exp as log1p_exp
 from jaxnn.functional.loss_classification import pick_class
@@ -89,7 +89,7 @@ def multi_margin_loss(
     reduction = resolve(size_average, reduce, reduction)
     dtype, shape = input.dtype, target.shape
     scores = input.reshape((1, -1) if input.ndim < 2 else input.shape).astype(compute_dtype(dtype))
-    target = target.reshape(scores.shape[0]).astype(jnp.promote_types(target.dtype, jnp.int32))
+    target = target.reshape(scores.shape[0]).astype(promote_types(target.dtype, jnp.int32))
     others = lax.broadcasted_iota(target.dtype, scores.shape, 1) != target[:, None]
     gap = margin - pick_class(scores, target, 1)[:, None] + scores
     gap = jnp.where(others & (gap > 0), gap, 0)
@@ -145,7 +145,7 @@ def multilabel_margin_loss(
     dtype, shape = input.dtype, input.shape[:-1]
     classes = input.shape[-1] if input.ndim else 1
     scores = input.reshape(-1, classes).astype(compute_dtype(dtype))
-    target = target.reshape(scores.shape).astype(jnp.promote_types(target.dtype, jnp.int32))
+    target = target.reshape(scores.shape).astype(promote_types(target.dtype, jnp.int32))
     counts = lax.cummin((target >= 0).astype(jnp.int32), axis=1) > 0
     labels = lax.broadcasted_iota(target.dtype, (1, 1, classes), 2)
     is_target = jnp.any((target[:, :, None] == labels) & counts[:, :, None], axis=1)

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Num
 
 from jaxnn.base.checks import check_broadcast, check_not_bool, concrete, fail
-from jaxnn.base.dtypes import common_dtype, compute_dtype, floating, is_bool, is_complex, is_inexact
+from jaxnn.base.dtypes import common_dtype, compute_dtype, floating, is_bool, is_complex, is_inexact, promote_types
 from jaxnn.functional._loss import loss_op, prepare, reduce_loss, resolve, total, warn_sizes
 from jaxnn.functional.norms import magnitude
 
@@ -70,7 +70,7 @@ def _weighted(loss: Any, weight: Any, reduction: str, dtype: Any) -> Any:
     """The reduction of l1_loss and mse_loss: with a weight, "mean" is the weighted mean."""
     if weight is None:
         return reduce_loss(loss, reduction, dtype)
-    dtype = jnp.promote_types(dtype, weight.dtype)
+    dtype = promote_types(dtype, weight.dtype)
     weight = weight.astype(compute_dtype(dtype))
     loss = loss.astype(compute_dtype(dtype)) * jnp.broadcast_to(weight, loss.shape)
     if reduction == "mean":
@@ -243,7 +243,7 @@ def huber_loss(
     below, square = _parabola(error, delta)
     loss = jnp.where(below, 0.5 * square, delta * (magnitude(error) - 0.5 * delta))
     if weight is not None:
-        dtype = jnp.promote_types(dtype, weight.dtype)
+        dtype = promote_types(dtype, weight.dtype)
         weight = jnp.broadcast_to(weight.astype(compute_dtype(dtype)), loss.shape)
         loss = loss.astype(compute_dtype(dtype)) * weight
     return reduce_loss(loss, reduction, dtype)

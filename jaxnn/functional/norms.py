@@ -107,7 +107,7 @@ def _direction(x: jax.Array, norm: jax.Array, p: float, axes: tuple[int, ...], p
     if math.isinf(p):
         if pairs:
             gap = jnp.abs(x) - norm
-            return sign(x) * jnp.where(jnp.isnan(gap), gap, gap == 0)
+            return sign(x) * jnp.where(jnp.isnan(gap), gap, (gap == 0).astype(gap.dtype))
         peaks = (jnp.abs(x) == norm).astype(norm.dtype)
         return sign(x) * (peaks / jnp.maximum(jnp.sum(peaks, axes, keepdims=True), 1))
     if abs(p) < 1:

@@ -41,7 +41,7 @@ def softmax_tangent(y: jax.Array, dx: jax.Array, axis: int) -> jax.Array:
     """
     if is_short(y.shape, y.dtype):
         place = lax.broadcasted_iota(np.int32, y.shape, axis % y.ndim)
-        likeliest = (place == jnp.argmax(y, axis, keepdims=True)) & (y < 1)
+        likeliest = (place == jnp.argmax(y, axis, keepdims=True).astype(np.int32)) & (y < 1)
         dx = dx - spread(sum_over(jnp.where(likeliest, dx, 0), axis, keepdims=True), dx.shape)
     weighted = y * dx
     return weighted - y * spread(sum_over(weighted, axis, keepdims=True), y.shape)

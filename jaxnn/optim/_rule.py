@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import _compat
+from jaxnn.base.dtypes import promote_types
 from jaxnn.core.parameter import Parameter, Slot
 from jaxnn.optim import _double
 from jaxnn.optim._groups import Layout, named
@@ -358,7 +359,7 @@ def _updated(key: Key, options: Any, counts: Any, params: Any, grads: Any, state
     new_params, new_states = [], []
     for clock, p, g, state in zip(key.clocks, params, grads, states):
         real = jnp.finfo(p.dtype).dtype
-        dtype = jnp.promote_types(real, jnp.float32)  # torch: float16 rules round after each operation
+        dtype = promote_types(real, jnp.float32)  # torch: float16 rules round after each operation
         s = cast.get((clock, dtype)) or cast.setdefault((clock, dtype), _cast(values[clock], dtype))
         wide = {field: _as_real(array).astype(dtype) for field, array in state.items()}
         value, new = _one(key.rule, _as_real(p).astype(dtype), _as_real(jnp.asarray(g)).astype(dtype), wide, s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnn.base.dtypes import describe
+from jaxnn.base.dtypes import describe, promote_types
 from jaxnn.core import tree
 from jaxnn.core.lift import Call, Changes
 from jaxnn.core.module import Module
@@ -222,7 +223,7 @@ class _Flat:
     def __init__(self, arrays: list[Any]) -> None:
         self.arrays = arrays
         self.shapes = [jax.eval_shape(_as_real, array) for array in arrays]
-        self.dtype = jnp.result_type(jnp.float32, *(shape.dtype for shape in self.shapes))
+        self.dtype = functools.reduce(promote_types, [shape.dtype for shape in self.shapes], np.dtype("float32"))
         self.joined = jnp.concatenate([_as_real(array).astype(self.dtype).ravel() for array in arrays])
 
     def split(self, vector: Any) -> list[Any]:

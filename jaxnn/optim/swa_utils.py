@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn._compat import Tracer
-from jaxnn.base.dtypes import describe
+from jaxnn.base.dtypes import describe, promote_types
 from jaxnn.base.modes import no_grad
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Buffer, assign_all
@@ -42,7 +42,7 @@ def _inexact(array: Any) -> bool:
 
 def _lerp(start: Any, end: Any, weight: Any) -> Any:
     """Part of the way from one array to the other, as torch's lerp rounds it; 16-bit floats in float32."""
-    wide = jnp.promote_types(start.dtype, jnp.float32)
+    wide = promote_types(start.dtype, jnp.float32)
     a, b = start.astype(wide), end.astype(wide)
     weight = jnp.asarray(weight, jnp.finfo(wide).dtype)
     found = jnp.where(weight < 0.5, a + weight * (b - a), b - (b - a) * (1 - weight))

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Inexact
 
 from jaxnn.base import modes
+from jaxnn.base.dtypes import promote_types
 from jaxnn.base.op import op
 
 
@@ -23,7 +24,7 @@ def _in_wide(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
     @functools.wraps(function)
     def wide(x: Array) -> Array:
-        result = function(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+        result = function(x.astype(promote_types(x.dtype, jnp.float32)))
         return result.astype(x.dtype) if result.dtype != bool else result
 
     return wide

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Inexact
 
 from jaxnn import _compat
 from jaxnn.base.checks import fail
-from jaxnn.base.dtypes import is_floating
+from jaxnn.base.dtypes import is_floating, promote_types
 from jaxnn.base.op import op
 from jaxnn.core.parameter import Slot
 from jaxnn.functional.norms import to_length, vector_norm
@@ -67,14 +67,14 @@ def _vector_norm(x: Inexact[Array, "*dims"], p: float) -> Float[Array, ""]:
         raise RuntimeError(f"get_total_norm: tensors: expected arrays of a floating or complex dtype, got {x.dtype}")
     if math.isinf(p) and x.size == 0:
         raise RuntimeError("get_total_norm: tensors: expected arrays with elements for an infinite norm, got none")
-    return vector_norm(size.astype(jnp.promote_types(size.dtype, jnp.float32)), p, range(x.ndim))
+    return vector_norm(size.astype(promote_types(size.dtype, jnp.float32)), p, range(x.ndim))
 
 
 @op
 def _total_norm(arrays: list[Array], norm_type: float) -> Array:
-    dtype = functools.reduce(jnp.promote_types, [jnp.abs(array).dtype for array in arrays])
+    dtype = functools.reduce(promote_types, [jnp.abs(array).dtype for array in arrays])
     norms = [_vector_norm(array, norm_type) for array in arrays]
-    widest = functools.reduce(jnp.promote_types, [norm.dtype for norm in norms])
+    widest = functools.reduce(promote_types, [norm.dtype for norm in norms])
     return _vector_norm(jnp.stack([norm.astype(widest) for norm in norms]), norm_type).astype(dtype)
 
 
@@ -120,12 +120,12 @@ def get_total_norm(
 
 @op
 def _scaled(arrays: list[Array], max_norm: Any, total_norm: Array) -> list[Array]:
-    wide = jnp.promote_types(total_norm.dtype, jnp.float32)
+    wide = promote_types(total_norm.dtype, jnp.float32)
     return [_clipped_to(array, total_norm.astype(wide) + 1e-6, jnp.asarray(max_norm, wide)) for array in arrays]
 
 
 def _clipped_to(array: Array, norm: Array, max_norm: Array) -> Array:
-    x = array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    x = array.astype(promote_types(array.dtype, jnp.float32))
     return jnp.where(norm <= max_norm, x, to_length(x, norm, max_norm)).astype(array.dtype)
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Shaped
 
 from jaxnn import _compat
 from jaxnn.base.checks import check_array, fail
+from jaxnn.base.dtypes import promote_types
 from jaxnn.core.parameter import Slot, owner
 
 __all__ = ["parameters_to_vector", "vector_to_parameters"]
@@ -54,7 +55,7 @@ def parameters_to_vector(parameters: Iterable[Any]) -> Shaped[Array, " n"]:
     if not values:
         fail(ValueError, "parameters_to_vector", "parameters", "at least one parameter", "none")
     _check_one_place("parameters_to_vector", values)
-    dtype = functools.reduce(jnp.promote_types, [value.dtype for value in values])
+    dtype = functools.reduce(promote_types, [value.dtype for value in values])
     return jnp.concatenate([value.reshape(-1).astype(dtype) for value in values])
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Inexact
 from jaxnn import _compat
 from jaxnn import functional as F
 from jaxnn.base import modes
+from jaxnn.base.dtypes import promote_types
 from jaxnn.base.op import op
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter
@@ -45,7 +46,7 @@ def as_matrix(weight: Array, dim: int) -> Array:
 
 
 def _wide(*arrays: Array) -> list[Array]:
-    return [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in arrays]
+    return [x.astype(promote_types(x.dtype, jnp.float32)) for x in arrays]
 
 
 def _dot(a: Array, b: Array) -> Array:

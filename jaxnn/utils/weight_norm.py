@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
+from jaxnn.base.dtypes import promote_types
 from jaxnn.base.op import op
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter
@@ -20,7 +21,7 @@ M = TypeVar("M", bound=Module)
 
 
 def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(promote_types(x.dtype, jnp.float32))
 
 
 def _norm_except(v: Array, dim: int) -> Array:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.base.dtypes import promote_types
 from jaxnn.utils.data._utils import host
 from jaxnn.utils.data.dataset import Rows
 
@@ -140,7 +141,7 @@ def collate_numpy_array_fn(batch: Any, *, collate_fn_map: Map | None = None) -> 
             raise TypeError(_EXPECTED.format(array.dtype))
     _check_shapes(arrays)
     dtypes = list(dict.fromkeys(array.dtype for array in arrays))
-    dtype = dtypes[0] if len(dtypes) == 1 else np.dtype(functools.reduce(jnp.promote_types, dtypes))
+    dtype = dtypes[0] if len(dtypes) == 1 else np.dtype(functools.reduce(promote_types, dtypes))
     return np.stack(arrays, dtype=dtype, casting="unsafe")
 
 
