@@ -260,16 +260,8 @@ def _fuzz(count, tmp_path):
 
 def test_mutated_files_are_read_or_refused(tmp_path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    refused, _ = _fuzz(600, tmp_path)
+    refused, slowest = _fuzz(600, tmp_path)
     assert refused > 200
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20, "kilobytes"
-
-
-@pytest.mark.slow
-def test_ten_thousand_mutated_files(tmp_path):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    refused, slowest = _fuzz(10_000, tmp_path)
-    assert refused > 3000
     assert slowest < 60, "hangs"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20, "kilobytes"
 
