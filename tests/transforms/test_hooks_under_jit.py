@@ -9,8 +9,8 @@ import pytest
 
 import jaxnn as nn
 from jaxnn.modules import module as all_modules
-from tests.behaviour.runners import call, every_runner
-from tests.behaviour.test_hooks import Pair, X, loss
+from tests.core.test_hook_behaviours import Pair, X, loss
+from tests.runners import call, every_runner
 
 lost = pytest.mark.filterwarnings("ignore:.*the change was lost")
 

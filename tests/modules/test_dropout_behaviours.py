@@ -9,7 +9,7 @@ import pytest
 
 import jaxnn as nn
 import jaxnn.functional as F
-from tests.behaviour.runners import every_runner
+from tests.runners import every_runner
 
 KEY = jax.random.key(0)
 # Each layer with its probability and an input in which 6,000 values or channels are dropped or not.

@@ -10,7 +10,7 @@ import pytest
 
 import jaxnn as nn
 import jaxnn.functional as F
-from tests.behaviour.runners import every_runner
+from tests.runners import every_runner
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32))
 MODES = {

@@ -10,7 +10,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn.modules.lazy import LazyModuleMixin
-from tests.behaviour.runners import call, every_runner
+from tests.runners import call, every_runner
 
 
 class Lazy(LazyModuleMixin):

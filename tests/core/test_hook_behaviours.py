@@ -13,7 +13,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn.modules import module as all_modules
-from tests.behaviour.runners import call, every_runner
+from tests.runners import call, every_runner
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32))
 

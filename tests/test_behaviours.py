@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
 # What a test that goes through eager mode, nn.jit and plain jax.jit takes them as.
 WAYS = {"run", "way"}
 REASONS = {"all", "text", "host", "jits", "transform", "nn.jit", "-"}
@@ -66,7 +66,7 @@ def test_what_runs_in_every_way_takes_the_way_as_a_parameter(section):
 
 
 FILES = [
-    *("behaviour/test_hooks.py", "behaviour/test_hooks_under_jit.py"),
+    *("core/test_hook_behaviours.py", "transforms/test_hooks_under_jit.py"),
     *(f"utils/test_{name}.py" for name in ("parametrize", "parametrize_rules", "parametrizations", "orthogonal")),
 ]
 
