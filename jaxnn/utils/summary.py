@@ -33,7 +33,7 @@ class Row:
 
 @dataclass
 class Summary:
-    """A model's layers. ``print`` it for a terminal; a notebook shows it as a table."""
+    """A model's layers. ``print`` it for a terminal; a notebook shows it as a table, `to_svg` draws it."""
 
     name: str
     rows: list[Row] = field(default_factory=list)
@@ -78,6 +78,19 @@ class Summary:
         for row in self._cells():
             table.add_row(*row)
         return table
+
+    def to_svg(self) -> str:
+        """A picture: boxes in boxes, with classes, output shapes and parameters; blocks that are alike are drawn once.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, jaxnn as nn
+            >>> s = nn.summary(nn.Sequential(nn.Linear(8, 4), nn.ReLU()), jax.ShapeDtypeStruct((2, 8), jnp.float32))
+            >>> s.to_svg()[:4]
+            '<svg'
+        """
+        from jaxnn.utils.drawing import draw
+
+        return draw(self.rows, self.name)
 
     def _repr_html_(self) -> str:
         def row(tag: str, cells: list[str]) -> str:

@@ -111,3 +111,42 @@ def test_what_is_chosen_by_platform_is_counted():
             return nn.functional.scaled_dot_product_attention(x, x, x)
 
     assert nn.summary(Attend(), jnp.ones((1, 1, 1024, 8))).total.multiply_adds == 2 * 1024 * 1024 * 8
+
+
+def _boxes(svg):
+    """The boxes of a picture by their titles: (x, y, width, height)."""
+    space = "{http://www.w3.org/2000/svg}"
+    found = {}
+    for group in ElementTree.fromstring(svg).iter(f"{space}g"):
+        box = group.find(f"{space}rect").attrib
+        found[group.find(f"{space}title").text] = [float(box[key]) for key in ("x", "y", "width", "height")]
+    return found
+
+
+def test_a_picture_has_a_box_for_each_module_inside_that_of_its_parent():
+    model = nn.Sequential(nn.Linear(8, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 2)))
+    boxes = _boxes(nn.summary(model, jnp.ones((3, 8))).to_svg())
+    assert len(boxes) == 5 and "0: Linear, float32[3, 4], 36 parameters" in boxes
+    by_path = {title.partition(":")[0]: box for title, box in boxes.items()}
+
+    def inside(inner, outer):
+        return (
+            all(outer[i] <= inner[i] and inner[i] + inner[i + 2] <= outer[i] + outer[i + 2] for i in (0, 1))
+            and inner != outer
+        )
+
+    assert all(inside(by_path[path], by_path["Sequential"]) for path in ("0", "1"))
+    assert all(inside(by_path[path], by_path["1"]) for path in ("1.0", "1.1"))
+    assert not inside(by_path["0"], by_path["1"]) and by_path["0"][1] < by_path["1"][1] < by_path["1.1"][1]
+
+
+def test_equal_blocks_are_drawn_once_and_names_are_escaped():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.add_module("<&>", nn.Linear(2, 2))
+            self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(2, 2)) for _ in range(6)])
+
+    boxes = _boxes(svg := nn.summary(Odd()).to_svg())
+    assert sum("blocks." in title for title in boxes) == 2 and "0 x 6" in svg
+    assert any(title.startswith("<&>: Linear") for title in boxes)
