@@ -73,7 +73,7 @@ class Conversions:
         def convert(array: Any) -> Any:
             if dtype is not None and (is_floating(array.dtype) or jnp.issubdtype(array.dtype, jnp.complexfloating)):
                 array = _astype(array, dtype)
-            return array if sharding is None else _place(array, sharding)
+            return array if sharding is None else place(array, sharding)
 
         return self._apply(convert)
 
@@ -147,7 +147,14 @@ def _astype(array: Any, dtype: Any) -> Any:
     return array.astype(dtype)
 
 
-def _place(array: Any, sharding: Any) -> Any:
+def place(array: Any, sharding: Any) -> Any:
+    """`array` where `sharding` says; what lies there is left alone, as by torch.
+
+    ``device_put`` commits an array to its device even where that is the default one, and a step that was compiled for it
+    would be compiled anew.
+    """
     if isinstance(array, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
-    return jax.device_put(array, sharding)
+    if isinstance(array, np.ndarray):
+        array = jnp.asarray(array)
+    return array if getattr(array, "sharding", None) == sharding else jax.device_put(array, sharding)

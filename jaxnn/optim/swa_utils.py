@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jaxnn._compat import Tracer
 from jaxnn.base.dtypes import describe, promote_types
 from jaxnn.base.modes import no_grad
+from jaxnn.core.conversions import place
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Buffer, assign_all
+from jaxnn.core.parameter import Buffer, as_sharding, assign_all
 from jaxnn.modules.batchnorm import _BatchNorm
 from jaxnn.optim.lr_scheduler.base import LRScheduler, asked_within_step, for_each_group
 from jaxnn.optim.lr_scheduler.numbers import choose, cos, larger, smaller
@@ -236,7 +237,7 @@ def update_bn(loader: Iterable[Any], model: Module, device: Any = None) -> None:
     Args:
         loader: batches; of a list or tuple, the first is the input.
         model: the model, an `AveragedModel` most often.
-        device: where batches go first; None: they stay.
+        device: where batches go first, a jax device, a sharding or a platform's name; None: they stay.
 
     Follows ``torch.optim.swa_utils.update_bn``.
 
@@ -247,6 +248,7 @@ def update_bn(loader: Iterable[Any], model: Module, device: Any = None) -> None:
         >>> int(model[1].num_batches_tracked)
         2
     """
+    sharding = as_sharding(device, "update_bn: device")
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     if not norms:
         return
@@ -259,7 +261,7 @@ def update_bn(loader: Iterable[Any], model: Module, device: Any = None) -> None:
         with no_grad():
             for batch in loader:
                 batch = batch[0] if isinstance(batch, (list, tuple)) else batch
-                model(batch if device is None else jax.device_put(batch, device))
+                model(batch if sharding is None else place(batch, sharding))
     finally:
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum

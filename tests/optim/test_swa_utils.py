@@ -167,3 +167,16 @@ def test_a_function_in_torchs_spelling_is_refused():
     with pytest.raises(TypeError, match="do not change in place"):
         average.update_parameters(model)
     assert int(average.n_averaged) == 1
+
+
+def test_update_bn_takes_a_platforms_name_and_commits_nothing():
+    """A step that was compiled for uncommitted arrays is not compiled anew for what comes back."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    step = nn.jit(lambda m, x: m(x))
+    step(model, np.ones((4, 2), np.float32))
+    nn.optim.swa_utils.update_bn([np.ones((4, 2), np.float32)], model.to("cpu"), device="cpu")
+    step(model, np.ones((4, 2), np.float32))
+    assert int(model[1].num_batches_tracked) == 2 and step.compiled._cache_size() == 1
+    assert not model[0].weight.committed and model[0].weight is model.to("cpu")[0].weight
+    with pytest.raises(RuntimeError, match="update_bn: device"):
+        nn.optim.swa_utils.update_bn([], model, device="no such")
