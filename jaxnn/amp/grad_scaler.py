@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import _compat
-from jaxnn.base.checks import as_int, fail
+from jaxnn.base.checks import as_int, check_used, fail
 from jaxnn.base.dtypes import common_dtype, describe, is_array, is_floating, promote_types
 from jaxnn.core.stateful import Stateful
 from jaxnn.optim.optimizer import Optimizer
@@ -126,6 +126,7 @@ class GradScaler(Stateful):
         Raises:
             TypeError: no gradients given.
             RuntimeError: called twice for an optimizer since the last ``update()``, or after its step.
+                The result is dropped.
             ValueError: float16 gradients, which come from float16 parameters.
         """
         if grads is None:
@@ -149,6 +150,7 @@ class GradScaler(Stateful):
                 )
         counted = [leaf for leaf in leaves if leaf.dtype != jax.dtypes.float0]
         found = jnp.asarray([~jnp.isfinite(leaf).all() for leaf in counted]).any() if counted else jnp.zeros((), bool)
+        check_used("GradScaler.unscale_", "Write: grads = scaler.unscale_(optimizer, grads)")
         stage.found, stage.done = found.astype(jnp.float32), "unscaled"
         self._found_inf = jnp.maximum(self._found_inf, stage.found)
         factors = _inverse(self._scale)

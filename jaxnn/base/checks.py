@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import opcode
 import operator
 import sys
 import warnings
@@ -227,3 +228,29 @@ def spatial_sizes(function: str, argument: str, value: Any, ndim: int, low: int 
     if low is not None and min(sizes) < low:
         fail(RuntimeError, function, argument, f"numbers from {low} up", f"{sizes}")
     return sizes
+
+
+def check_used(function: str, remedy: str) -> None:
+    """Raise where the caller of the function that calls this throws its result away, as a statement of its own does.
+
+    For functions that change something in place in torch and return it here. Only what is certain is refused: a
+    statement in a function or script, seen in the caller's bytecode.
+
+    Raises:
+        RuntimeError: the result is dropped.
+    """
+    frame = sys._getframe(2)
+    code, call = frame.f_code.co_code, frame.f_lasti
+    after = call + 2
+    while code[call] == _CACHE:  # Python 3.11 stands at the last of the call's caches, 3.13 at the call
+        call -= 2
+    while after < len(code) and code[after] == _CACHE:
+        after += 2
+    called = opcode.opname[code[call]].startswith("CALL")
+    if called and after < len(code) and code[after] == _POP_TOP:
+        raise RuntimeError(
+            f"{function}: the result was dropped, and nothing else has happened: arrays do not change in place. {remedy}"
+        )
+
+
+_CACHE, _POP_TOP = opcode.opmap["CACHE"], opcode.opmap["POP_TOP"]

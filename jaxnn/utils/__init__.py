@@ -5,6 +5,7 @@ from jaxnn.utils import parametrize as parametrize
 from jaxnn.utils import prune as prune
 from jaxnn.utils import rnn as rnn
 from jaxnn.utils import stateless as stateless
+from jaxnn.utils.accumulation import accumulate as accumulate
 from jaxnn.utils.clip_grad import clip_grad_norm as clip_grad_norm
 from jaxnn.utils.clip_grad import clip_grad_norm_ as clip_grad_norm_
 from jaxnn.utils.clip_grad import clip_grad_value_ as clip_grad_value_

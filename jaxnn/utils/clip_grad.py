@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact
 
 from jaxnn import _compat
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import check_used, fail
 from jaxnn.base.dtypes import is_floating, promote_types
 from jaxnn.base.op import op
 from jaxnn.core.parameter import Slot
@@ -158,6 +158,7 @@ def clip_grads_with_norm_(parameters: Any, max_norm: float, total_norm: Any, for
         new = _scaled([arrays[i] for i in chosen], max_norm, jnp.asarray(total_norm))
         for i, array in zip(chosen, new):
             arrays[i] = array
+    check_used("clip_grads_with_norm_", "Write: grads = clip_grads_with_norm_(grads, max_norm, total_norm)")
     return rebuild(arrays)
 
 
@@ -189,7 +190,7 @@ def clip_grad_norm_(
 
     Raises:
         TypeError: parameters instead of gradients.
-        RuntimeError: a norm that is not finite, with `error_if_nonfinite`.
+        RuntimeError: a norm that is not finite, with `error_if_nonfinite`; a result that is dropped.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -210,6 +211,8 @@ def clip_grad_norm_(
     by = total_norm
     if error_if_nonfinite and isinstance(total_norm, _compat.Tracer):
         by = jnp.where(jnp.isfinite(total_norm), total_norm, jnp.asarray(jnp.nan, total_norm.dtype))
+    if not error_if_nonfinite:  # with it a call may be there for the error
+        check_used("clip_grad_norm_", "Write: grads, norm = clip_grad_norm_(grads, max_norm)")
     return clip_grads_with_norm_(grads, max_norm, by, foreach), total_norm
 
 
@@ -222,6 +225,7 @@ def clip_grad_norm(
 ) -> tuple[Any, Float[Array, ""]]:
     """Deprecated name of ``clip_grad_norm_``."""
     warnings.warn("nn.utils.clip_grad_norm is deprecated; use nn.utils.clip_grad_norm_", FutureWarning, stacklevel=2)
+    check_used("clip_grad_norm", "Write: grads, norm = clip_grad_norm_(grads, max_norm)")
     return clip_grad_norm_(grads, max_norm, norm_type, error_if_nonfinite, foreach)
 
 
@@ -258,4 +262,5 @@ def clip_grad_value_(grads: Any, clip_value: float, foreach: bool | None = None)
         new = _clipped([arrays[i] for i in chosen], float(clip_value))
         for i, array in zip(chosen, new):
             arrays[i] = array
+    check_used("clip_grad_value_", "Write: grads = clip_grad_value_(grads, clip_value)")
     return rebuild(arrays)
