@@ -129,11 +129,20 @@ class LlamaDecoderLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-def visible(queries, keys, window: int | None):
-    """Which keys each query sees, (batch, 1, time, keys): those at its own position and before, of which `window`."""
+def visible(queries, keys, window: int | None, segment_ids=None):
+    """Which keys each query sees, (batch, 1, time, keys): of its text those at its position and before, and `window`."""
     queries, keys = queries[:, None, :, None], keys[:, None, None, :]
     seen = (keys >= 0) & (keys <= queries)
+    if segment_ids is not None:
+        seen &= segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
     return seen if window is None else seen & (queries - keys < window)
+
+
+def positions_in(segment_ids):
+    """Positions (batch, time) in texts that lie one behind the other, each with a number of its own; -1 for number 0."""
+    places = jnp.arange(segment_ids.shape[1])
+    begins = jnp.diff(segment_ids, axis=1, prepend=-1) != 0
+    return jnp.where(segment_ids != 0, places - jax.lax.cummax(jnp.where(begins, places, 0), axis=1), -1)
 
 
 class LlamaModel(nn.Module):
@@ -147,26 +156,30 @@ class LlamaModel(nn.Module):
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = LlamaRotaryEmbedding(config)
 
-    def masks(self, positions, attention_mask, cache):
+    def masks(self, positions, attention_mask, cache, segment_ids):
         """Of each window that layers have: None where a plain causal mask does."""
         windows = {self.config.window(index) for index in range(len(self.layers))}
         if cache is not None:
             keys = cache.positions
-        elif attention_mask is None and positions.shape[1] <= min((w for w in windows if w), default=1 << 30):
+        elif attention_mask is segment_ids is None and positions.shape[1] <= min(
+            (w for w in windows if w), default=1 << 30
+        ):
             return dict.fromkeys(windows)
         else:
             keys = positions
-        return {window: visible(positions, keys, window) for window in windows}
+        return {window: visible(positions, keys, window, segment_ids) for window in windows}
 
-    def forward(self, input_ids, attention_mask=None, position_ids=None, cache=None):
+    def forward(self, input_ids, attention_mask=None, position_ids=None, cache=None, segment_ids=None):
         real = jnp.ones(input_ids.shape, bool) if attention_mask is None else attention_mask != 0
         if cache is not None:
             positions = cache.place(real)
         elif position_ids is not None:
             positions = jnp.broadcast_to(position_ids, input_ids.shape)
+        elif segment_ids is not None:
+            positions = positions_in(segment_ids)
         else:
             positions = jnp.where(real, jnp.cumsum(real, axis=1, dtype=jnp.int32) - 1, -1)
-        masks = self.masks(positions, attention_mask, cache)
+        masks = self.masks(positions, attention_mask, cache, segment_ids)
         x = self.embed_tokens(input_ids)
         position_embeddings = self.rotary_emb(positions, x.dtype)
         for index, layer in enumerate(self.layers):
@@ -180,7 +193,9 @@ class LlamaForCausalLM(nn.Module):
     """A language model: token ids (batch, time) to logits (batch, time, vocab_size).
 
     `attention_mask` (batch, time) is 0 where a text is padded, before it or behind it. With a `cache`, the tokens
-    follow those that it has seen. `logits_to_keep` asks for the logits of the last so many tokens alone.
+    follow those that it has seen. `segment_ids` (batch, time) number texts that lie one behind the other in a row, 0 is
+    padding: none sees another, and each has positions of its own. `logits_to_keep` asks
+    for the logits of the last so many tokens alone.
     """
 
     def __init__(self, config: LlamaConfig):
@@ -198,8 +213,10 @@ class LlamaForCausalLM(nn.Module):
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
-    def forward(self, input_ids, attention_mask=None, position_ids=None, cache=None, logits_to_keep: int = 0):
-        x = self.model(input_ids, attention_mask, position_ids, cache)
+    def forward(
+        self, input_ids, attention_mask=None, position_ids=None, cache=None, segment_ids=None, logits_to_keep: int = 0
+    ):
+        x = self.model(input_ids, attention_mask, position_ids, cache, segment_ids)
         return self.lm_head(x[:, -logits_to_keep:])
 
     @classmethod
