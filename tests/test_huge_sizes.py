@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+COMPILATION = "full"  # see conftest.py
+
 # (function of F and one size, torch's type where its CPU neither dies nor follows the size into its arrays)
 SIZES = [-(2**40), 2**40, 2**62, 2**63, 10**30]
 PROGRAM = """

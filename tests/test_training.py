@@ -17,6 +17,8 @@ import jaxnn.functional as F
 from benchmarks import hlo
 from jaxnn.functional import _convolution_forms as forms
 
+COMPILATION = "full"  # see conftest.py
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from jaxnn import _compat
 
+COMPILATION = "full"  # see conftest.py
+
 
 def _inside(transform, *args):
     seen = {}

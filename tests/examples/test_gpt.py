@@ -9,6 +9,8 @@ import pytest
 
 import jaxnn as nn
 
+COMPILATION = "full"  # see conftest.py
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 

@@ -9,6 +9,8 @@ import jaxnn.functional as F
 from jaxnn.functional.linear_cross_entropy import LinearCrossEntropyOptions
 from tests.oracle import assert_parity
 
+COMPILATION = "full"  # see conftest.py
+
 
 def draw(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)

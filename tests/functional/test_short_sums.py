@@ -9,6 +9,8 @@ import jaxnn.functional as F
 from jaxnn.functional import _short_sums
 from jaxnn.functional._short_sums import alike, mean_over, spread, sum_over
 
+COMPILATION = "full"  # see conftest.py
+
 RNG = np.random.default_rng(0)
 # Large numbers that cancel: a plain float32 sum keeps three or four digits of what is left.
 CANCELLING = np.concatenate([RNG.normal(0, 1e4, 200), RNG.normal(0, 1, 56)]).astype(np.float32)

@@ -10,6 +10,8 @@ from jax.test_util import check_grads
 
 from jaxnn.lowering.by_platform import by_platform
 
+COMPILATION = "full"  # see conftest.py
+
 X = jnp.asarray(np.random.default_rng(0).uniform(0.5, 1.5, (4, 3)), jnp.float32)
 WEIGHT = jnp.asarray(np.random.default_rng(1).uniform(0.5, 1.5, (4, 3)), jnp.float32)
 

@@ -9,6 +9,8 @@ import jaxnn as nn
 import jaxnn.functional as F
 from jaxnn.lowering import compiling
 
+COMPILATION = "full"  # see conftest.py
+
 X, W = jnp.ones((4, 32, 16, 16)), jnp.ones((32, 32, 3, 3))
 
 

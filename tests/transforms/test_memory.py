@@ -9,6 +9,8 @@ import pytest
 import jaxnn as nn
 import jaxnn.functional as F
 
+COMPILATION = "full"  # see conftest.py
+
 WIDTH, DEPTH, BATCH = 128, 4, 32
 
 
