@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import jax
@@ -105,7 +106,8 @@ class Stateful:
         if isinstance(value, jax.Array):
             if slots is None:
                 raise AttributeError(f"cannot assign an array before {type(self).__name__}.__init__() call")
-            if type(self).__module__.startswith("jaxnn.modules."):  # none of our layers has such an attribute
+            maker = sys._getframe(2)  # none of our layers' constructors keeps an array as it is
+            if maker.f_code.co_name == "__init__" and maker.f_globals.get("__name__", "").startswith("jaxnn.modules."):
                 kind = type(self).__name__
                 fail(
                     TypeError, kind, name, "an option", value, f"A layer is made first and called then: nn.{kind}()(x)"

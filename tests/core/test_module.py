@@ -398,3 +398,13 @@ def test_eval_is_not_no_grad_and_no_grad_is_not_eval():
 def test_numpy_and_jnp_refuse_a_box_without_numbers(kind, function):
     with pytest.raises(ValueError, match="uninitialized"):
         function(kind())
+
+
+def test_any_layer_takes_an_array_as_an_attribute_of_ones_own():
+    layer = nn.Linear(2, 2)
+    layer.cache = jnp.ones(3)
+    out = nn.jit(lambda layer: [setattr(layer, "cache", layer.cache + 1), layer.cache.sum()][1])(layer)
+    assert int(out) == 6 and int(layer.cache.sum()) == 6 and "cache" not in layer.state_dict()
+    for make in (nn.Linear, nn.Dropout, nn.ReLU):
+        with pytest.raises((TypeError, RuntimeError, ValueError)):
+            make(jnp.ones((2, 2)))
