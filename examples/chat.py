@@ -21,6 +21,7 @@ import numpy as np
 import options as command_line
 from generation import Sampling, Session, pieces
 from models.llama import LlamaForCausalLM
+from quantize import quantize_linear
 
 import jaxnn as nn
 
@@ -139,6 +140,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-new-tokens", type=number(int, 1), default=256, help="of one answer")
     parser.add_argument("--context", type=number(int, 1), default=2048, help="tokens of the whole chat")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights")
+    parser.add_argument("--int8", action="store_true", help="weights of linear layers in a quarter of the memory")
     parser.add_argument("--device", default=None, help="cpu, gpu or tpu; jax's default otherwise")
     return parser.parse_args(arguments)
 
@@ -156,6 +158,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ModuleNotFoundError, OSError, RuntimeError, ValueError) as error:
         print(f"chat: {error}", file=sys.stderr)
         return 2
+    if options.int8:
+        quantize_linear(model, group_size=32)
     nn.manual_seed(options.seed)
     chat = Chat(model, tokenizer, sampling, options.context, options.max_new_tokens, options.stop)
     chat.new(options.system)
