@@ -147,8 +147,7 @@ def _home(namespace: str, name: str, value: Any) -> str:
 
 def _entry(namespace: str, name: str, value: Any) -> list[str]:
     lines = [f"::: {_home(namespace, name, value)}", "    options:", f'      heading: "{namespace}.{name}"']
-    if name not in _WITH_MEMBERS:
-        lines += ["      members: false"]
+    lines += ["      show_if_no_docstring: false"] if name in _WITH_MEMBERS else ["      members: false"]
     return [*lines, ""]
 
 
