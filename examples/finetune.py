@@ -21,6 +21,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import options as command_line
 from chat import load, model_file
 from generation import Sampling, generate
 from lora import add_lora, merge_lora, save_lora
@@ -169,24 +170,34 @@ def draw(path: Path, history: list[float]) -> None:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser, number = command_line.Parser(__doc__), command_line.number
     parser.add_argument("--model", type=Path, help="a GGUF file; that of the package otherwise")
-    parser.add_argument("--seed", type=int, default=0, help="of the texts, the batches and the first matrices")
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--batch", type=int, default=2, help="rows of a batch")
-    parser.add_argument("--accumulate", type=int, default=2, help="batches whose gradients are summed for a step")
-    parser.add_argument("--context", type=int, default=192, help="tokens of a row, which holds several texts")
-    parser.add_argument("--lr", type=float, default=None, help="1e-3 for low-rank matrices, 2e-5 with --full")
-    parser.add_argument("--rank", type=int, default=8, help="of the matrices")
+    parser.add_argument(
+        "--seed", type=command_line.seed, default=0, help="of the texts, the batches and the first matrices"
+    )
+    parser.add_argument("--steps", type=number(int, 1), default=40, help="steps of training")
+    parser.add_argument("--batch", type=number(int, 1), default=2, help="rows of a batch")
+    parser.add_argument(
+        "--accumulate", type=number(int, 1), default=2, help="batches whose gradients are summed for a step"
+    )
+    parser.add_argument(
+        "--context", type=number(int, 2), default=192, help="tokens of a row, which holds several texts"
+    )
+    parser.add_argument(
+        "--lr", type=number(float, 0), default=None, help="1e-3 for low-rank matrices, 2e-5 with --full"
+    )
+    parser.add_argument("--rank", type=number(int, 1), default=8, help="of the matrices")
     parser.add_argument("--alpha", type=float, default=16.0, help="what they are multiplied by, times the rank")
     parser.add_argument("--targets", default="q_proj,k_proj,v_proj,o_proj", help="layers that are adapted")
-    parser.add_argument("--chunk", type=int, default=128, help="tokens whose logits are computed at a time; 0 for all")
+    parser.add_argument(
+        "--chunk", type=number(int, 0), default=128, help="tokens whose logits are computed at a time; 0 for all"
+    )
     parser.add_argument("--full", action="store_true", help="train every weight")
     parser.add_argument("--autocast", action="store_true", help="matrix products in bfloat16")
-    parser.add_argument("--save-every", type=int, default=10, metavar="N", help="steps between checkpoints")
+    parser.add_argument("--save-every", type=number(int, 1), default=10, metavar="N", help="steps between checkpoints")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, with its settings")
     parser.add_argument("--device", default=None, help="cpu, gpu or tpu; jax's default otherwise")
-    parser.add_argument("--out", type=Path, default=Path("out/finetune"))
+    parser.add_argument("--out", type=Path, default=Path("out/finetune"), help="folder for all that is written")
     return parser.parse_args(arguments)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
-EXAMPLES = ("digits", "gpt", "crepe", "minilm", "chat")
+EXAMPLES = ("digits", "gpt", "crepe", "minilm", "chat", "finetune")
 BAD = {
     "digits": "--batch 0|--batch 1|--batch 100000|--batch many|--epochs 0|--epochs 1.5|--seed -1|--seed 4294967296",
     "gpt": "--heads 7|--heads 0|--steps 0|--steps -3|--batch 0|--context 0|--width 0|--layers 0|--dropout 1|--dropout nan"
@@ -16,6 +16,7 @@ BAD = {
     "crepe": "--seconds 0|--seconds nan|--seconds 1e9|--runs 0|--model huge",
     "minilm": "--runs 0|--runs x",
     "chat": "--seed -1|--context 0|--max-new-tokens 0|--top-k -1|--temperature -1|--temperature nan|--dtype int8",
+    "finetune": "--steps 0|--batch 0|--accumulate 0|--context 1|--rank 0|--seed -1|--lr nan|--save-every 0",
 }
 
 
