@@ -7,7 +7,6 @@ import inspect
 import re
 from pathlib import Path
 
-import jax
 import pytest
 
 import jaxnn
@@ -32,18 +31,9 @@ def examples(module):
     return [test for test in found if test.examples]
 
 
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """Programs that run once are compiled without LLVM's optimisations, in half the time."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.mark.filterwarnings("default")  # an example may show what warns
 @pytest.mark.parametrize("module", modules())
-def test_examples_give_what_they_say(module, quick_compilation, tmp_path, monkeypatch):
+def test_examples_give_what_they_say(module, tmp_path, monkeypatch):
     if module in NEEDS_TORCH:
         pytest.importorskip("torch", reason="the examples convert a torch model")
     monkeypatch.chdir(tmp_path)  # for those that write a file

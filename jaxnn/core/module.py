@@ -91,9 +91,7 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
             if _compat.at_top_level():
-                if "_hooks" in self.__dict__ or global_hooks.any:
-                    return call_with_hooks(self, args, kwargs)
-                return self.forward(*args, **kwargs)
+                return self._run(args, kwargs)
             if self.__dict__.get("_home") is None and self.__dict__.get("_pending") is None:
                 called_outside[type(self)] = id(_compat.current_trace())
                 for reads in open_reads:

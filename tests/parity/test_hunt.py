@@ -13,7 +13,7 @@ from parity import cli, compare, hunt, hunt_child, hunt_plain, hunt_programs
 
 
 def test_short_seed(capfd):
-    assert cli.main(["hunt", "--seed", "2", "--count", "10"]) == 0, capfd.readouterr().out
+    assert cli.main(["hunt", "--seed", "2", "--count", "6"]) == 0, capfd.readouterr().out
 
 
 def test_a_program_hangs_on_its_seed_and_name_alone():
