@@ -210,11 +210,6 @@ def on_config(config: Any) -> Any:
             reference.setdefault(section, []).append(path)
     pages = ["api/index.md", *({section: paths} for section, paths in reference.items())]
     config.nav = [{title: pages if entry == "api/" else entry} for row in config.nav for title, entry in row.items()]
-    named = set(re.findall(r"[\w/]+\.md", str(config.nav)))
-    for row in config.nav:  # a guide that nobody has put in its place
-        row.get("Guides", []).extend(
-            path.name for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in named
-        )
     return config
 
 

@@ -82,6 +82,13 @@ def test_links_between_pages_lead_somewhere(pages):
             assert made or place.exists(), f"{page.name}: {target}"
 
 
+def test_every_page_has_one_place():
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    named = re.findall(r"[\w/]+\.md", nav)
+    written = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert sorted(set(named)) == sorted(named) and set(named) == written | set(_site.COPIES)
+
+
 def test_one_address_is_written_everywhere():
     address = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
