@@ -132,6 +132,7 @@ def op(
     function: None = None,
     *,
     check: Callable[..., None] | None = None,
+    check_each_call: bool = False,
     autocast: str | None = None,
     compiled: bool = True,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
@@ -142,6 +143,7 @@ def op(
     function: Callable[P, R],
     *,
     check: Callable[..., None] | None = None,
+    check_each_call: bool = False,
     autocast: str | None = None,
     compiled: bool = True,
 ) -> Callable[P, R]: ...

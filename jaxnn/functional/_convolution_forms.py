@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn import _compat
-from jaxnn.functional._convolution_geometry import Geometry, turned_weight
+from jaxnn.functional._convolution_geometry import Geometry, input_gradient_weight
 from jaxnn.functional._dot import dot_general
 
 MAX_TAPS = 150  # a sum of more terms takes long to compile
@@ -53,15 +53,16 @@ def _padded(input: jax.Array, geometry: Geometry) -> jax.Array:
 def _shifted(
     input: jax.Array, geometry: Geometry, kernel: tuple[int, ...], output: tuple[int, ...]
 ) -> Iterator[tuple[tuple[int, ...], jax.Array]]:
-    """For each tap of the kernel what it meets, over the whole output: a strided slice of the padded input."""
+    """For each tap (one position in the kernel) the inputs that it multiplies: a strided slice of the padded input."""
     lead, steps = input.ndim - len(kernel), geometry.stride
     taps = {
-        tap: tuple(at * spread for at, spread in zip(tap, geometry.dilation))
+        tap: tuple(at * step for at, step in zip(tap, geometry.dilation))
         for tap in itertools.product(*map(range, kernel))
     }
-    # Every so manyth number, once for each remainder: slices of those are of neighbours, which the CPU reads at once.
+    # Every step-th number is taken once for each remainder of the offsets. Slices of the results are contiguous, which
+    # the CPU reads fast.
     starts = {tuple(at % step for at, step in zip(offset, steps)) for offset in taps.values()}
-    if len(starts) > _REMAINDERS:  # hardly a tap shares one with another
+    if len(starts) > _REMAINDERS:  # few taps have a remainder in common
         for tap, offset in taps.items():
             end = [at + (count - 1) * step + 1 for at, count, step in zip(offset, output, steps)]
             yield tap, lax.slice(input, (0,) * lead + offset, input.shape[:lead] + tuple(end), (1,) * lead + steps)
@@ -72,20 +73,20 @@ def _shifted(
     for tap, offset in taps.items():
         begin = [at // step for at, step in zip(offset, steps)]
         end = [at + count for at, count in zip(begin, output)]
-        met = sparse[tuple(at % step for at, step in zip(offset, steps))]
-        yield tap, lax.slice(met, (0,) * lead + tuple(begin), input.shape[:lead] + tuple(end))
+        every = sparse[tuple(at % step for at, step in zip(offset, steps))]
+        yield tap, lax.slice(every, (0,) * lead + tuple(begin), input.shape[:lead] + tuple(end))
 
 
 def _taps(
     input: jax.Array, geometry: Geometry, kernel: tuple[int, ...], size: tuple[int, ...]
 ) -> Iterator[tuple[tuple[int, ...], jax.Array]]:
-    """For each channel of a group and each place in the kernel, what it meets: (N, groups, 1, *size)."""
+    """For each channel of a group and each tap, the inputs that it multiplies: (N, groups, 1, *size)."""
     groups = geometry.groups
     padded = _padded(input, geometry)
     padded = padded.reshape(padded.shape[0], groups, padded.shape[1] // groups, *padded.shape[2:])
-    for tap, met in _shifted(padded, geometry, kernel, size):
-        for channel in range(met.shape[2]):
-            yield (channel, *tap), lax.slice_in_dim(met, channel, channel + 1, axis=2)
+    for tap, shifted in _shifted(padded, geometry, kernel, size):
+        for channel in range(shifted.shape[2]):
+            yield (channel, *tap), lax.slice_in_dim(shifted, channel, channel + 1, axis=2)
 
 
 def taps(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
@@ -94,59 +95,59 @@ def taps(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
     size = geometry.output_size(input.shape[2:], kernel)
     weight = weight.reshape(1, groups, weight.shape[0] // groups, *weight.shape[1:])
     total: Any = 0
-    for tap, met in _taps(input, geometry, kernel, size):
-        total = total + met * lax.expand_dims(weight[(..., *tap)], range(3, 3 + len(kernel)))
+    for tap, shifted in _taps(input, geometry, kernel, size):
+        total = total + shifted * lax.expand_dims(weight[(..., *tap)], range(3, 3 + len(kernel)))
     return total.reshape(input.shape[0], weight.shape[1] * weight.shape[2], *size)
 
 
 def taps_weight_gradient(input: jax.Array, output: jax.Array, geometry: Geometry, shape: tuple[int, ...]) -> jax.Array:
     """What `taps` passes back to a weight of `shape`.
 
-    XLA's CPU compiler adds floating numbers up one by one. So images are first added to images, number by number, and
-    then the rows are summed by a product with ones.
+    XLA's CPU compiler sums floating numbers one by one, without vector instructions. So images are first added element by
+    element, and then the rows are summed by a product with ones.
     """
     batch, groups, size = input.shape[0], geometry.groups, output.shape[2:]
     parts = next(count for count in range(min(batch, 8), 0, -1) if batch % count == 0)
     output = output.reshape(parts, batch // parts, groups, shape[0] // groups, *size)
     ones, output = _compat.vary_alike(jnp.ones(size[-1:], input.dtype), output)
     sums = []
-    for _, met in _taps(input, geometry, shape[2:], size):
-        met = met.reshape(parts, batch // parts, groups, 1, *size)
-        total = functools.reduce(lax.add, [met[part] * output[part] for part in range(parts)])
+    for _, shifted in _taps(input, geometry, shape[2:], size):
+        shifted = shifted.reshape(parts, batch // parts, groups, 1, *size)
+        total = functools.reduce(lax.add, [shifted[part] * output[part] for part in range(parts)])
         rows = lax.dot_general(total, ones, (((total.ndim - 1,), (0,)), ((), ())), precision=geometry.precision)
         sums.append(rows.sum((0, *range(3, rows.ndim))))
     made = jnp.stack(sums, -1).reshape(*shape[:1], *shape[2:], shape[1])
     return jnp.moveaxis(made, -1, 1)
 
 
-def _met(input: jax.Array, geometry: Geometry, kernel: tuple[int, ...], axis: int) -> jax.Array:
-    """The shifted inputs side by side in a new dimension `axis`; one slice where the kernel is a single number."""
+def _patches(input: jax.Array, geometry: Geometry, kernel: tuple[int, ...], axis: int) -> jax.Array:
+    """The patch of inputs under each window, along a new dimension `axis` of the kernel's taps (im2col)."""
     size = geometry.output_size(input.shape[2:], kernel)
     parts = [part for _, part in _shifted(_padded(input, geometry), geometry, kernel, size)]
     return jnp.stack(parts, axis) if len(parts) > 1 else lax.expand_dims(parts[0], (axis,))
 
 
 def columns(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
-    """All that the kernel meets side by side, and for each image and group a matrix product."""
+    """The patches as columns (im2col), and a matrix product for each image and group."""
     batch, groups = input.shape[0], geometry.groups
     outputs, inputs = weight.shape[0] // groups, prod(weight.shape[1:])
-    met = _met(input, geometry, weight.shape[2:], 2)
-    size = met.shape[3:]
-    met = met.reshape(batch, groups, inputs, prod(size))
+    columns = _patches(input, geometry, weight.shape[2:], 2)
+    size = columns.shape[3:]
+    columns = columns.reshape(batch, groups, inputs, prod(size))
     weight = jnp.broadcast_to(weight.reshape(1, groups, outputs, inputs), (batch, groups, outputs, inputs))
-    product = dot_general(weight, met, (((3,), (2,)), ((0, 1), (0, 1))), precision=geometry.precision)
+    product = dot_general(weight, columns, (((3,), (2,)), ((0, 1), (0, 1))), precision=geometry.precision)
     return product.reshape(batch, groups * outputs, *size)
 
 
 def joined(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
-    """The same with all images in one matrix product for each group."""
+    """As `columns`, with all images in one matrix product for each group."""
     batch, groups = input.shape[0], geometry.groups
     outputs, inputs = weight.shape[0] // groups, prod(weight.shape[1:])
-    met = _met(input.swapaxes(0, 1), geometry, weight.shape[2:], 1)  # (C, kernel, N, *spatial)
-    size = met.shape[3:]
-    met = met.reshape(groups, inputs, batch * prod(size))
+    columns = _patches(input.swapaxes(0, 1), geometry, weight.shape[2:], 1)  # (C, kernel, N, *spatial)
+    size = columns.shape[3:]
+    columns = columns.reshape(groups, inputs, batch * prod(size))
     weight = weight.reshape(groups, outputs, inputs)
-    product = dot_general(weight, met, (((2,), (1,)), ((0,), (0,))), precision=geometry.precision)
+    product = dot_general(weight, columns, (((2,), (1,)), ((0,), (0,))), precision=geometry.precision)
     return product.reshape(groups * outputs, batch, *size).swapaxes(0, 1)
 
 
@@ -167,7 +168,7 @@ def patches(input: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Arra
     return jnp.moveaxis(product.reshape(batch, *size, weight.shape[0]), -1, 1)
 
 
-def turned(
+def input_gradient_as_convolution(
     output: jax.Array, weight: jax.Array, geometry: Geometry, shape: tuple[int, ...]
 ) -> tuple[jax.Array, jax.Array, Geometry]:
     """The convolution that is another one's input gradient: its image, its weight and its options.
@@ -179,15 +180,15 @@ def turned(
         shape: its input's.
     """
     kernel = weight.shape[2:]
-    spread = [(0, 0, step - 1) for step in geometry.stride]
-    image = lax.pad(output, jnp.zeros((), output.dtype), [(0, 0, 0), (0, 0, 0), *spread])
-    reach = [gap * (taps - 1) for gap, taps in zip(geometry.dilation, kernel)]
+    dilated = [(0, 0, step - 1) for step in geometry.stride]
+    image = lax.pad(output, jnp.zeros((), output.dtype), [(0, 0, 0), (0, 0, 0), *dilated])
+    reach = [gap * (length - 1) for gap, length in zip(geometry.dilation, kernel)]
     padding = [
         (full - before, length - made + before)
         for full, (before, _), length, made in zip(reach, geometry.padding, shape[2:], image.shape[2:])
     ]
     options = geometry._replace(stride=(1,) * len(kernel), padding=tuple(padding))
-    return image, turned_weight(weight, geometry.groups), options
+    return image, input_gradient_weight(weight, geometry.groups), options
 
 
 FORMS: dict[str, Callable[[jax.Array, jax.Array, Geometry], jax.Array]] = {
@@ -230,7 +231,7 @@ def choose(operation: str, image: tuple[int, ...], weight: tuple[int, ...], geom
     """The form of a convolution or of one of its gradients on the CPU.
 
     XLA's own is slow there where there are groups (its gradients are then loops over single numbers), and takes up
-    to three times as long as matrix products where those find enough to do.
+    to three times as long as matrix products of enough work.
 
     Args:
         operation: "forward", "input_gradient" or "weight_gradient".
@@ -262,7 +263,7 @@ def _for_one_group(operation: str, image: tuple[int, ...], weight: tuple[int, ..
         return "columns" if max(weight[2:]) == 1 and places >= 128 and not gathers else "patches"
     if weight[1] <= 4:
         return "columns"
-    room = 4 * prod(weight[1:]) * image[0] * places  # what the columns take, in bytes
+    workspace = 4 * prod(weight[1:]) * image[0] * places  # of the columns, in bytes
     if operation == "weight_gradient":
-        return "joined" if room <= 16e6 else "direct"
-    return "joined" if weight[0] >= 128 and room <= 10e6 else "direct"
+        return "joined" if workspace <= 16e6 else "direct"
+    return "joined" if weight[0] >= 128 and workspace <= 10e6 else "direct"

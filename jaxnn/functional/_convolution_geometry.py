@@ -19,8 +19,8 @@ class Geometry(NamedTuple):
 
     def output_size(self, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(
-            max((length + before + after - spread * (taps - 1) - 1) // step + 1, 0)
-            for length, (before, after), taps, step, spread in zip(
+            max((length + before + after - gap * (extent - 1) - 1) // step + 1, 0)
+            for length, (before, after), extent, step, gap in zip(
                 size, self.padding, kernel, self.stride, self.dilation
             )
         )
@@ -28,7 +28,7 @@ class Geometry(NamedTuple):
     def without_group_like(self, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[Geometry, tuple[int, ...]]:
         """Options and an image size for an input gradient that XLA can compile; what is larger is to be cut off.
 
-        On the way back, two taps of a stride of two without padding look like a dimension of groups to the pass of XLA
+        In the backward pass, two taps of a stride of two without padding look like a dimension of groups to the pass of XLA
         that swaps image and kernel. It then leaves that dimension as it is, and the process ends.
         """
         padding, larger = list(self.padding), list(size)
@@ -40,10 +40,10 @@ class Geometry(NamedTuple):
         return self._replace(padding=tuple(padding)), tuple(larger)
 
 
-def turned_weight(weight: jax.Array, groups: int) -> jax.Array:
-    """(O, C / groups, *kernel) as the kernel of the way back: (C, O / groups, *kernel reversed)."""
+def input_gradient_weight(weight: jax.Array, groups: int) -> jax.Array:
+    """The weight (O, C / groups, *kernel) as that of the input gradient: (C, O / groups, *kernel), with the kernel flipped."""
     weight = lax.rev(weight, range(2, weight.ndim))
-    if groups == 1:  # no more than another order of the same numbers in memory
+    if groups == 1:  # a copy in another layout at most
         return weight.swapaxes(0, 1)
     by_group = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
     return by_group.reshape(groups * weight.shape[1], -1, *weight.shape[2:])

@@ -18,10 +18,16 @@ from jax import lax
 
 from jaxnn import _compat
 from jaxnn.base.dtypes import promote_types
-from jaxnn.functional._convolution_forms import FORMS, MAX_TAPS, choose, taps_weight_gradient, turned
+from jaxnn.functional._convolution_forms import (
+    FORMS,
+    MAX_TAPS,
+    choose,
+    input_gradient_as_convolution,
+    taps_weight_gradient,
+)
 from jaxnn.functional._convolution_geometry import Geometry
 from jaxnn.lowering.define import Primitive, define
-from jaxnn.lowering.once import once
+from jaxnn.lowering.store_once import store_once
 
 Shape = tuple[int, ...]
 
@@ -32,8 +38,8 @@ def _forward(input: Any, weight: Any, *, geometry: Geometry, shape: Shape, form:
 
 def _input_gradient(output: Any, weight: Any, *, geometry: Geometry, shape: Shape, form: str) -> Any:
     if form == "taps" and weight.shape[0] // geometry.groups * prod(weight.shape[2:]) <= MAX_TAPS:
-        # As a sum of taps in its turn, not a sum of as many padded images.
-        return FORMS[form](*turned(output, weight, geometry, shape))
+        # A sum of shifted outputs, not of as many padded images.
+        return FORMS[form](*input_gradient_as_convolution(output, weight, geometry, shape))
     if form == "direct":
         geometry, larger = geometry.without_group_like(shape[2:], weight.shape[2:])
         image = _transposed(lambda input: FORMS[form](input, weight, geometry), (*shape[:2], *larger), output)
@@ -109,7 +115,7 @@ def _batched(name: str, images: tuple[bool, bool, bool]) -> Callable[..., Any]:
             array if axis is None and (shared_weight or shared_input) else _put(array, axis, count)
             for array, axis in zip(arrays, axes)
         ]
-        into_batch = int(not shared_weight)  # where an image's new dimension goes: the batch or the channels
+        into_batch = int(not shared_weight)  # an image's new dimension joins the batch or the channels
         joined: list[Any] = [
             array if axis is None and (shared_weight or shared_input) else _join(array, into_batch * image)
             for array, axis, image in zip(arrays, axes, (left_image, right_image))
@@ -144,11 +150,12 @@ def _define(
         form = choose(name, *shapes(left, right, shape), geometry)
         if form == "direct":
             return run_direct(left, right, geometry=geometry, shape=shape)
-        wide = [array.astype(promote_types(array.dtype, jnp.float32)) for array in (left, right)]
-        compute = functools.partial(function, *wide, geometry=geometry, shape=shape, form=form)
-        # Sums of taps, not matrix products: three times before a BatchNorm, and there in an order that is slow.
+        operands = [array.astype(promote_types(array.dtype, jnp.float32)) for array in (left, right)]
+        compute = functools.partial(function, *operands, geometry=geometry, shape=shape, form=form)
+        # Sums over taps are stored: a BatchNorm would compute them three times, in a slow order. Matrix products are not
+        # computed again in any case.
         sums = name == "input_gradient" or form == "taps"
-        return (once(compute, wide[1]) if sums else compute()).astype(left.dtype)
+        return (store_once(compute, operands[1]) if sums else compute()).astype(left.dtype)
 
     return define(
         f"convolution_{name}",

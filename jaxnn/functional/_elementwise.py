@@ -65,6 +65,7 @@ def elementwise(
     exact: bool = False,
     autocast: str | None = None,
     check: Callable[..., None] | None = None,
+    check_each_call: bool = False,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
 

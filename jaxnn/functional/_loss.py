@@ -146,8 +146,8 @@ def loss_op(
 def prepare(dtype: Any, *arrays: Any) -> list[Any]:
     """The arrays (None stays None) in the dtype to compute a result of `dtype` in, broadcast together."""
     shape = jnp.broadcast_shapes(*[array.shape for array in arrays if array is not None])
-    wide = compute_dtype(dtype)
-    return [None if array is None else spread(array.astype(wide), shape) for array in arrays]
+    computing = compute_dtype(dtype)
+    return [None if array is None else spread(array.astype(computing), shape) for array in arrays]
 
 
 def warn_sizes(function: str, given: Any) -> None:

@@ -16,26 +16,26 @@ from jaxnn.base.dtypes import is_half, is_inexact
 from jaxnn.functional._short_sums import alike, mean_over
 
 
-def wide(x: Array) -> Array:
-    """`x` in the dtype that statistics are computed in."""
+def to_computing(x: Array) -> Array:
+    """`x` in the dtype that statistics are computed in: float32 for the half types."""
     return x.astype(jnp.float32) if is_half(x.dtype) else x
 
 
 def moments(x: Array, axes: tuple[int, ...], mapped: Any = None) -> tuple[Array, Array, Array]:
-    """What is left of `x` when its mean over `axes` is taken off, that mean, and the variance (all kept broadcastable).
+    """`x` minus its mean over `axes`, that mean, and the variance; the last two keep the dimensions, with size 1.
 
-    The mean of the rest corrects the rounding of the first mean; it is known to be zero, so it has no gradient.
-    `mapped` names mapped axes to average over as well.
+    Two passes: the mean of ``x - mean`` is the rounding error of the first mean, and is taken off. It has no gradient, since
+    it is zero but for rounding. `mapped` names mapped axes to average over as well.
     """
     mean = mean_over(x, axes, keepdims=True)
-    rest = jnp.subtract(*alike(x, mean))
-    correction = lax.stop_gradient(mean_over(rest, axes, keepdims=True))
+    centered = jnp.subtract(*alike(x, mean))
+    correction = lax.stop_gradient(mean_over(centered, axes, keepdims=True))
     if mapped:
         mean = lax.pmean(mean + correction, mapped)
-        rest = x - mean
-        return rest, mean, lax.pmean(jnp.mean(lax.square(rest), axes, keepdims=True), mapped)
-    variance = mean_over(lax.square(rest), axes, keepdims=True) - lax.square(correction)
-    return rest - correction, mean + correction, variance
+        centered = x - mean
+        return centered, mean, lax.pmean(jnp.mean(lax.square(centered), axes, keepdims=True), mapped)
+    variance = mean_over(lax.square(centered), axes, keepdims=True) - lax.square(correction)
+    return centered - correction, mean + correction, variance
 
 
 def scale_and_shift(x: Array, scale: Array, weight: Array | None, bias: Array | None, shape: Sequence[int]) -> Array:

@@ -24,10 +24,10 @@ class Cell(NamedTuple):
     Attributes:
         gates: how many blocks of hidden_size the weights have.
         states: 1 (h) or 2 (h, c).
-        apart: for how many of the gates, the last ones, the hidden side's product is not added to the input's.
-        linearize: (blocks as `join` makes them, states) to the new states, element by element, and the numbers that
-            their derivative multiplies by, as few as there can be: a loop over time is as fast as it reads them.
-        tangent: (those numbers, the blocks' tangents, the states') to the new states' tangents.
+        apart: how many of the gates, the last ones, keep the hidden side's product and the input's separate (1 for GRU).
+        linearize: (blocks as `join` makes them, states) to the new states, elementwise, and the factors of their
+            derivative. As few factors as possible: reading them is what the loop over time spends its time on.
+        tangent: (those factors, the blocks' tangents, the states') to the new states' tangents.
     """
 
     gates: int
@@ -93,7 +93,7 @@ CELLS = {
 
 
 class Hidden(NamedTuple):
-    """What a step multiplies the state by: transposed, for a loop's products read them by rows then.
+    """The weights that a step multiplies the state by, transposed: the loop's products then read them by rows.
 
     Attributes:
         hh: (size of h, gates * hidden_size).
@@ -122,7 +122,7 @@ def group_weights(
     bias_hh: jax.Array | None = None,
     hr: jax.Array | None = None,
 ) -> Weights:
-    """torch's arrays as a step takes them."""
+    """torch's weights and biases in the layout of a step: transposed, and with biases that are added together summed once."""
     given = [bias for bias in (bias_ih, None if cell.apart else bias_hh) if bias is not None]
     bias = functools.reduce(jnp.add, given) if given else None
     return Weights(ih.T, bias, Hidden(hh.T, bias_hh if cell.apart else None, None if hr is None else hr.T))
@@ -138,8 +138,8 @@ def times(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None, across
 def gates_from_input(cell: Cell, x: jax.Array, weights: Weights) -> Blocks:
     """All that a step needs of the input, for any number of steps in one product.
 
-    The gates are arrays of their own: XLA's loops on the CPU are vectorised over those, and are not over slices of
-    a step's slice (four times as long for all that is elementwise in an LSTM's step).
+    Each gate is a separate array: XLA's CPU compiler vectorises loops over those, but not over slices of a step's
+    slice (where the elementwise part of an LSTM's step takes four times as long).
     """
     return tuple(jnp.split(times(x, weights.ih, weights.bias), cell.gates, axis=-1))
 
@@ -147,22 +147,22 @@ def gates_from_input(cell: Cell, x: jax.Array, weights: Weights) -> Blocks:
 def join(cell: Cell, from_input: Blocks, from_state: jax.Array) -> Blocks:
     """Both sides' gates, in the computing dtype, as ``cell.linearize`` takes them.
 
-    First the blocks that the hidden side is in, as many as there are gates; then the input's side of those kept apart.
+    First the blocks with a hidden side, one for each gate; then the input's side of the gates that are kept apart.
     """
     dtype = compute_dtype(from_state.dtype)
-    ours = [block.astype(dtype) for block in from_input]
-    theirs = [block.astype(dtype) for block in jnp.split(from_state, cell.gates, axis=-1)]
+    inputs = [block.astype(dtype) for block in from_input]
+    hidden = [block.astype(dtype) for block in jnp.split(from_state, cell.gates, axis=-1)]
     summed = cell.gates - cell.apart
-    return (*map(jnp.add, ours[:summed], theirs[:summed]), *theirs[summed:], *ours[summed:])
+    return (*map(jnp.add, inputs[:summed], hidden[:summed]), *hidden[summed:], *inputs[summed:])
 
 
 def blocks_of(cell: Cell, from_input: Blocks, states: States, weights: Hidden) -> Blocks:
-    """What a step knows before it advances. States are in the computing dtype, products are made in the weights' own."""
+    """The gates' blocks before the nonlinearities. States are in the computing dtype, products are made in the weights' own."""
     return join(cell, from_input, times(states[0].astype(from_input[0].dtype), weights.hh, weights.bias))
 
 
 def advance(cell: Cell, blocks: Blocks, states: States, weights: Hidden) -> States:
-    """The rest of a step."""
+    """The new states from a step's blocks, projected where there is a projection."""
     new = cell.advance(blocks, states)
     if weights.hr is None:
         return new

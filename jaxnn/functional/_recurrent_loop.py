@@ -16,12 +16,12 @@ from jaxnn.functional._short_sums import spread
 
 
 class Run(NamedTuple):
-    """What a loop leaves, of which compiled code makes only what is used.
+    """The results of a loop; a compiled program computes only those that are used.
 
     Attributes:
         end: the states at the end.
         states: those after each step, stacked.
-        gates: each step's blocks, those that the hidden side is in, stacked.
+        gates: each step's blocks that have a hidden side, stacked.
     """
 
     end: States
@@ -45,7 +45,7 @@ def recur(
         from_input: the input's gates, each (time, batch, hidden_size).
         states: in the computing dtype, each (batch, its size).
         weights: the hidden side's.
-        runs: (time, batch, 1), false where the states stand still. None: nowhere.
+        runs: (time, batch, 1), False where a sequence has ended and its states are kept. None: no sequence ends early.
     """
 
     def step(states: States, inputs: tuple[Blocks, jax.Array | None]) -> tuple[States, tuple[States, Blocks]]:
@@ -60,11 +60,11 @@ def recur(
 
 @functools.partial(recur.defjvp, symbolic_zeros=True)
 def _recur_jvp(cell: Cell, reverse: bool, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Run, Run]:
-    """A linear loop over time, and before it, for all steps at once, whatever does not need the step before.
+    """A linear loop over time. All that does not depend on the previous step is computed before it, for all steps at once:
 
-    That is the derivative of the cell at each step, and the products with the tangents of the weights. So in reverse
-    mode the loop has one small product a step, and the gradient of a weight is one product over all steps, where the
-    transpose of a plain scan adds to it step by step.
+    the derivative of the cell at each step, and the products with the tangents of the weights. So in reverse mode the
+    loop has one small product a step, and the gradient of a weight is one product over all steps. (The transpose of a
+    plain scan would add to that gradient at each step.)
     """
     from_input, states, weights, runs = primals
     input_tangents, states_tangents, weights_tangents, _ = tangents
@@ -95,7 +95,7 @@ def _recur_jvp(cell: Cell, reverse: bool, primals: tuple[Any, ...], tangents: tu
 
 
 def _instantiate(tangents: Any, like: jax.Array) -> Any:
-    """Zeros in the place of tangents that are known to be zero; in shard_map they vary as `like` does."""
+    """The tangents, with arrays of zeros for symbolic zeros; inside shard_map those vary over the mesh as `like` does."""
 
     def instantiate(tangent: Any) -> Any:
         if not isinstance(tangent, SymbolicZero):

@@ -49,13 +49,13 @@ def mean_over(x: jax.Array, axes: Sequence[int], keepdims: bool = False) -> jax.
 
 
 def alike(*arrays: jax.Array) -> Sequence[jax.Array]:
-    """The arrays, broadcast together where that is short; longer ones JAX broadcasts as it meets them."""
+    """The arrays, broadcast together where that is short; longer ones are left to JAX's own broadcasting."""
     shape = jnp.broadcast_shapes(*[array.shape for array in arrays])
     return [spread(array, shape) for array in arrays] if is_short(shape, arrays[0].dtype) else arrays
 
 
 def spread(x: jax.Array, shape: Sequence[Any], dims: Sequence[int] | None = None) -> jax.Array:
-    """`x` broadcast to `shape`: its dimensions become `dims` of it, the last ones by default."""
+    """`x` broadcast to `shape` (`lax.broadcast_in_dim`): its dimensions become `dims` of it, the last ones by default."""
     shape = tuple(shape)
     dims = tuple(range(len(shape) - x.ndim, len(shape)) if dims is None else dims)
     if x.shape == shape:

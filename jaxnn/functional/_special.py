@@ -66,14 +66,14 @@ tanh.defjvps(lambda dx, y, x: dx * (1 - y * y))
 def normal(x: jax.Array, scale: int = 1) -> tuple[jax.Array, jax.Array]:
     """The normal distribution's cumulative function and density, in float32 by one exponential.
 
-    `scale`, a power of two, changes no bit of them. It keeps XLA from finding in a derivative what the function has
-    computed: what took an exponential or a quotient it then stores and reads again, which takes longer than both.
+    `scale`, a power of two, changes no bit of them. With another scale in the derivative, XLA does not recognise there
+    the exponential and the quotient of the function: it would store and load them, which is slower than computing them.
     """
     if x.dtype != np.float32:
         return 0.5 * (1 + lax.erf(x * math.sqrt(0.5))), jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
     size = jnp.minimum(scale * jnp.abs(x), 16 * scale)
     bell = jnp.exp(-0.5 / scale**2 * size * size)
-    part = size * (1 / (size + 3 * scale))  # a quotient that is used once, or it is stored as well
+    part = size * (1 / (size + 3 * scale))  # used once: XLA would store a quotient that is used twice
     tail = bell * (0.5 - part * _polynomial(part, _TAIL))
     return jnp.where(x < 0, tail, 1 - tail), bell / math.sqrt(2 * math.pi)
 

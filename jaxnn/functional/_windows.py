@@ -1,4 +1,4 @@
-"""What all pooling shares: where windows lie, sums over them, and the largest value of each with its place."""
+"""What all pooling shares: the positions of windows, sums over them, and the maximum of each with its position."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from jaxnn import _compat
 from jaxnn.base.checks import check_array, check_ndim, fail, known_elements, spatial_sizes
 from jaxnn.base.dtypes import is_floating
 from jaxnn.lowering.by_platform import by_platform
-from jaxnn.lowering.once import once
+from jaxnn.lowering.store_once import store_once
 
-# Up to so many taps (in one dimension), windows are taken as shifted slices, which fuse; above, by a gather.
+# Up to this extent of a window in one dimension, windows are taken as shifted slices, which fuse; above, by a gather.
 _UNROLLED = 64
 # Up to so many, the CPU adds slices in a half to a fifth of reduce_window's time; above, their gradient is slower.
 _SUMMED = 27
@@ -41,7 +41,7 @@ class Windows(NamedTuple):
     @property
     def spans(self) -> tuple[int, ...]:
         """How far a window reaches."""
-        return tuple(step * (taps - 1) + 1 for taps, step in zip(self.kernel, self.dilation))
+        return tuple(step * (extent - 1) + 1 for extent, step in zip(self.kernel, self.dilation))
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -84,17 +84,17 @@ class Windows(NamedTuple):
         return Windows(size, kernel, stride, padding, dilation, self.ceil)
 
     def places(self, coordinates: Mapping[int, np.ndarray[Any, Any]], dtype: Any) -> jax.Array:
-        """Places in the flattened plane, from coordinates along some of its dimensions."""
-        rows = [math.prod(self.size[i + 1 :]) for i in range(len(self.size))]  # from one place to the next
+        """Indices into the flattened plane, from coordinates along some of its dimensions."""
+        rows = [math.prod(self.size[i + 1 :]) for i in range(len(self.size))]  # the stride of each dimension
         grids = np.ix_(*(coordinates.get(i, np.zeros(1, int)) * row for i, row in enumerate(rows)))
         first, *others = [jnp.asarray(grid, dtype) for grid in grids if grid.any()] or [jnp.zeros((), dtype)]
         return functools.reduce(jnp.add, others, first)
 
     def positions(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """(windows, taps) places in the flattened plane, and which of them lie inside."""
+        """Indices (windows, taps) into the flattened plane, and which of them are inside it."""
         axes = [
-            origin[:, None] + np.arange(taps) * step
-            for origin, taps, step in zip(self.origins, self.kernel, self.dilation)
+            origin[:, None] + np.arange(extent) * step
+            for origin, extent, step in zip(self.origins, self.kernel, self.dilation)
         ]
         return grid(axes, self.size)
 
@@ -102,7 +102,7 @@ class Windows(NamedTuple):
 def grid(
     axes: Sequence[np.ndarray[Any, Any]], size: Sequence[int]
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """From (windows, taps) coordinates along each dimension to places in the plane, and which lie inside it."""
+    """Indices into the flattened plane from coordinates (windows, taps) along each dimension, and which are inside it."""
     ndim = len(axes)
     places, inside = np.zeros((1,) * (2 * ndim), np.int64), np.ones((1,) * (2 * ndim), bool)
     for i, (coordinates, length) in enumerate(zip(axes, size)):
@@ -134,7 +134,7 @@ def make_windows(
     pads = spatial_sizes(function, "padding", padding, spatial, 0)
     step = spatial_sizes(function, "dilation", dilation, spatial, 1)
     windows = Windows(tuple(input.shape[-spatial:]), kernel, move, pads, step, bool(ceil_mode))
-    if any(2 * pad > taps for pad, taps in zip(pads, kernel)):  # whatever the dilation
+    if any(2 * pad > extent for pad, extent in zip(pads, kernel)):  # whatever the dilation
         fail(RuntimeError, function, "padding", f"at most half of the kernel {kernel}", f"{pads}")
     first = 1 if input.ndim == spatial + 2 else 0  # a batch may be empty
     if 0 in input.shape[first:]:
@@ -146,7 +146,7 @@ def make_windows(
 
 
 def lowest(dtype: Any) -> Any:
-    """The number under all numbers of a dtype."""
+    """The lowest value of a dtype."""
     return -np.inf if is_floating(dtype) else np.iinfo(dtype).min
 
 
@@ -156,8 +156,8 @@ def pad_spatial(input: jax.Array, pads: Sequence[tuple[int, int]], value: Any) -
     return lax.pad(input, jnp.asarray(value, input.dtype), [*lead, *[(low, high, 0) for low, high in pads]])
 
 
-def taps(padded: jax.Array, windows: Windows) -> Iterator[tuple[tuple[int, ...], jax.Array]]:
-    """Each tap of the kernel with its value in every window, in the kernel's order."""
+def tap_slices(padded: jax.Array, windows: Windows) -> Iterator[tuple[tuple[int, ...], jax.Array]]:
+    """Each tap (one position in a window) with its value in every window: a strided slice. In row-major order."""
     lead = padded.ndim - len(windows.kernel)
     for offset in itertools.product(*map(range, windows.kernel)):
         start = [i * step for i, step in zip(offset, windows.dilation)]
@@ -180,7 +180,7 @@ def _reduce_sum(input: jax.Array, windows: Windows) -> tuple[jax.Array]:
 
 def _sum_of_taps(input: jax.Array, windows: Windows) -> tuple[jax.Array]:
     padded = pad_spatial(input, windows.pads, 0)
-    return (functools.reduce(lax.add, (value for _, value in taps(padded, windows))),)
+    return (functools.reduce(lax.add, (value for _, value in tap_slices(padded, windows))),)
 
 
 def _reduce(input: jax.Array, combine: Callable[[Any, Any], Any], start: Any, windows: Windows) -> jax.Array:
@@ -260,7 +260,7 @@ def _largest_and_places(input: jax.Array, windows: Windows) -> tuple[jax.Array, 
     """As `window_argmax`, on the CPU stored where that is worth a branch of the program."""
     compared = known_elements(input.shape) * math.prod(windows.kernel)
     if is_floating(input.dtype) and compared >= _STORED:
-        return once(lambda: window_argmax(input, windows), input)
+        return store_once(lambda: window_argmax(input, windows), input)
     return window_argmax(input, windows)
 
 
@@ -296,10 +296,10 @@ def _argmax_along(
     low, origin = lowest(input.dtype), windows.origins[axis]
     shape = (*input.shape[: -len(windows.kernel)], *along.counts)
     best = lax.full(shape, low, input.dtype)
-    places = None if where is None else taps(pad_spatial(where, along.pads, 0), along)
+    places = None if where is None else tap_slices(pad_spatial(where, along.pads, 0), along)
     # A window of nothing but -inf is torch's first place inside it.
     where = jnp.broadcast_to(windows.places(dict(enumerate(windows.firsts[axis:], axis)), index), shape)
-    for tap, (_, value) in enumerate(taps(pad_spatial(input, along.pads, low), along)):
+    for tap, (_, value) in enumerate(tap_slices(pad_spatial(input, along.pads, low), along)):
         wins = _beats(value, best)
         best = lax.select(wins, value, best) if tap else value
         place = jnp.broadcast_to(windows.places({axis: origin + tap * windows.dilation[axis]}, index), shape)
@@ -321,7 +321,7 @@ def pick_max(planes: jax.Array, places: Any, inside: Any) -> tuple[jax.Array, ja
 
     Args:
         planes: (..., P), flattened planes.
-        places: (windows, taps) or (..., windows, taps) places in the plane.
+        places: indices into the plane, (windows, taps) or (..., windows, taps).
         inside: which of them count; broadcastable to `places`.
 
     Returns:

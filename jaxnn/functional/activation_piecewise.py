@@ -192,8 +192,8 @@ def prelu(input: Float[Array, "*shape"], weight: Float[Array, " slopes"] | Float
 
     Follows ``torch.nn.functional.prelu``; "Delving Deep into Rectifiers" (He et al., 2015).
     """
-    wide = compute_dtype(input.dtype)
-    x, slope = input.astype(wide), weight.astype(wide)
+    computing = compute_dtype(input.dtype)
+    x, slope = input.astype(computing), weight.astype(computing)
     slope = spread(slope.reshape(()), x.shape) if slope.size == 1 else spread(slope, x.shape, (1,))
     return _leaky(x, slope).astype(input.dtype)
 

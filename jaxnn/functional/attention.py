@@ -257,10 +257,12 @@ def attend_at_once(query: Any, key: Any, value: Any, scoring: Scoring, first_row
         first_row: which query the first one is, for the causal mask.
     """
     scores = scaled_scores(query, key, scoring.scale)
-    wide = scores.dtype
+    computing = scores.dtype
     for mask in scoring.masks:
         # Added, as torch does, and not selected: a NaN among the scores of masked keys stays one.
-        scores += jnp.where(mask, 0.0, -jnp.inf).astype(wide) if mask.dtype == jnp.bool_ else mask.astype(wide)
+        scores += (
+            jnp.where(mask, 0.0, -jnp.inf).astype(computing) if mask.dtype == jnp.bool_ else mask.astype(computing)
+        )
     if scoring.causal is not None:
         scores = jnp.where(_causal(scores.shape, first_row, scoring.causal), scores, -jnp.inf)
     weights = softmax(scores, scoring.zero_empty_rows)
@@ -282,9 +284,9 @@ def weighted(weights: Any, value: Any) -> Any:
 
 def scaled_scores(query: Any, key: Any, scale: Any) -> Any:
     """``query @ key.T * scale``, in float32 where the inputs have half precision."""
-    wide = compute_dtype(query.dtype)
-    scale = jnp.asarray(scale, wide)
-    if query.dtype == wide:
+    computing = compute_dtype(query.dtype)
+    scale = jnp.asarray(scale, computing)
+    if query.dtype == computing:
         # Not after the product: LLVM would fuse that factor with the softmax's subtraction of the maximum into one
         # rounding, and the largest score minus the maximum would not be zero.
         return grouped_dot(query * scale, key, key.ndim - 1)

@@ -339,11 +339,11 @@ def _multi_head_attention(arrays: MultiHeadArrays, options: MultiHeadOptions) ->
 
 def _linear(x: Any, weight: Any, bias: Any) -> Any:
     check_same_dtype(_NAME, query=x, weight=weight, bias=bias)
-    wide = compute_dtype(x.dtype)
+    computing = compute_dtype(x.dtype)
     dims = (((x.ndim - 1,), (1,)), ((), ()))
-    y = dot_general(x, weight, dims, wide)
+    y = dot_general(x, weight, dims, computing)
     if bias is not None:
-        y += spread(bias.astype(wide), y.shape)
+        y += spread(bias.astype(computing), y.shape)
     return y.astype(x.dtype)
 
 

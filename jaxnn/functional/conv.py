@@ -57,8 +57,8 @@ def _check_conv(
     if max(map(sum, pads)) > 1 << 20:
         padded = [length + before + after for length, (before, after) in zip(size, pads)]
         check_room(function, "padding", padded, input.dtype.itemsize)
-    for length, (before, after), taps, step in zip(size, pads, kernel_size, dilation):
-        if length + before + after < step * (taps - 1) + 1:
+    for length, (before, after), extent, step in zip(size, pads, kernel_size, dilation):
+        if length + before + after < step * (extent - 1) + 1:
             wanted = f"kernels {kernel_size} with dilation {dilation} to fit into the padded input"
             fail(RuntimeError, function, "weight", wanted, f"an input of {size} padded by {pads}")
     check_not_empty(function, spatial, input, weight)
@@ -76,9 +76,9 @@ def _conv(
     spatial = weight.ndim - 2
     function = f"conv{spatial}d"
     steps = spatial_sizes(function, "stride", stride, spatial)
-    spread = spatial_sizes(function, "dilation", dilation, spatial)
-    pads = _padding(function, padding, weight.shape[2:], spread)
-    output = convolve(input, weight, bias, steps, pads, spread, groups)
+    gaps = spatial_sizes(function, "dilation", dilation, spatial)
+    pads = _padding(function, padding, weight.shape[2:], gaps)
+    output = convolve(input, weight, bias, steps, pads, gaps, groups)
     if weight.shape[1] == 0:  # torch: an input without channels gives an output without channels
         channel = output.ndim - spatial - 1
         output = jnp.zeros((*output.shape[:channel], 0, *output.shape[channel + 1 :]), output.dtype)
@@ -197,12 +197,12 @@ def _check_conv_tbc(input: Any, weight: Any, bias: Any, pad: Any = 0) -> None:
     if isinstance(pad, (list, tuple)):
         fail(TypeError, "conv_tbc", "pad", "an int", pad)
     (extra,) = spatial_sizes("conv_tbc", "pad", pad, 1)
-    taps, channels, made = weight.shape
+    length, channels, made = weight.shape
     if input.shape[2] != channels:
         fail(RuntimeError, "conv_tbc", "input", f"{channels} channels, as weight {weight.shape} has", input)
     if bias.shape != (made,):
         fail(RuntimeError, "conv_tbc", "bias", f"shape ({made},)", bias)
-    if taps == 0 or input.shape[0] + 2 * extra - taps + 1 < 0:
+    if length == 0 or input.shape[0] + 2 * extra - length + 1 < 0:
         fail(
             RuntimeError, "conv_tbc", "weight", f"kernels to fit into {input.shape[0]} steps padded by {extra}", weight
         )

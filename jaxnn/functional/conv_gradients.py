@@ -56,11 +56,11 @@ def _options(stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any =
 def _output_size(
     name: str, image: tuple[int, ...], kernel: tuple[int, ...], stride: Sizes, padding: Sizes, dilation: Sizes
 ) -> tuple[int, ...]:
-    steps, pads, spread = (
+    steps, pads, gaps = (
         spatial_sizes(name, argument, value, len(kernel) - 2)
         for argument, value in (("stride", stride), ("padding", padding), ("dilation", dilation))
     )
-    geometry = Geometry(steps, tuple((pad, pad) for pad in pads), spread, groups=1, precision=None)
+    geometry = Geometry(steps, tuple((pad, pad) for pad in pads), gaps, groups=1, precision=None)
     return (image[0], kernel[0], *geometry.output_size(image[2:], kernel[2:]))
 
 

@@ -33,7 +33,7 @@ def _check_conv_transpose(
     padding = spatial_sizes(function, "padding", padding, spatial, 0)
     extra = spatial_sizes(function, "output_padding", output_padding, spatial, 0)
     dilation = spatial_sizes(function, "dilation", dilation, spatial, 1)
-    if any(more >= max(step, spread) for more, step, spread in zip(extra, stride, dilation)):
+    if any(more >= max(step, gap) for more, step, gap in zip(extra, stride, dilation)):
         wanted = f"numbers under the stride {stride} or the dilation {dilation}"
         fail(RuntimeError, function, "output_padding", wanted, f"{extra}")
     check_not_empty(function, spatial, input, weight)
@@ -56,8 +56,8 @@ def _output_size(
     output_padding: tuple[int, ...],
 ) -> tuple[int, ...]:
     return tuple(
-        (length - 1) * step - 2 * pad + spread * (taps - 1) + more + 1
-        for length, step, pad, spread, taps, more in zip(size, stride, padding, dilation, kernel_size, output_padding)
+        (length - 1) * step - 2 * pad + gap * (extent - 1) + more + 1
+        for length, step, pad, gap, extent, more in zip(size, stride, padding, dilation, kernel_size, output_padding)
     )
 
 
@@ -77,10 +77,10 @@ def _conv_transpose(
     steps = spatial_sizes(function, "stride", stride, spatial)
     crop = spatial_sizes(function, "padding", padding, spatial)
     extra = spatial_sizes(function, "output_padding", output_padding, spatial)
-    spread = spatial_sizes(function, "dilation", dilation, spatial)
+    gaps = spatial_sizes(function, "dilation", dilation, spatial)
     pads = [(less, less - more) for less, more in zip(crop, extra)]
-    size = _output_size(input.shape[-spatial:], weight.shape[2:], steps, crop, spread, extra)
-    return convolve_transposed(input, weight, bias, steps, pads, spread, groups, size)
+    size = _output_size(input.shape[-spatial:], weight.shape[2:], steps, crop, gaps, extra)
+    return convolve_transposed(input, weight, bias, steps, pads, gaps, groups, size)
 
 
 @op(check=functools.partial(_check_conv_transpose, "conv_transpose1d", 1), autocast="lower")

@@ -162,8 +162,8 @@ def _ctc_loss(
     """The loss in its one form: (T, N, C), padded targets (N, S), lengths (N)."""
     reduction = resolve(None, None, reduction)
     dtype = log_probs.dtype
-    wide = log_probs.astype(compute_dtype(dtype))
-    alike = _compat.vary_alike(wide, targets, input_lengths, target_lengths)
+    precise = log_probs.astype(compute_dtype(dtype))
+    alike = _compat.vary_alike(precise, targets, input_lengths, target_lengths)
     loss: Any = _negative_log_likelihood(*alike, blank, zero_infinity)
     inside = lax.broadcasted_iota(jnp.int32, targets.shape, 1) < target_lengths[:, None]
     valid = jnp.all(~inside | ((targets >= 0) & (targets < log_probs.shape[2])), axis=1)

@@ -55,8 +55,8 @@ def _largest(bags: _Bags, weight: jax.Array, valid: jax.Array) -> jax.Array:
     """Elementwise maximum of each bag. Reads the table once more at the winners: so only they get a gradient."""
     chosen = bags.largest(jax.lax.stop_gradient(take_rows(weight, bags.index)), valid)
     columns = jnp.arange(weight.shape[1], dtype=chosen.dtype)
-    wide = weight.astype(compute_dtype(weight.dtype))
-    return wide.at[chosen, jnp.broadcast_to(columns, chosen.shape)].get(mode="fill", wrap_negative_indices=False)
+    precise = weight.astype(compute_dtype(weight.dtype))
+    return precise.at[chosen, jnp.broadcast_to(columns, chosen.shape)].get(mode="fill", wrap_negative_indices=False)
 
 
 @op

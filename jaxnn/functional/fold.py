@@ -29,8 +29,8 @@ def _pair(function: str, argument: str, value: Any, low: int) -> Pair:
 def _counts(size: Sequence[int], kernel_size: Pair, dilation: Pair, padding: Pair, stride: Pair) -> list[int]:
     """How many windows fit along each of the two dimensions."""
     return [
-        (length + 2 * pad - step * (taps - 1) - 1) // move + 1
-        for length, taps, step, pad, move in zip(size, kernel_size, dilation, padding, stride)
+        (length + 2 * pad - step * (extent - 1) - 1) // move + 1
+        for length, extent, step, pad, move in zip(size, kernel_size, dilation, padding, stride)
     ]
 
 
@@ -72,37 +72,37 @@ def _check_fold(
     size = _pair("fold", "output_size", output_size, 1)
     options = _check_options("fold", kernel_size, dilation, padding, stride)
     _check_input("fold", input, (2, 3), "(N, C * kernel, L) or (C * kernel, L)")
-    taps = options[0][0] * options[0][1]
+    extent = options[0][0] * options[0][1]
     columns, length = input.shape[-2:]
-    if columns % taps:
-        fail(RuntimeError, "fold", "input", f"a multiple of {taps}, the kernel's size, in dimension -2", input)
+    if columns % extent:
+        fail(RuntimeError, "fold", "input", f"a multiple of {extent}, the kernel's size, in dimension -2", input)
     counts = _counts(size, *options)
     if min(counts) < 1 or counts[0] * counts[1] != length:
         wanted = f"{counts[0]} x {counts[1]} windows in dimension -1 for an output of {size}"
         fail(RuntimeError, "fold", "input", wanted, f"{length} in {input.shape}")
 
 
-def _windows(array: jax.Array, dim: int, taps: int, step: int, move: int, count: int) -> jax.Array:
-    """`dim` becomes two, (taps, count): what each tap of the window sees at each of `count` places."""
-    if move == taps and step == 1:  # tiles: nothing is read twice
-        array = lax.slice_in_dim(array, 0, count * taps, axis=dim)
-        tiles = array.reshape(*array.shape[:dim], count, taps, *array.shape[dim + 1 :])
+def _windows(array: jax.Array, dim: int, extent: int, step: int, move: int, count: int) -> jax.Array:
+    """`dim` becomes two, (extent, count): the inputs that each tap of the window reads at each of `count` positions."""
+    if move == extent and step == 1:  # tiles: nothing is read twice
+        array = lax.slice_in_dim(array, 0, count * extent, axis=dim)
+        tiles = array.reshape(*array.shape[:dim], count, extent, *array.shape[dim + 1 :])
         return tiles.swapaxes(dim, dim + 1)
     reach = move * (count - 1) + 1
-    seen = [lax.slice_in_dim(array, u * step, u * step + reach, move, axis=dim) for u in range(taps)]
+    seen = [lax.slice_in_dim(array, u * step, u * step + reach, move, axis=dim) for u in range(extent)]
     return jnp.stack(seen, axis=dim)
 
 
 def _add_windows(array: jax.Array, dim: int, step: int, move: int, length: int) -> jax.Array:
-    """The adjoint of `_windows`: (taps, count) from `dim` on become `length` sums."""
-    taps, count = array.shape[dim : dim + 2]
+    """The adjoint of `_windows`: (extent, count) from `dim` on become `length` sums."""
+    extent, count = array.shape[dim : dim + 2]
     zero = np.zeros((), array.dtype)
-    if move == taps and step == 1:
+    if move == extent and step == 1:
         tiles = array.swapaxes(dim, dim + 1)
-        tiles = tiles.reshape(*array.shape[:dim], count * taps, *array.shape[dim + 2 :])
-        return lax.pad(tiles, zero, _ends(tiles.ndim, dim, 0, length - count * taps, 0))
+        tiles = tiles.reshape(*array.shape[:dim], count * extent, *array.shape[dim + 2 :])
+        return lax.pad(tiles, zero, _ends(tiles.ndim, dim, 0, length - count * extent, 0))
     total = None
-    for u in range(taps):
+    for u in range(extent):
         seen = lax.index_in_dim(array, u, axis=dim, keepdims=False)
         after = length - u * step - move * (count - 1) - 1
         seen = lax.pad(seen, zero, _ends(seen.ndim, dim, u * step, after, move - 1))

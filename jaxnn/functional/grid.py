@@ -192,8 +192,8 @@ def grid_sample(
 
     Follows ``torch.nn.functional.grid_sample``; NaN lies at -1 with "border" and "reflection".
     """
-    wide = compute_dtype(input.dtype)
-    result = _sample(input.astype(wide), grid.astype(wide), mode, padding_mode, bool(align_corners))
+    computing = compute_dtype(input.dtype)
+    result = _sample(input.astype(computing), grid.astype(computing), mode, padding_mode, bool(align_corners))
     return result.astype(input.dtype)
 
 
@@ -265,15 +265,15 @@ def affine_grid(
     """
     sizes = size[2:]
     spatial = len(sizes)
-    wide = theta.astype(compute_dtype(theta.dtype))
+    matrix = theta.astype(compute_dtype(theta.dtype))
     result = None
     for column in range(spatial):  # x, which runs along the last axis, first
         axis = spatial - 1 - column
-        line = jnp.asarray(_line(int(sizes[axis]), bool(align_corners)), wide.dtype)
+        line = jnp.asarray(_line(int(sizes[axis]), bool(align_corners)), matrix.dtype)
         shape = tuple(-1 if i == axis else 1 for i in range(spatial))
-        lead = (wide.shape[0], *(1,) * spatial, spatial)
-        term = line.reshape(1, *shape, 1) * wide[:, :, column].reshape(lead)
+        lead = (matrix.shape[0], *(1,) * spatial, spatial)
+        term = line.reshape(1, *shape, 1) * matrix[:, :, column].reshape(lead)
         result = term if result is None else result + term
     assert result is not None
-    result = result + wide[:, :, spatial].reshape(wide.shape[0], *(1,) * spatial, spatial)
+    result = result + matrix[:, :, spatial].reshape(matrix.shape[0], *(1,) * spatial, spatial)
     return result.astype(theta.dtype)

@@ -66,7 +66,7 @@ def _nearest(size: int, target: int, scale: float | None, exact: bool, kind: Any
 def _positions(
     size: int, target: int, scale: float | None, align_corners: bool
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Where each result lies: the element below it (perhaps -1), and how far above that."""
+    """The position of each result: the element below it (perhaps -1), and the distance from that."""
     step = _step(size, target, scale, align_corners)
     number = np.arange(target, dtype=np.float64)
     real = number * step if align_corners else step * (number + 0.5) - 0.5
@@ -109,13 +109,13 @@ def _antialiased(mode: str, size: int, target: int, scale: float | None, align_c
     """The filter, widened by the step where that is above 1, and made to sum to 1 at the borders too."""
     half, values = _FILTERS[mode]
     step = float(_step(size, target, scale, align_corners))
-    wide = max(step, 1.0)
+    width = max(step, 1.0)
     center = step * (np.arange(target, dtype=np.float64) + 0.5)
-    first = np.floor(center - half * wide + 0.5).astype(np.int64)
-    last = np.floor(center + half * wide + 0.5).astype(np.int64)
+    first = np.floor(center - half * width + 0.5).astype(np.int64)
+    last = np.floor(center + half * width + 0.5).astype(np.int64)
     places = first[:, None] + np.arange(int((last - first).max()))
     inside = (places >= 0) & (places < np.minimum(last, size)[:, None])
-    weights = np.where(inside, values(np.abs(places - center[:, None] + 0.5) / wide), 0.0)
+    weights = np.where(inside, values(np.abs(places - center[:, None] + 0.5) / width), 0.0)
     total = weights.sum(1, keepdims=True)
     return Taps(np.clip(places, 0, size - 1), weights / np.where(total == 0, 1.0, total), inside)
 
@@ -135,9 +135,9 @@ def _repeat(array: jax.Array, axis: int, places: np.ndarray[Any, Any], times: in
     array = lax.slice_in_dim(array, int(places[0]), int(places[-1]) + 1, step, axis)
     if times == 1:
         return array
-    wide = (*array.shape[: axis + 1], times, *array.shape[axis + 1 :])
-    array = lax.broadcast_in_dim(array, wide, [i for i in range(len(wide)) if i != axis + 1])
-    return array.reshape(*wide[:axis], len(places) * times, *wide[axis + 2 :])
+    repeated = (*array.shape[: axis + 1], times, *array.shape[axis + 1 :])
+    array = lax.broadcast_in_dim(array, repeated, [i for i in range(len(repeated)) if i != axis + 1])
+    return array.reshape(*repeated[:axis], len(places) * times, *repeated[axis + 2 :])
 
 
 def _take(array: jax.Array, axis: int, places: np.ndarray[Any, Any]) -> jax.Array:

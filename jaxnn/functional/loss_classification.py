@@ -163,9 +163,9 @@ def nll_loss(
     check_same_dtype("nll_loss", input=input, weight=weight)
     reduction = resolve(size_average, reduce, reduction)
     axis, dtype = _class_axis(input), input.dtype
-    wide, target = compute_dtype(dtype), _as_classes(input, target)
-    scale = class_scale(target, weight, input.shape[axis], ignore_index, wide)
-    picked = pick_class(input, target, axis).astype(wide) if input.size else jnp.zeros(target.shape, wide)
+    computing, target = compute_dtype(dtype), _as_classes(input, target)
+    scale = class_scale(target, weight, input.shape[axis], ignore_index, computing)
+    picked = pick_class(input, target, axis).astype(computing) if input.size else jnp.zeros(target.shape, computing)
     loss = jnp.where(target == ignore_index, 0, -picked * scale)
     return average(loss, scale, reduction).astype(dtype)
 
@@ -251,10 +251,10 @@ def cross_entropy(
     smoothing = None if isinstance(label_smoothing, (int, float)) and label_smoothing <= 0 else label_smoothing
     if input.shape != target.shape:
         check_same_dtype("cross_entropy", input=input, weight=weight)
-        wide = input.astype(compute_dtype(input.dtype))
-        return _index_cross_entropy(wide, target, weight, ignore_index, smoothing, reduction).astype(input.dtype)
+        scores = input.astype(compute_dtype(input.dtype))
+        return _index_cross_entropy(scores, target, weight, ignore_index, smoothing, reduction).astype(input.dtype)
     dtype = common_dtype(input, target, weight)
-    wide = compute_dtype(dtype)
-    weight = None if weight is None else weight.astype(wide)
-    loss = _probability_cross_entropy(input.astype(wide), target.astype(wide), weight, smoothing, reduction)
+    computing = compute_dtype(dtype)
+    weight = None if weight is None else weight.astype(computing)
+    loss = _probability_cross_entropy(input.astype(computing), target.astype(computing), weight, smoothing, reduction)
     return loss.astype(dtype)

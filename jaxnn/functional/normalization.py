@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Inexact
 
 from jaxnn.base.checks import check_array, fail
 from jaxnn.base.op import op
-from jaxnn.functional._normalization import check_input, check_parameters, moments, scale_and_shift, wide
+from jaxnn.functional._normalization import check_input, check_parameters, moments, scale_and_shift, to_computing
 from jaxnn.functional._short_sums import mean_over
 
 
@@ -76,7 +76,7 @@ def layer_norm(
     """
     if input.size == 0:
         return input
-    x = wide(input)
+    x = to_computing(input)
     rest, _, variance = moments(x, tuple(range(-len(normalized_shape), 0)))
     scale = lax.rsqrt(variance + jnp.asarray(eps, x.dtype))
     shape = (1,) * (x.ndim - len(normalized_shape)) + tuple(normalized_shape)
@@ -123,7 +123,7 @@ def rms_norm(
     """
     if input.size == 0:
         return input
-    x = wide(input)
+    x = to_computing(input)
     eps = float(jnp.finfo(x.dtype).eps) if eps is None else eps
     square = mean_over(lax.square(x), tuple(range(-len(normalized_shape), 0)), keepdims=True)
     shape = (1,) * (x.ndim - len(normalized_shape)) + tuple(normalized_shape)
@@ -184,7 +184,7 @@ def group_norm(
     """
     if input.size == 0:
         return input
-    x = wide(input)
+    x = to_computing(input)
     grouped = x.reshape(x.shape[0], num_groups, x.shape[1] // num_groups, *x.shape[2:])
     rest, _, variance = moments(grouped, tuple(range(2, grouped.ndim)))
     scale = lax.rsqrt(variance + jnp.asarray(eps, x.dtype))

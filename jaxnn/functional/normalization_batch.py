@@ -19,7 +19,7 @@ from jaxnn.functional._normalization import (
     check_parameters,
     moments,
     scale_and_shift,
-    wide,
+    to_computing,
 )
 from jaxnn.functional._short_sums import mean_over
 
@@ -76,7 +76,7 @@ def _batch_norm(
     """The result, and the running statistics as they are afterwards."""
     if input.size == 0:
         return input, running_mean, running_var
-    x = wide(input)
+    x = to_computing(input)
     shape = tuple(size if axis == 1 else 1 for axis, size in enumerate(x.shape))
     if training:
         rest, mean, variance = moments(x, (0, *range(2, x.ndim)), mapped)
@@ -180,7 +180,7 @@ def _instance_norm(
 ) -> tuple[Array, Array | None, Array | None]:
     if input.size == 0:
         return input, running_mean, running_var
-    x = wide(input)
+    x = to_computing(input)
     shape = (1, x.shape[1]) + (1,) * (x.ndim - 2)
     if use_input_stats:
         rest, mean, variance = moments(x, tuple(range(2, x.ndim)))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Inexact
 
 from jaxnn.base.checks import check_array, fail
 from jaxnn.base.op import op
-from jaxnn.functional._normalization import check_input, wide
+from jaxnn.functional._normalization import check_input, to_computing
 from jaxnn.functional.norms import over, vector_norm
 
 
@@ -74,7 +74,7 @@ def local_response_norm(
     """
     if input.size == 0:
         return input
-    x = wide(input)
+    x = to_computing(input)
     mean = _channel_window(x * x, size // 2, (size - 1) // 2) / size
     return (x / (mean * alpha + k) ** beta).astype(input.dtype)
 
@@ -129,7 +129,7 @@ def _cross_map_lrn2d(input: Array, size: int, alpha: float, beta: float, k: floa
         return (jnp.conj(g * power - (2 * alpha * beta / size) * x * ratio),)
 
     core.defvjp(forward, backward)
-    return core(wide(input)).astype(input.dtype)
+    return core(to_computing(input)).astype(input.dtype)
 
 
 def _dimensions(input: Any, dim: Any) -> tuple[int, ...]:
@@ -185,7 +185,7 @@ def normalize(
 
     Follows ``torch.nn.functional.normalize``.
     """
-    x = wide(input)
+    x = to_computing(input)
     norm = vector_norm(x, p, _dimensions(input, dim), keepdims=True)
     least = jnp.asarray(eps, norm.dtype)
     return over(x, jnp.where(norm < least, least, norm)).astype(input.dtype)

@@ -1,4 +1,4 @@
-"""Between packed and padded layout: where each row lies, as host index arrays, and one gather.
+"""Between packed and padded layout: the position of each row, as host index arrays, and one gather.
 
 Packed data holds, step after step, the rows of the sequences that still run; longer sequences come first.
 """
@@ -31,7 +31,7 @@ def host_integers(function: str, argument: str, value: Any, remedy: str) -> np.n
 
 
 class Layout:
-    """Where the rows of a packed batch lie.
+    """The positions of the rows of a packed batch.
 
     Args:
         function: to name in messages.

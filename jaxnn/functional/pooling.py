@@ -194,7 +194,7 @@ def max_pool3d_with_indices(
 
 def _check_reach(function: str, windows: Windows) -> None:
     """torch wants the average's windows within a volume, padding or not; of images and sequences it does not ask it."""
-    if len(windows.size) == 3 and any(length < taps for length, taps in zip(windows.size, windows.kernel)):
+    if len(windows.size) == 3 and any(length < extent for length, extent in zip(windows.size, windows.kernel)):
         fail(RuntimeError, function, "kernel_size", f"windows within an input of {windows.size}", f"{windows.kernel}")
 
 

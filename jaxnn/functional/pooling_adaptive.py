@@ -62,8 +62,8 @@ def _ranges(length: int, wanted: int) -> np.ndarray[Any, Any]:
     """(windows, taps) coordinates along one dimension; -1 stands beyond a window's end."""
     number = np.arange(wanted)
     start, end = number * length // max(wanted, 1), -(-(number + 1) * length // max(wanted, 1))
-    taps = np.arange(max((end - start).max(initial=0), 1))
-    return np.where(start[:, None] + taps < end[:, None], start[:, None] + taps, -1)
+    steps = np.arange(max((end - start).max(initial=0), 1))
+    return np.where(start[:, None] + steps < end[:, None], start[:, None] + steps, -1)
 
 
 def _avg(spatial: int, input: jax.Array, output_size: int | Sequence[int | None] | None) -> jax.Array:

@@ -57,20 +57,20 @@ def _resolve(
     kernel = spatial_sizes(function, "kernel_size", kernel_size, spatial, 1)
     target = spatial_sizes(function, "output_size", output_size, spatial, 1)
     most = "at most" if spatial == 2 else "less"  # torch: of volumes, one less
-    if any(wanted + taps - 1 > length - (spatial == 3) for wanted, taps, length in zip(target, kernel, size)):
+    if any(wanted + extent - 1 > length - (spatial == 3) for wanted, extent, length in zip(target, kernel, size)):
         fits = f"kernel and output that fit into {tuple(size)} (output_size + kernel_size - 1 is {most})"
         fail(RuntimeError, function, "kernel_size", fits, f"{kernel} with output_size={target}")
     return kernel, target
 
 
-def _starts(sample: jax.Array, length: int, wanted: int, taps: int) -> jax.Array:
+def _starts(sample: jax.Array, length: int, wanted: int, extent: int) -> jax.Array:
     """(..., windows) first coordinates from one sample in [0, 1) for each plane."""
     index = dtypes.canonicalize_dtype(np.int64)
-    last = jnp.full((*sample.shape, 1), length - taps, index)
+    last = jnp.full((*sample.shape, 1), length - extent, index)
     if wanted == 1:
         return last
-    # In the input's dtype, as torch: where (length - taps) / (wanted - 1) falls decides about whole places.
-    alpha = jnp.asarray(length - taps, sample.dtype) / jnp.asarray(wanted - 1, sample.dtype)
+    # In the input's dtype, as torch: where (length - extent) / (wanted - 1) falls decides about whole places.
+    alpha = jnp.asarray(length - extent, sample.dtype) / jnp.asarray(wanted - 1, sample.dtype)
     offset = (sample * alpha).astype(index)[..., None]
     number = jnp.arange(wanted - 1, dtype=sample.dtype).reshape(*(1,) * sample.ndim, -1)
     places = ((number + sample[..., None]) * alpha).astype(index) - offset

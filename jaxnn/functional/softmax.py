@@ -110,7 +110,7 @@ def _check_softmin(input: Any, dim: Any = None, _stacklevel: int = 3, dtype: Any
 
 
 def _along(function: Any, input: jax.Array, dim: int | None, dtype: Any) -> jax.Array:
-    """`function` along `dim`, in the wide dtype, rounded once."""
+    """`function` along `dim`, in the computing dtype, rounded once."""
     if dtype is not None:
         # torch: complex numbers lose their imaginary part here too.
         input = jnp.real(input) if jnp.issubdtype(input.dtype, jnp.complexfloating) else input
@@ -183,16 +183,16 @@ def log_softmax(
 
 @op(autocast="float32")
 def _gumbel(logits: jax.Array, key: Any, tau: Any, hard: bool, dim: int) -> jax.Array:
-    wide = compute_dtype(logits.dtype)
-    noise = jax.random.gumbel(key, logits.shape, wide)
-    x = logits.astype(wide)
+    computing = compute_dtype(logits.dtype)
+    noise = jax.random.gumbel(key, logits.shape, computing)
+    x = logits.astype(computing)
     soft = _along(_softmax, (x + noise) / scalar(tau, x), dim, None)
     if hard:
         axis = dim % max(logits.ndim, 1)
         positions = lax.broadcasted_iota(jnp.int32, soft.shape, axis) if soft.ndim else jnp.zeros((), jnp.int32)
         chosen = jnp.argmax(soft, axis=axis, keepdims=True).astype(jnp.int32) if soft.ndim else positions
         # The value of the hard choice with the gradient of the soft one.
-        soft = (positions == chosen).astype(wide) - lax.stop_gradient(soft) + soft
+        soft = (positions == chosen).astype(computing) - lax.stop_gradient(soft) + soft
     return soft.astype(logits.dtype)
 
 

@@ -42,8 +42,8 @@ def take_rows(weight: jax.Array, index: jax.Array, scale_grad_by_freq: bool = Fa
 
     The one gather of this family; its gradient is one scatter-add, in float32 for the half types.
     """
-    wide = weight.astype(compute_dtype(weight.dtype))
-    rows = wide.at[index].get(mode="fill", wrap_negative_indices=False)
+    precise = weight.astype(compute_dtype(weight.dtype))
+    rows = precise.at[index].get(mode="fill", wrap_negative_indices=False)
     if scale_grad_by_freq:
         counts = jnp.zeros((weight.shape[0],), rows.dtype).at[index.reshape(-1)].add(1, mode="drop")
         factor = 1 / counts.at[index].get(mode="fill", fill_value=1)

@@ -34,8 +34,8 @@ def _output_size(
     move = kernel if stride is None else spatial_sizes(function, "stride", stride, spatial)
     pads = spatial_sizes(function, "padding", padding, spatial)
     default = tuple(
-        (count - 1) * step + taps - 2 * pad
-        for count, step, taps, pad in zip(input.shape[-spatial:], move, kernel, pads)
+        (count - 1) * step + extent - 2 * pad
+        for count, step, extent, pad in zip(input.shape[-spatial:], move, kernel, pads)
     )
     size = default
     if output_size is not None:

@@ -24,9 +24,9 @@ def by_platform(
     """``default(*operands, *options)``, or on a named platform what its own program makes of the same.
 
     Which one is settled when XLA is given the program: exported from a CPU host for a TPU, it is the TPU's. Derivatives
-    of any order, ``vmap`` and ``jet`` are taken of every program. They keep the operands alone, and compute anew what
-    they need of them; XLA finds that it is the same where both stand in one program. (``lax.platform_dependent`` would
-    keep for all platforms what any one of them needs.)
+    of any order, ``vmap`` and ``jet`` are taken of every program. They save the operands alone, and compute
+    what else they need again; where both are in one program, XLA computes it once. (``lax.platform_dependent`` would save
+    the residuals of all platforms' programs on each platform.)
 
     Args:
         operands: arrays.
@@ -63,7 +63,7 @@ class _Choice:
         return _Choice(make(self.default), tuple((name, make(function)) for name, function in self.platforms), linear)
 
 
-# The programs: functions from arrays to a tuple of arrays that are equal where they do the same.
+# The programs: functions from arrays to a tuple of arrays. Two that compute the same compare equal.
 
 
 @dataclasses.dataclass(frozen=True)

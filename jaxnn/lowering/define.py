@@ -74,7 +74,7 @@ def define(
 def lower(
     primitive: Primitive, program: Callable[..., Any], platforms: Mapping[str, Callable[..., Any]] | None = None
 ) -> None:
-    """What XLA is told where it meets the primitive, for the platform that the whole program is lowered for."""
+    """The primitive's lowering, for the platform that the whole program is lowered for."""
     several = primitive.multiple_results
     mlir.register_lowering(primitive, mlir.lower_fun(program, multiple_results=several))
     for platform, other in (platforms or {}).items():
