@@ -49,6 +49,7 @@ def test_examples_give_what_they_say(module, tmp_path, monkeypatch):
 # Modules whose public names a user looks up. Others (the files within these) are reached through them.
 PUBLIC = (
     "jaxnn",
+    "jaxnn.amp",
     "jaxnn.attention",
     "jaxnn.functional",
     "jaxnn.grad",
@@ -58,6 +59,7 @@ PUBLIC = (
     "jaxnn.optim.swa_utils",
     "jaxnn.parallel",
     "jaxnn.utils",
+    "jaxnn.utils.data",
     "jaxnn.utils.parametrizations",
     "jaxnn.utils.parametrize",
     "jaxnn.utils.prune",

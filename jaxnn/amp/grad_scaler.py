@@ -103,7 +103,8 @@ class GradScaler(Stateful):
         if is_array(outputs):
             outputs = jnp.asarray(outputs)
             dtype = common_dtype(outputs, self._scale)
-            return (outputs * self._scale.astype(dtype)).astype(dtype)
+            wide = promote_types(dtype, jnp.float32)  # a scale of 2**16 is infinite in float16
+            return (outputs.astype(wide) * self._scale.astype(wide)).astype(dtype)
         if isinstance(outputs, (list, tuple)):
             return type(outputs)(map(self.scale, outputs))
         if isinstance(outputs, Iterable) and not isinstance(outputs, (str, bytes, Mapping)):
@@ -338,7 +339,8 @@ def _scaled(gradient: Any, factors: tuple[Any, Any]) -> Any:
     if gradient.dtype == jax.dtypes.float0:
         return gradient
     wide = gradient.dtype if not is_floating(gradient.dtype) else promote_types(gradient.dtype, jnp.float32)
-    return (jnp.asarray(gradient).astype(wide) * factors[0] * factors[1]).astype(gradient.dtype)
+    first, second = (factor.astype(wide) for factor in factors)
+    return (jnp.asarray(gradient).astype(wide) * first * second).astype(gradient.dtype)
 
 
 def _inverse(scale: Any) -> tuple[Any, Any]:

@@ -71,6 +71,11 @@ def is_autocast_enabled(device_type: str | None = None) -> bool:
 def is_autocast_available(device_type: str) -> bool:
     """Whether ``autocast`` works on a device of that type: on every one that JAX computes on.
 
+    Example:
+        >>> import jaxnn as nn
+        >>> nn.amp.is_autocast_available("cuda")
+        True
+
     Follows ``torch.amp.is_autocast_available``.
     """
     if not isinstance(device_type, str):

@@ -155,6 +155,10 @@ def test_scale_takes_what_torchs_takes():
         found, expected = scaler.scale(jnp.asarray(value)), theirs.scale(torch.as_tensor(value))
         np.testing.assert_array_equal(found, expected.numpy())
         assert str(found.dtype) == str(expected.dtype).removeprefix("torch.")
+    small = np.array([0.5, 1e-3], np.float16)
+    found = nn.amp.GradScaler().scale(small)  # by 2**16, which float16 has not
+    np.testing.assert_array_equal(found, torch.amp.GradScaler("cpu").scale(torch.from_numpy(small)).numpy())
+    assert jnp.isfinite(found).all()
     x = jnp.ones(2)
     nested = scaler.scale([x, (x, [x])])
     assert isinstance(nested[1], tuple) and nested[1][1][0].tolist() == [3.0, 3.0]

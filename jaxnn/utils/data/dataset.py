@@ -34,6 +34,16 @@ class Dataset(Generic[T_co]):
     """The base class of datasets that are read by index: ``__getitem__``, and ``__len__`` for samplers.
 
     ``__getitems__``, where there is one, is given the list of a batch's indices and returns the list of its items.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> class Squares(nn.utils.data.Dataset):
+        ...     def __len__(self):
+        ...         return 4
+        ...     def __getitem__(self, index):
+        ...         return index**2
+        >>> [batch.tolist() for batch in nn.utils.data.DataLoader(Squares(), batch_size=2)]
+        [[0, 1], [4, 9]]
     """
 
     def __getitem__(self, index: Any) -> T_co:
@@ -48,6 +58,15 @@ class IterableDataset(Dataset[T_co], Iterable[T_co]):
 
     Each worker of a loader iterates over a copy of its own: without a division of the work in ``__iter__``, or in
     `worker_init_fn`, by ``get_worker_info()`` every item comes once from each worker.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> class Numbers(nn.utils.data.IterableDataset):
+        ...     def __iter__(self):
+        ...         info = nn.utils.data.get_worker_info()
+        ...         return iter(range(8) if info is None else range(info.id, 8, info.num_workers))
+        >>> [batch.tolist() for batch in nn.utils.data.DataLoader(Numbers(), batch_size=2, num_workers=2)]
+        [[0, 2], [1, 3], [4, 6], [5, 7]]
     """
 
     def __add__(self, other: Dataset[Any]) -> Dataset[Any]:
@@ -174,6 +193,12 @@ class ConcatDataset(Dataset[T_co]):
 
     Raises:
         AssertionError: none given, or an ``IterableDataset`` among them.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> both = nn.utils.data.ConcatDataset([range(3), range(10, 12)])
+        >>> len(both), both[3], both[-1]
+        (5, 10, 11)
     """
 
     @staticmethod
@@ -209,6 +234,14 @@ class ChainDataset(IterableDataset[Any]):
 
     Raises:
         AssertionError: while iterating: a dataset that is no ``IterableDataset``.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> class Letters(nn.utils.data.IterableDataset):
+        ...     def __iter__(self):
+        ...         return iter("ab")
+        >>> list(nn.utils.data.ChainDataset([Letters(), Letters()]))
+        ['a', 'b', 'a', 'b']
     """
 
     def __init__(self, datasets: Iterable[Any]) -> None:
@@ -233,6 +266,11 @@ class Subset(Dataset[T_co]):
 
     Raises:
         NotImplementedError: a subclass with a ``__getitem__`` of its own and not a ``__getitems__``, which loaders use.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> list(nn.utils.data.Subset("abcd", [3, 0]))
+        ['d', 'a']
     """
 
     def __init__(self, dataset: Any, indices: Sequence[Any]) -> None:

@@ -33,6 +33,16 @@ class Sampler(Generic[T_co]):
     """The base class of samplers: ``__iter__`` gives indices, or lists of them, anew in every epoch.
 
     ``__len__`` is only needed by what asks for the length of a loader.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> class Backwards(nn.utils.data.Sampler):
+        ...     def __init__(self, data):
+        ...         self.data = data
+        ...     def __iter__(self):
+        ...         return iter(range(len(self.data))[::-1])
+        >>> list(nn.utils.data.DataLoader("abc", sampler=Backwards("abc"), batch_size=2))
+        [['c', 'b'], ['a']]
     """
 
     def __iter__(self) -> Iterator[T_co]:
@@ -40,7 +50,13 @@ class Sampler(Generic[T_co]):
 
 
 class SequentialSampler(Sampler[int]):
-    """0, 1, 2 ... up to the length of `data_source`."""
+    """0, 1, 2 ... up to the length of `data_source`.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> list(nn.utils.data.SequentialSampler("abc"))
+        [0, 1, 2]
+    """
 
     def __init__(self, data_source: Sized) -> None:
         self.data_source = data_source
@@ -118,6 +134,11 @@ class SubsetRandomSampler(Sampler[Any]):
     Args:
         indices: a sequence.
         generator: where the draws come from; by default the global generator itself.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> list(nn.utils.data.SubsetRandomSampler([3, 5, 7], nn.Generator().manual_seed(0)))
+        [7, 3, 5]
     """
 
     def __init__(self, indices: Sequence[Any], generator: Generator | None = None) -> None:
@@ -145,6 +166,11 @@ class WeightedRandomSampler(Sampler[int]):
     Raises:
         ValueError: `num_samples` is not a positive integer, `replacement` no bool, `weights` not one-dimensional.
         RuntimeError: while iterating: weights that are negative or all zero, or too few to draw without replacement.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> list(nn.utils.data.WeightedRandomSampler([0.1, 0.9, 0.0], 6, generator=nn.Generator().manual_seed(0)))
+        [1, 1, 1, 1, 1, 1]
     """
 
     def __init__(

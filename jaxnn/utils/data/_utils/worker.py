@@ -55,6 +55,16 @@ _thread = threading.local()
 def get_worker_info() -> WorkerInfo | None:
     """The number, seed and dataset of the loader's worker that runs this; None outside of workers.
 
+    Example:
+        >>> import jaxnn as nn
+        >>> class Mine(nn.utils.data.Dataset):
+        ...     def __getitem__(self, index):
+        ...         return nn.utils.data.get_worker_info().id
+        ...     def __len__(self):
+        ...         return 4
+        >>> [batch.tolist() for batch in nn.utils.data.DataLoader(Mine(), batch_size=1, num_workers=2)]
+        [[0], [1], [0], [1]]
+
     Follows ``torch.utils.data.get_worker_info``.
     """
     return getattr(_thread, "info", None) or _process_info
