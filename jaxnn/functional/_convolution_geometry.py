@@ -8,6 +8,11 @@ import jax
 from jax import lax
 
 
+def count_windows(room: int, extent: int, gap: int, step: int) -> int:
+    """How many windows fit into `room`, the padding included; below 1 where not one does."""
+    return (room - gap * (extent - 1) - 1) // step + 1
+
+
 class Geometry(NamedTuple):
     """All options of a convolution but its arrays."""
 
@@ -18,12 +23,8 @@ class Geometry(NamedTuple):
     precision: Any
 
     def output_size(self, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(
-            max((length + before + after - gap * (extent - 1) - 1) // step + 1, 0)
-            for length, (before, after), extent, step, gap in zip(
-                size, self.padding, kernel, self.stride, self.dilation
-            )
-        )
+        rooms = (length + before + after for length, (before, after) in zip(size, self.padding))
+        return tuple(max(count_windows(*way), 0) for way in zip(rooms, kernel, self.dilation, self.stride))
 
     def without_group_like(self, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[Geometry, tuple[int, ...]]:
         """Options and an image size for an input gradient that XLA can compile; what is larger is to be cut off.

@@ -17,6 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxnn import _compat
 from jaxnn.base.checks import check_array, check_ndim, fail, known_elements, spatial_sizes
 from jaxnn.base.dtypes import is_floating
+from jaxnn.functional._convolution_geometry import count_windows
 from jaxnn.lowering.by_platform import by_platform
 from jaxnn.lowering.store_once import store_once
 
@@ -47,9 +48,8 @@ class Windows(NamedTuple):
     def counts(self) -> tuple[int, ...]:
         """How many windows there are; with `ceil` also those that end beyond the padding but begin before it."""
         result = []
-        for size, span, move, pad in zip(self.size, self.spans, self.stride, self.padding):
-            room = size + 2 * pad - span
-            count = (room + (move - 1 if self.ceil else 0)) // move + 1
+        for size, taps, step, move, pad in zip(self.size, self.kernel, self.dilation, self.stride, self.padding):
+            count = count_windows(size + 2 * pad + (move - 1 if self.ceil else 0), taps, step, move)
             if self.ceil and (count - 1) * move >= size + pad:
                 count -= 1
             result.append(count)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Shaped
 from jaxnn.base.checks import Sizes, check_array, fail, spatial_sizes
 from jaxnn.base.dtypes import is_integer
 from jaxnn.base.op import op
+from jaxnn.functional._convolution_geometry import count_windows
 
 Pair = tuple[int, int]
 
@@ -29,7 +30,7 @@ def _pair(function: str, argument: str, value: Any, low: int) -> Pair:
 def _counts(size: Sequence[int], kernel_size: Pair, dilation: Pair, padding: Pair, stride: Pair) -> list[int]:
     """How many windows fit along each of the two dimensions."""
     return [
-        (length + 2 * pad - step * (extent - 1) - 1) // move + 1
+        count_windows(length + 2 * pad, extent, step, move)
         for length, extent, step, pad, move in zip(size, kernel_size, dilation, padding, stride)
     ]
 
