@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"chat: {error}", file=sys.stderr)
         return 2
     if options.int8:
-        quantize_linear(model, group_size=32)
+        quantize_linear(model)
     nn.manual_seed(options.seed)
     chat = Chat(model, tokenizer, sampling, options.context, options.max_new_tokens, options.stop)
     chat.new(options.system)

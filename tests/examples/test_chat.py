@@ -15,7 +15,7 @@ from generation import Sampling  # noqa: E402
 from models.llama import LlamaForCausalLM  # noqa: E402
 from models.llama_config import LlamaConfig  # noqa: E402
 
-from tests.examples.test_llama import SMALL  # noqa: E402
+from tests.examples.record_llama import SMALL  # noqa: E402
 
 END = 49
 

@@ -15,8 +15,8 @@ import finetune  # noqa: E402
 from models.llama import LlamaForCausalLM  # noqa: E402
 from models.llama_config import LlamaConfig  # noqa: E402
 
+from tests.examples.record_llama import SMALL  # noqa: E402
 from tests.examples.test_chat import END, Letters  # noqa: E402
-from tests.examples.test_llama import SMALL  # noqa: E402
 
 OPTIONS = "--steps 4 --batch 2 --accumulate 2 --context 24 --save-every 2 --rank 2 --chunk 16"
 

@@ -14,23 +14,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import generation  # noqa: E402
 from generation import Sampling, Session, adjusted, generate, pieces  # noqa: E402
 
-from tests.examples.test_llama import ours_of  # noqa: E402
-
-PROMPTS = [[7, 1, 33], list(range(3, 48)), [5]]
+from tests.examples.record_llama import PROMPTS, TOKENS  # noqa: E402
+from tests.examples.test_llama import RECORDING, recorded  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def models():
-    """A model of transformers, and ours with its weights."""
-    transformers = pytest.importorskip("transformers", reason="the original: pip install --no-deps transformers")
-    import torch
-
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3, "pad_token_id": 0}
-    config = transformers.Qwen3Config(**sizes, **heads, max_position_embeddings=256, eos_token_id=None)
-    theirs = transformers.Qwen3ForCausalLM(config).eval()
-    return theirs, ours_of(theirs)
+def model():
+    return recorded("qwen3")
 
 
 @pytest.fixture
@@ -41,26 +31,16 @@ def traces(monkeypatch):
     return seen
 
 
-def test_greedy_tokens_are_transformers(models, traces):
-    """A batch of prompts of very different lengths, with and without a penalty."""
-    import torch
-
-    theirs, ours = models
-    ids, mask = map(torch.from_numpy, generation.padded(PROMPTS))
-    for penalty in (1.0, 1.3):
-        options = {"do_sample": False, "max_new_tokens": 40, "repetition_penalty": penalty}
-        expected = theirs.generate(ids.long(), attention_mask=mask.long(), **options)[:, ids.shape[1] :]
-        found = generate(ours, PROMPTS, 40, Sampling(repetition_penalty=penalty))
-        if penalty == 1:  # transformers counts the tokens of the padding as part of the text
-            assert found == expected.tolist()
-        else:
-            assert found[1] == expected[1].tolist()
-    assert len(set(found[1])) > 5
-    assert len(traces) == 4  # a piece of a prompt and a step, of each kind of choice
+def test_greedy_tokens_are_transformers(model, traces):
+    """A batch of prompts of very different lengths, and one by itself with a penalty."""
+    assert generate(model, PROMPTS, TOKENS, eos=()) == RECORDING["greedy"].tolist()
+    found = generate(model, PROMPTS[1:2], TOKENS, Sampling(repetition_penalty=1.3), eos=())
+    assert found == RECORDING["greedy, penalised"].tolist() and len(set(found[0])) > 5
+    assert len(traces) == 4  # a piece of a prompt and a step, of each batch
 
 
-def test_length_and_numbers_compile_nothing(models, traces):
-    session = Session(models[1], capacity=200, sampling=Sampling(temperature=1.0, top_k=5, top_p=0.9, min_p=0.01))
+def test_length_and_numbers_compile_nothing(model, traces):
+    session = Session(model, capacity=200, sampling=Sampling(temperature=1.0, top_k=5, top_p=0.9, min_p=0.01))
     for length, temperature in ((3, 0.5), (40, 2.0), (9, 0.1), (31, 1.1)):
         session.sampling = Sampling(temperature=temperature, top_k=length, top_p=0.5 + temperature / 9, min_p=0.02)
         assert len(list(session.stream(np.full((1, length), 4), max_new_tokens=5))) == 5
@@ -68,36 +48,35 @@ def test_length_and_numbers_compile_nothing(models, traces):
     assert session.used == int(session.cache.length) == 83 + 19
 
 
-def test_a_chat_goes_on_where_it_ended(models):
-    _, ours = models
-    session = Session(ours, capacity=128)
+def test_a_chat_goes_on_where_it_ended(model):
+    session = Session(model, capacity=128)
     first = [int(tokens[0]) for tokens in session.stream(np.array([PROMPTS[0]]), max_new_tokens=6)]
     second = [int(tokens[0]) for tokens in session.stream(np.array([[9, 9, 4]]), max_new_tokens=6)]
-    assert second == generate(ours, [PROMPTS[0] + first + [9, 9, 4]], 6)[0]
+    assert second == generate(model, [PROMPTS[0] + first + [9, 9, 4]], 6)[0]
     for tokens in session.stream(np.array([[1, 2]]), max_new_tokens=50, eos=[int(t) for t in range(50)]):
         third = int(tokens[0])  # any token ends it, and is part of the text
     text = PROMPTS[0] + first + [9, 9, 4] + second + [1, 2]
-    assert third == generate(ours, [text], 1)[0][0]
+    assert third == generate(model, [text], 1)[0][0]
     fourth = [int(tokens[0]) for tokens in session.stream(np.array([[6]]), max_new_tokens=4)]
-    assert fourth == generate(ours, [[*text, third, 6]], 4)[0]
+    assert fourth == generate(model, [[*text, third, 6]], 4)[0]
 
 
-def test_each_text_ends_at_its_own_token(models):
-    free = generate(models[1], PROMPTS, 12)
+def test_each_text_ends_at_its_own_token(model):
+    free = generate(model, PROMPTS, 12)
     eos = [free[0][4], free[1][7]]
-    ended = generate(models[1], PROMPTS, 12, eos=eos)
+    ended = generate(model, PROMPTS, 12, eos=eos)
     for long, short in zip(free, ended):
         ends = [at for at, token in enumerate(long) if token in eos]
         assert short == (long[: ends[0] + 1] if ends else long)
     assert len(ended[0]) <= 5
 
 
-def test_draws_repeat_with_the_seed(models):
+def test_draws_repeat_with_the_seed(model):
     sampling = Sampling(temperature=1.5)
     runs = []
     for seed in (1, 1, 2):
         nn.manual_seed(seed)
-        runs.append(generate(models[1], PROMPTS[:1], 10, sampling))
+        runs.append(generate(model, PROMPTS[:1], 10, sampling))
     assert runs[0] == runs[1] != runs[2]
 
 
@@ -138,11 +117,11 @@ def test_filters_are_transformers(options):
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
-def test_what_makes_no_sense_is_refused(models):
+def test_what_makes_no_sense_is_refused(model):
     for name, value in (("temperature", -1), ("top_k", -1), ("top_p", 0), ("min_p", 2), ("repetition_penalty", 0)):
         with pytest.raises(ValueError, match=f"Sampling: {name}: expected a number"):
             Sampling(**{name: value})
-    session = Session(models[1], capacity=10)
+    session = Session(model, capacity=10)
     for ids in (np.zeros((1, 0)), np.zeros((1, 11))):
         with pytest.raises(ValueError, match="expected 1 to 10 tokens"):
             session.read(ids)

@@ -1,5 +1,7 @@
-"""examples/models/llama.py against transformers: names, and logits of every family and every scaling of positions."""
+"""examples/models/llama.py against transformers (recorded): names, and logits of every family and scaling of positions."""
 
+import dataclasses
+import json
 import sys
 from pathlib import Path
 
@@ -13,88 +15,59 @@ import jaxnn as nn
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 from models.llama import LlamaForCausalLM, StaticCache  # noqa: E402
-from models.llama_config import LlamaConfig  # noqa: E402
+from models.llama_config import LlamaConfig, RopeParameters  # noqa: E402
+from models.rope import LlamaRotaryEmbedding  # noqa: E402
 
-SMALL = {
-    "vocab_size": 50,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 16,
-    "pad_token_id": None,
-    "initializer_range": 0.3,
-}
-TURNS = {"original_max_position_embeddings": 16, "rope_theta": 10000.0}
-LONG = {"rope_type": "longrope", "short_factor": [1.0, 1.1, 1.3, 1.7], "long_factor": [1.0, 2.0, 3.0, 4.0]}
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0} | TURNS
-YARN = {"rope_type": "yarn", "factor": 4.0}
-# Class of transformers, its options, and the number of tokens; more than 16 are longer than the training's texts.
-FAMILIES = {
-    "llama 2": ("Llama", {}, 12),
-    "llama 3": ("Llama", {"tie_word_embeddings": True, "rope_parameters": LLAMA3}, 12),
-    "llama with biases": ("Llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 12}, 12),
-    "mistral": ("Mistral", {"sliding_window": 5, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, 12),
-    "qwen2": ("Qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}, 12),
-    "qwen3": ("Qwen3", {"head_dim": 16, "tie_word_embeddings": True}, 12),
-    "linear": ("Llama", {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0}}, 12),
-    "dynamic": ("Llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 500.0}}, 24),
-    "yarn": ("Qwen3", {"head_dim": 16, "rope_parameters": YARN | TURNS}, 24),
-    "yarn, scaled": ("Llama", {"rope_parameters": YARN | {"mscale": 0.7, "mscale_all_dim": 1.5, "truncate": False}}, 9),
-    "longrope, short": ("Llama", {"rope_parameters": LONG | {"factor": 4.0} | TURNS}, 12),
-    "longrope, long": ("Llama", {"rope_parameters": LONG | TURNS, "max_position_embeddings": 64}, 24),
-    "proportional": ("Llama", {"rope_parameters": {"rope_type": "proportional", "partial_rotary_factor": 0.5}}, 12),
-}
+from parity import compare  # noqa: E402
+from tests.examples.record_llama import FAMILIES, LLAMA3, OLD, RECORDED, SMALL, tokens, weights  # noqa: E402
+
+RECORDING = np.load(RECORDED)
 FORWARD = nn.jit(lambda model, *args: model(*args), compiler_options={"xla_backend_optimization_level": 0})
 
 
-def original(name):
-    """transformers' model of a family, with random weights of which none is 0 or 1."""
-    transformers = pytest.importorskip("transformers", reason="the original: pip install --no-deps transformers")
-    import torch
-
-    torch.manual_seed(0)
-    family, options, _ = FAMILIES[name]
-    config = getattr(transformers, f"{family}Config")(**SMALL | options)
-    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.rand_like(parameter)
-    return model
-
-
-def ours_of(theirs):
-    model = LlamaForCausalLM(LlamaConfig.from_dict(theirs.config.to_dict()))
-    model.load_state_dict({key: value.numpy() for key, value in theirs.state_dict().items()})
+def recorded(name):
+    """Our model of a family, with the weights of the recording."""
+    model = LlamaForCausalLM(LlamaConfig.from_dict(json.loads(str(RECORDING[f"{name}/config"]))))
+    model.load_state_dict(weights(json.loads(str(RECORDING[f"{name}/shapes"]))))
     return model.eval()
 
 
-def held(ours, theirs, *arrays, **options):
+def held(logits, name):
     """Our logits, held next to transformers' in float32 and in float64."""
+    low, true = RECORDING[f"{name}/float32"], RECORDING[f"{name}/float64"]
+    tensor = compare.judge("logits", np.asarray(logits), true, low, "float32", compare.NOISE * np.abs(true).max())
+    assert tensor.held, (tensor.ours, tensor.theirs)
+
+
+def original(name):
+    """transformers' model of a family, with the same weights."""
+    transformers = pytest.importorskip("transformers", reason="the original: pip install transformers")
     import torch
 
-    from parity import compare
-
-    tensors = [torch.from_numpy(np.asarray(array)) for array in arrays]
-    with torch.no_grad():
-        low = theirs(*tensors, **options).logits.numpy()
-        theirs.double()
-        true = theirs(*tensors, **options).logits.numpy()
-        theirs.float()
-    tensor = compare.judge("logits", np.asarray(ours), true, low, "float32", compare.NOISE * np.abs(true).max())
-    assert tensor.held, (tensor.ours, tensor.theirs)
+    family, options, _ = FAMILIES[name]
+    config = getattr(transformers, f"{family}Config")(**SMALL | options)
+    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    shapes = json.loads(str(RECORDING[f"{name}/shapes"]))
+    model.load_state_dict({key: torch.tensor(value) for key, value in weights(shapes).items()})
+    return model
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_logits_and_names_are_transformers(name):
-    theirs = original(name)
-    ids = np.random.RandomState(1).randint(0, 50, (2, FAMILIES[name][2]))
-    ours = ours_of(theirs)
-    assert {key: tuple(value.shape) for key, value in ours.state_dict().items()} == {
-        key: tuple(value.shape) for key, value in theirs.state_dict().items()
-    }
-    held(FORWARD(ours, ids), theirs, ids)
+    model = recorded(name)
+    shapes = json.loads(str(RECORDING[f"{name}/shapes"]))
+    assert {key: list(value.shape) for key, value in model.state_dict().items()} == shapes
+    held(FORWARD(model, tokens(FAMILIES[name][2])), name)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if FAMILIES[name][1].get("rope_parameters")])
+def test_every_scaling_changes_the_logits(name):
+    """Or else the test above would hold without it."""
+    model = recorded(name)
+    plain = dataclasses.replace(model.config, rope_parameters=RopeParameters())
+    model.model.rotary_emb = LlamaRotaryEmbedding(plain)
+    with pytest.raises(AssertionError):
+        held(FORWARD(model, tokens(FAMILIES[name][2])), name)
 
 
 def test_padded_texts():
@@ -134,30 +107,26 @@ def test_padding_behind_is_overwritten():
 
 @pytest.mark.parametrize("name", ["llama 3", "qwen2"])
 def test_a_folder_of_the_hub_in_parts(name, tmp_path):
-    theirs = original(name)
-    theirs.save_pretrained(tmp_path, max_shard_size="20KB")
-    assert (tmp_path / "model.safetensors.index.json").exists()
+    config = str(RECORDING[f"{name}/config"])
+    (tmp_path / "config.json").write_text(config)
+    arrays = weights(json.loads(str(RECORDING[f"{name}/shapes"])))
+    if json.loads(config)["tie_word_embeddings"]:
+        del arrays["lm_head.weight"]  # the hub's files have one of the two
+    places = {key: f"model-0000{at % 2 + 1}-of-00002.safetensors" for at, key in enumerate(arrays)}
+    for file in set(places.values()):
+        nn.save({key: array for key, array in arrays.items() if places[key] == file}, tmp_path / file)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     model = LlamaForCausalLM.from_pretrained(tmp_path)
-    ids = np.random.RandomState(1).randint(0, 50, (1, 9))
-    held(FORWARD(model, ids), theirs, ids)
+    held(FORWARD(model, tokens(12)), name)
     assert LlamaForCausalLM.from_pretrained(tmp_path, jnp.bfloat16).model.norm.weight.dtype == jnp.bfloat16
     fresh = jax.eval_shape(lambda: LlamaForCausalLM.from_config(tmp_path / "config.json"))
     assert fresh.state_dict().keys() == model.state_dict().keys()
 
 
-OLD = {  # as transformers 4 wrote them
-    "llama": {"rope_theta": 500000.0, "rope_scaling": {**LLAMA3, "rope_theta": 500000.0}, "eos_token_id": [1, 2]},
-    "mistral": {"rope_theta": 1e6, "sliding_window": None, "eos_token_id": 2},
-    "qwen2": {"rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 2.0}, "use_sliding_window": False},
-}
-
-
 @pytest.mark.parametrize("kind", OLD)
 def test_a_configuration_of_transformers_4(kind):
-    transformers = pytest.importorskip("transformers", reason="the original: pip install --no-deps transformers")
-    old = {"model_type": kind, **SMALL, **OLD[kind]}
-    theirs = transformers.AutoConfig.for_model(**old).to_dict()
-    assert LlamaConfig.from_dict(old) == LlamaConfig.from_dict(theirs)
+    old = LlamaConfig.from_dict({"model_type": kind, **SMALL, **OLD[kind]})
+    assert old == LlamaConfig.from_dict(json.loads(str(RECORDING[f"old {kind}"])))
 
 
 def test_what_is_not_known_is_refused():

@@ -106,10 +106,10 @@ def test_peft_reads_what_is_saved(tmp_path):
     peft = pytest.importorskip("peft", reason="the original: pip install --no-deps peft accelerate")
     import torch
 
-    from tests.examples.test_llama import FORWARD, original, ours_of
+    from tests.examples.test_llama import FORWARD, original, recorded
 
     theirs = original("llama 2")
-    ours, ids = ours_of(theirs), np.random.RandomState(1).randint(0, 50, (2, 9))
+    ours, ids = recorded("llama 2"), np.random.RandomState(1).randint(0, 50, (2, 9))
     plain = FORWARD(ours, ids)
     add_lora(ours, r=2, alpha=6)
     for parameter in ours.parameters():

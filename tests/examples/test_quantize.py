@@ -16,7 +16,7 @@ from models.llama import LlamaForCausalLM  # noqa: E402
 from models.llama_config import LlamaConfig  # noqa: E402
 from quantize import FEW_ROWS, Int8Linear, quantize_linear  # noqa: E402
 
-from tests.examples.test_llama import SMALL  # noqa: E402
+from tests.examples.record_llama import SMALL  # noqa: E402
 
 
 @pytest.mark.parametrize("group_size", [None, 8])
