@@ -21,7 +21,8 @@ import numpy as np
 from jaxnn import _compat
 from jaxnn.base.dtypes import describe, is_floating
 from jaxnn.core import random
-from jaxnn.core.parameter import Slot, owner
+from jaxnn.core.arithmetic import Arithmetic
+from jaxnn.core.parameter import Buffer, Slot, owner
 from jaxnn.mersenne import twister
 
 __all__ = [
@@ -632,3 +633,36 @@ sparse = _deprecated(sparse_)
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def _filling(fill: Callable[..., Any]) -> Callable[..., Any]:
+    """torch's method of tensors that draws, of a box and its ``.data``: with the numbers of torch."""
+
+    def method(self: Any, *args: Any, generator: random.Generator | None = None, **kwargs: Any) -> Any:
+        drawn = Buffer(self.value)
+        fill(drawn, *args, generator=generator, **kwargs)
+        return self._put(fill.__name__, drawn.value)
+
+    return functools.wraps(fill)(method)
+
+
+def _normal_method(tensor: Any, mean: float = 0.0, std: float = 1.0, generator: random.Generator | None = None) -> Any:
+    return _normal("normal_", tensor, mean, std, generator)
+
+
+def _uniform_method(tensor: Any, a: float = 0.0, b: float = 1.0, generator: random.Generator | None = None) -> Any:
+    return _uniform("uniform_", tensor, a, b, generator)
+
+
+def _method(name: str, fill: Callable[..., Any]) -> None:
+    fill.__name__ = name
+    setattr(Arithmetic, name, _filling(fill))
+
+
+_method("normal_", _normal_method)
+_method("uniform_", lambda tensor, *args, **kwargs: _uniform_method(tensor, *args, **_from_to(kwargs)))
+
+
+def _from_to(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """torch's method calls the bounds ``from`` and ``to``."""
+    return {{"from": "a", "to": "b"}.get(name, name): value for name, value in kwargs.items()}

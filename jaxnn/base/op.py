@@ -33,6 +33,22 @@ class _Static:
         self.args, self.kwargs, self.is_checked = args, kwargs, is_checked
 
 
+class _Box(TypeError):
+    """An argument is no array, but has one: a parameter."""
+
+
+def _is_box(kind: type) -> bool:
+    return getattr(kind, "__jax_array__", None) is not None
+
+
+def _unboxed(value: Any) -> Any:
+    """`value`, a parameter or buffer or containers of them, as arrays."""
+    if isinstance(value, (list, tuple)):
+        items = [_unboxed(item) for item in value]
+        return items if isinstance(value, list) else type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return value.__jax_array__() if _is_box(type(value)) and not isinstance(value, jax.Array) else value
+
+
 class _Hole:
     """Stands in the static arguments where an array was taken out."""
 
@@ -87,6 +103,8 @@ def _key(value: Any, arrays: list[Any]) -> Any:
         if inner:
             raise TypeError("an array in a dict")
         return key
+    if _is_box(kind):
+        raise _Box
     return kind, value
 
 
@@ -239,6 +257,7 @@ def op(
 
     def careful(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Every call that is not at top level, or not like one before it."""
+        args, kwargs = tuple(map(_unboxed, args)), {name: _unboxed(value) for name, value in kwargs.items()}
         args, kwargs = converted(args, kwargs)
         eager = compiled and not _compat.under_jit()
         key, arrays, static = find(args, kwargs) if eager else (None, [], None)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.base.dtypes import check_dtype, describe, is_floating
+from jaxnn.core.arithmetic import Arithmetic, define
 from jaxnn.core.parameter import Slot, as_sharding
 
 
@@ -63,7 +64,7 @@ class Conversions:
             TypeError: an argument of another kind, or an integer dtype.
             RuntimeError: with `copy`: a module is converted in place.
         """
-        device, dtype = _parse_to(args, kwargs)
+        device, dtype = parse_to(args, kwargs)
         if dtype is not None:
             dtype = check_dtype(dtype, f"{type(self).__name__}.to")
             if not (is_floating(dtype) or jnp.issubdtype(dtype, jnp.complexfloating)):
@@ -110,7 +111,7 @@ _TO_FORMS = {
 _ARRAYS = (jax.Array, np.ndarray, np.generic, Slot)
 
 
-def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+def parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     """The device and the dtype that the arguments of `to` name; None where they name none."""
     first = args[0] if args else None
     is_device = first is None or (
@@ -158,3 +159,12 @@ def place(array: Any, sharding: Any) -> Any:
     if isinstance(array, np.ndarray):
         array = jnp.asarray(array)
     return array if getattr(array, "sharding", None) == sharding else jax.device_put(array, sharding)
+
+
+def _converted(self: Arithmetic, *args: Any, **options: Any) -> Any:
+    device, dtype = parse_to(args, {name: value for name, value in options.items() if name != "copy"})
+    array = self.value if dtype is None else self.value.astype(check_dtype(dtype, "to"))
+    return array if device is None else jax.device_put(array, as_sharding(device, "to: device"))
+
+
+define("to", _converted)

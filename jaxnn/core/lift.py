@@ -99,12 +99,12 @@ def replace_objects(value: Any, objects: Sequence[Any]) -> Any:
     def replace(leaf: Any) -> Any:
         return Ref(numbers[id(leaf)]) if id(leaf) in numbers else leaf
 
-    return jax.tree.map(replace, value, is_leaf=is_stateful)
+    return jax.tree.map(replace, value, is_leaf=lambda leaf: isinstance(leaf, (Stateful, Slot)))
 
 
 def restore_objects(value: Any, objects: Sequence[Any]) -> Any:
     """`value` with each `Ref` in it replaced by its object."""
-    stop = lambda leaf: isinstance(leaf, (Ref, Stateful))  # noqa: E731
+    stop = lambda leaf: isinstance(leaf, (Ref, Stateful, Slot))  # noqa: E731
     return jax.tree.map(lambda leaf: objects[leaf.number] if isinstance(leaf, Ref) else leaf, value, is_leaf=stop)
 
 
@@ -345,11 +345,11 @@ class Call:
         key: Any,
         rest: Any = None,
         everything: bool = False,
-        check: Callable[[Sequence[Slot], Reads], None] | None = None,
+        seen: list[Any] | None = None,
     ) -> tuple[Any, Changes]:
         """Call `function` on copies around `leaves`: its output, copies in it as `Ref`, and what changed.
 
-        `check` is called after it with the copies' boxes and what the function has read.
+        `seen` gets the copies' boxes and what the function has read.
         """
         copy = tree.unflatten(self.structure, list(leaves))
         watch = Watch(copy)
@@ -362,8 +362,8 @@ class Call:
         except BaseException:
             watch.discard()
             raise
-        if check is not None:
-            check(watch.cache.boxes, reads)
+        if seen is not None:
+            seen.append((watch.cache.boxes, reads))
         plan, values = watch.changes(everything)
         new_key = generator.slot.value
         return replace_objects(out, copies), Changes(plan, values, None if new_key is key else new_key)
@@ -391,5 +391,5 @@ jax.tree_util.register_pytree_node(
 
 def count_refs(value: Any) -> int:
     """How many `Ref` stand in `value`."""
-    stop = lambda leaf: isinstance(leaf, (Ref, Stateful))  # noqa: E731
+    stop = lambda leaf: isinstance(leaf, (Ref, Stateful, Slot))  # noqa: E731
     return sum(isinstance(leaf, Ref) for leaf in jax.tree.leaves(value, is_leaf=stop))

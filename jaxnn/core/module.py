@@ -16,6 +16,7 @@ from jaxnn import _compat
 from jaxnn.base import explaining, modes
 from jaxnn.base.dtypes import describe
 from jaxnn.core import donation, tree
+from jaxnn.core.box_data import Data
 from jaxnn.core.conversions import Conversions
 from jaxnn.core.hooks import Hooks, call_with_hooks, global_hooks, on_registration
 from jaxnn.core.parameter import (
@@ -111,6 +112,8 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
 
     def __setattr__(self, name: str, value: Any) -> None:
         tree.build(self)
+        if type(value) is Data:
+            value = value.value
         held = self.__dict__
         parameters = held.get("_parameters")
         box = owner(value) if isinstance(value, (jax.Array, jax.ShapeDtypeStruct)) else value

@@ -23,6 +23,8 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base.dtypes import as_array, check_dtype, describe, is_floating
+from jaxnn.core.arithmetic import METHODS, Arithmetic
+from jaxnn.core.box_data import Data, data_of, replace_data
 
 # Another number after every change that may alter the structure of some tree; a cached structure is trusted only
 # while it stands still (see core/tree.py). No number comes twice, whichever threads change trees at once.
@@ -127,6 +129,8 @@ def owner(array: Any) -> Slot | None:
     """The box that `array` was last read from, if it still holds that very array; a box is its own owner."""
     if isinstance(array, Slot):
         return array
+    if isinstance(array, Data):
+        return array.box()
     reference = recently_read.get(id(array)) or _owners.get(id(array))
     box = None if reference is None else reference()
     return box if box is not None and box._value is array else None
@@ -155,7 +159,7 @@ class Slot:
 
     def _stored(self, value: Any) -> Any:
         """What the box keeps for `value`: a jax array, or whatever a transform put in an array's place."""
-        if isinstance(value, Slot):
+        if isinstance(value, (Slot, Data)):
             return value.value
         if isinstance(value, (np.ndarray, np.generic)):
             return as_array(value, self.label or type(self).__name__)
@@ -248,15 +252,25 @@ class Slot:
 
     @property
     def data(self) -> Any:
-        """The array, as torch's ``.data``."""
-        return self.value
+        """The array as torch's ``.data``: what is done to it in place is done to the box."""
+        return data_of(self)
 
     @data.setter
     def data(self, value: Any) -> None:
-        box = owner(value)
-        if box is not None and box is not self and isinstance(box._value, jax.Array):
-            value = jnp.copy(box.value)  # two boxes with one buffer could not be donated
-        self.value = value
+        value = replace_data(self, value)
+        if value is not None:
+            self.value = value
+
+    def detach(self) -> Data:
+        """``data`` without a gradient, as torch's ``detach``."""
+        return data_of(self).detach()
+
+    def cpu(self) -> Data:
+        """``data`` on the CPU."""
+        return data_of(self).cpu()
+
+    def _write(self, array: Any) -> None:
+        self.value = array
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -272,46 +286,6 @@ class Slot:
     def ndim(self) -> int:
         """Number of dimensions."""
         return len(self._value.shape)
-
-    @property
-    def sharding(self) -> Any:
-        """The array's sharding."""
-        return self._value.sharding
-
-    @property
-    def device(self) -> Any:
-        """The array's device, or its sharding where it lies on several."""
-        return self._value.device
-
-    @property
-    def nbytes(self) -> int:
-        """Size in bytes."""
-        return self.numel() * self.dtype.itemsize
-
-    def size(self, dim: int | None = None) -> Any:
-        """The shape, or its length along `dim`, as torch's ``size``."""
-        return self.shape if dim is None else self.shape[dim]
-
-    def dim(self) -> int:
-        """Number of dimensions, as torch's ``dim``."""
-        return self.ndim
-
-    def numel(self) -> int:
-        """Number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    def element_size(self) -> int:
-        """Bytes of one element."""
-        return self.dtype.itemsize
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        return np.asarray(self.value, dtype=dtype)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __bool__(self) -> bool:
-        return True
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} containing:\n{self.value!r}"
@@ -441,7 +415,7 @@ def note_reads(boxes: Iterable[Slot]) -> None:
         reads.noted.extend(boxes)
 
 
-class Attributed(Slot):
+class Attributed(Slot, Arithmetic):
     """A box that takes attributes of one's own, as torch's parameters do: configuration, part of a tree's structure.
 
     They are its ``__dict__``. (A ``__getattr__`` would make every reading of ``_value`` three times as slow.)
@@ -449,9 +423,18 @@ class Attributed(Slot):
 
     __slots__ = ("__dict__",)
 
+    on_subclass: Callable[[Any], None] | None = None  # makes a class a pytree node (core/tree.py)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if Attributed.on_subclass is not None:
+            Attributed.on_subclass(cls)
+
     def __setattr__(self, name: str, value: Any) -> None:
-        if hasattr(type(self), name):
+        if hasattr(type(self), name) and name not in METHODS:
             object.__setattr__(self, name, value)
+            return
+        if name == "grad" and value is None:  # torch's loops; there is none to forget
             return
         for leaf in jax.tree.leaves(value, is_leaf=lambda leaf: hasattr(type(leaf), "__jaxnn_stateful__")):
             if isinstance(leaf, (jax.Array, Slot)) or hasattr(type(leaf), "__jaxnn_stateful__"):
@@ -616,7 +599,7 @@ class Parameter(Attributed, _ReadsAsArray):
 
     def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
         data = jnp.zeros((0,), jnp.float32) if data is None else data
-        if not isinstance(data, (jax.Array, np.ndarray, np.generic, Slot, jax.ShapeDtypeStruct)):
+        if not isinstance(data, (jax.Array, np.ndarray, np.generic, Slot, Data, jax.ShapeDtypeStruct)):
             raise TypeError(f"Parameter: data: expected a jax or NumPy array, got {describe(data)}")
         super().__init__(data)
         if requires_grad and not _differentiable(self._value.dtype):
@@ -689,7 +672,7 @@ class Buffer(Attributed, _ReadsAsArray):
 
     def __init__(self, data: Any = None, *, persistent: bool = True) -> None:
         data = jnp.zeros((0,), jnp.float32) if data is None else data
-        if not isinstance(data, (jax.Array, np.ndarray, np.generic, Slot, jax.ShapeDtypeStruct)):
+        if not isinstance(data, (jax.Array, np.ndarray, np.generic, Slot, Data, jax.ShapeDtypeStruct)):
             raise TypeError(f"Buffer: data: expected a jax or NumPy array, got {describe(data)}")
         self._persistent = bool(persistent)
         self.wide = getattr(data, "dtype", None) == np.int64 or (isinstance(data, Buffer) and data.wide)

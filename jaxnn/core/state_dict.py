@@ -20,6 +20,7 @@ import numpy as np
 from jaxnn import _compat
 from jaxnn.base.dtypes import as_array, describe, is_floating
 from jaxnn.core import tree
+from jaxnn.core.box_data import Data
 from jaxnn.core.parameter import (
     Buffer,
     DeletedArrayError,
@@ -69,7 +70,7 @@ def incoming(value: Any, key: str, dtype: Any = None) -> Any:
 
     `dtype` is the one it is about to be cast to, if any: 64-bit floats then become it at once.
     """
-    if isinstance(value, Slot):
+    if isinstance(value, (Slot, Data)):
         return value.value
     if isinstance(value, (jax.Array, jax.ShapeDtypeStruct)):
         return value
@@ -323,9 +324,7 @@ def _load_box(box: Any, value: Any, key: str, assign: bool, errors: list[str]) -
         return
     if not assign:
         array = _like(array, box)
-        if array is value or array is getattr(
-            value, "_value", None
-        ):  # torch copies: two holders must not share a buffer
+        if array is value or array is getattr(value, "value", None):  # torch copies: no two holders of one buffer
             array = jnp.copy(array)
     elif isinstance(value, Parameter) and isinstance(box, Parameter):
         box.requires_grad = value.requires_grad

@@ -26,7 +26,9 @@ from jaxnn import _compat
 from jaxnn.base.locks import Lock
 from jaxnn.core import freezing
 from jaxnn.core.parameter import (
+    Attributed,
     Buffer,
+    Parameter,
     Slot,
     TraceHome,
     note_reads,
@@ -533,3 +535,34 @@ def _stub(kind: type, structure: Any, leaves: Sequence[Any]) -> Any:
     obj = object.__new__(kind)
     obj.__dict__["_pending"] = (structure, leaves, None)
     return obj
+
+
+def _flatten_box(box: Slot) -> tuple[tuple[Any], Any]:
+    if recently_read:
+        settle()
+    if open_reads:
+        note_reads((box,))
+    if box.home is not None:
+        box.home.changed = None
+    return (box._value,), (_meta_of(box), box.label)
+
+
+def _flatten_box_with_keys(box: Slot) -> tuple[Any, Any]:
+    leaves, structure = _flatten_box(box)
+    return ((GetAttrKey("value"), leaves[0]),), structure
+
+
+def _unflatten_box(structure: Any, leaves: Any) -> Slot:
+    meta, label = structure
+    home = None if _compat.at_top_level() else TraceHome(_compat.current_trace(), _warn_dropped)
+    return Slot.from_meta(meta, leaves[0], home, label)
+
+
+def register_box(kind: type[Slot]) -> None:
+    """Make a class of boxes a pytree node of one leaf: so jnp's functions, which are compiled, take boxes."""
+    register_pytree_with_keys(kind, _flatten_box_with_keys, _unflatten_box, _flatten_box)
+
+
+Attributed.on_subclass = staticmethod(register_box)
+for _kind in (Parameter, Buffer):
+    register_box(_kind)

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxnn.base.dtypes import describe
 from jaxnn.core import tree
+from jaxnn.core.box_data import Data
 from jaxnn.core.parameter import Buffer, Parameter, Slot, keep_attributes
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
@@ -83,7 +84,7 @@ def _replace(copy: Any, name: str, value: Any, given: dict[int, tuple[str, Any]]
     """Put `value` under the dotted `name`; with `given` (what was given so far, by box) ties are kept."""
     path, _, attribute = name.rpartition(".")
     holder = copy.get_submodule(path)
-    array = value.value if isinstance(value, Slot) else value
+    array = value.value if isinstance(value, (Slot, Data)) else value
     if array is not None and not isinstance(array, _ARRAYS):
         raise TypeError(f"functional_call: {name}: expected an array, got {describe(array)}")
     registry = next((getattr(holder, kind) for kind in tree.REGISTRIES if attribute in getattr(holder, kind)), None)

@@ -74,8 +74,11 @@ def value_and_grad(
             for number, names in chosen:
                 inputs[number] = args[number] if names is None else {name: call.leaves[i] for i, name in names.items()}
 
-            def check(copies: Sequence[Slot], reads: Reads) -> None:
+            seen: list[tuple[Sequence[Slot], Reads]] = []
+
+            def check() -> None:
                 boxes = tree.cache_of(call.root)[0].boxes
+                copies, reads = seen[-1]
                 for number, names in chosen:
                     if names is not None:
                         own, original = ([held[i] for i in names] for held in (copies, boxes))
@@ -89,7 +92,7 @@ def value_and_grad(
                     else:
                         for i, name in names.items():
                             leaves[i] = inputs[number][name]
-                out, changes = call.run(function, leaves, call.key, (tuple(now), rest_kwargs), check=check)
+                out, changes = call.run(function, leaves, call.key, (tuple(now), rest_kwargs), seen=seen)
                 if has_aux and not (isinstance(out, tuple) and len(out) == 2):
                     got = named(out) if not is_plain(out) else out
                     fail(TypeError, "nn.value_and_grad", "fun", "with has_aux that it returns (loss, aux)", got)
@@ -97,6 +100,7 @@ def value_and_grad(
                 return loss, (aux, changes)
 
             (loss, (aux, changes)), gradients = jax.value_and_grad(pure, has_aux=True, **options)(inputs)
+            check()
             aux = call.finish(aux, changes)
             results = tuple(gradients[number] for number, _ in chosen)
             gradient = results if isinstance(argnums, (tuple, list)) else results[0]

@@ -36,7 +36,7 @@ def _listed(grads: Any) -> Any:
 def _arrays(function: str, argument: str, grads: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     """The arrays of `grads`, with None left out, and what puts others in their places."""
     grads = _listed(grads)
-    leaves, structure = jax.tree.flatten(grads)
+    leaves, structure = jax.tree.flatten(grads, is_leaf=lambda leaf: isinstance(leaf, Slot))
     for leaf in leaves:
         if isinstance(leaf, Slot):
             fail(

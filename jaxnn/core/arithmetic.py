@@ -1,0 +1,502 @@
+"""What a parameter or buffer does as a number: operators, jnp's and NumPy's protocols, and torch's methods.
+
+Reading gives arrays; methods that end in ``_``, assignments to items and augmented assignments put the result in the box.
+The functions are in tables, with torch's argument names beside jnp's.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import namedtuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn import _compat
+from jaxnn.base import modes
+from jaxnn.base.dtypes import check_dtype, is_floating
+
+Picked = namedtuple("Picked", ["values", "indices"])
+
+
+def plain(value: Any) -> Any:
+    """`value` with every box in it replaced by its array."""
+    if isinstance(value, Arithmetic):
+        return value.value
+    if isinstance(value, (tuple, list)) and any(isinstance(item, (Arithmetic, tuple, list)) for item in value):
+        return type(value)(plain(item) for item in value)
+    return value
+
+
+def as_index(index: Any) -> Any:
+    """An index with arrays in the places of boxes and lists: JAX takes no lists."""
+    if isinstance(index, tuple):
+        return tuple(as_index(part) for part in index)
+    return jnp.asarray(np.asarray(plain(index))) if isinstance(index, list) else plain(index)
+
+
+def check_index(shape: tuple[int, ...], index: Any) -> None:
+    """Raise torch's IndexError for indices that are known: JAX would clamp them, or drop what is written there."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if not any(isinstance(part, (_compat.Tracer, jax.core.AbstractValue)) for part in parts):
+        known = tuple(np.asarray(part) if isinstance(part, (jax.Array, list)) else part for part in parts)
+        _ = np.broadcast_to(np.zeros((), bool), shape)[known]
+
+
+class Arithmetic:
+    """Of a subclass: ``value``, the array, and ``_write``, which puts another in its place."""
+
+    __slots__ = ()
+    __array_priority__ = 100  # NumPy's arrays leave operators to this side
+
+    if TYPE_CHECKING:
+        value: Any
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def _write(self, array: Any) -> None:
+        raise NotImplementedError
+
+    def __jax_array__(self) -> Any:
+        return self.value
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        return np.asarray(self.value, dtype=dtype)
+
+    def __getitem__(self, index: Any) -> Any:
+        index = as_index(index)
+        check_index(self.value.shape, index)
+        return self.value[index]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        index, array = as_index(index), self.value
+        check_index(array.shape, index)
+        value = _cast("=", jnp.asarray(plain(value)), array.dtype)
+        if getattr(index, "dtype", None) == np.bool_ and value.ndim == 0:  # also where the mask is not known yet
+            mask = jnp.asarray(index).reshape(index.shape + (1,) * (array.ndim - index.ndim))
+            self._write(jnp.where(mask, value, array))
+        else:
+            self._write(array.at[index].set(value))
+
+    def __iter__(self) -> Any:
+        return iter(self.value)
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self.value.shape
+
+    @property
+    def dtype(self) -> Any:
+        """Dtype of the array."""
+        return self.value.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def sharding(self) -> Any:
+        """The array's sharding."""
+        return self.value.sharding
+
+    @property
+    def device(self) -> Any:
+        """The array's device, or its sharding where it lies on several."""
+        return self.value.device
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.numel() * self.dtype.itemsize
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or its length along `dim`, as torch's ``size``."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        """Number of dimensions, as torch's ``dim``."""
+        return self.ndim
+
+    def numel(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def element_size(self) -> int:
+        """Bytes of one element."""
+        return self.dtype.itemsize
+
+    @property
+    def is_leaf(self) -> bool:
+        """True: nothing is recorded here, as in torch before the backward pass."""
+        return True
+
+    @property
+    def is_meta(self) -> bool:
+        """Whether there is only a shape and a dtype yet."""
+        return isinstance(self.value, jax.ShapeDtypeStruct)
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the array is on a GPU."""
+        return any(device.platform in ("gpu", "cuda", "rocm") for device in self.value.devices())
+
+    def __bool__(self) -> bool:
+        if self.value.size != 1:
+            raise RuntimeError("Boolean value of Tensor with more than one value is ambiguous. Compare with `is None`")
+        return bool(self.value.reshape(()))
+
+    def __float__(self) -> float:
+        return float(self.value.reshape(()))
+
+    def __int__(self) -> int:
+        return int(self.value.reshape(()))
+
+    def __complex__(self) -> complex:
+        return complex(self.value.reshape(()))
+
+    def __index__(self) -> int:
+        return operator.index(self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value.reshape(()) if spec and self.value.size == 1 else self.value, spec)
+
+    def _put(self, name: str, result: Any) -> Any:
+        """Write what the in-place method `name` gives; shape and dtype stay."""
+        old = self.value
+        result = jnp.asarray(result)
+        if result.shape != old.shape:
+            try:
+                broadcast = jnp.broadcast_shapes(result.shape, old.shape)
+            except ValueError:
+                broadcast = None
+            if broadcast != old.shape:
+                raise RuntimeError(
+                    f"{name}: output with shape {list(old.shape)} doesn't match the broadcast shape {list(result.shape)}"
+                )
+            result = jnp.broadcast_to(result, old.shape)
+        self._write(_cast(name, result, old.dtype))
+        return self
+
+
+def _kind(dtype: Any) -> int:
+    for number, kind in enumerate((jnp.bool_, jnp.integer, jnp.floating)):
+        if jnp.issubdtype(dtype, kind):
+            return number
+    return 3
+
+
+def _cast(name: str, result: Any, dtype: Any) -> Any:
+    """`result` as `dtype`; torch's RuntimeError where that is a lesser kind of number."""
+    if _kind(result.dtype) > _kind(dtype) and name != "copy_" and name != "=":
+        raise RuntimeError(f"{name}: result type {result.dtype} can't be cast to the desired output type {dtype}")
+    return result.astype(dtype)
+
+
+# -- operators ----------------------------------------------------------------------------------------------------
+
+
+def _matmul(first: Any, second: Any) -> Any:
+    return jnp.matmul(first, second, precision=modes.matmul_precision())
+
+
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "truediv": operator.truediv,
+    "floordiv": operator.floordiv, "mod": operator.mod, "pow": operator.pow, "matmul": _matmul, "and": operator.and_,
+    "or": operator.or_, "xor": operator.xor, "lshift": operator.lshift, "rshift": operator.rshift,
+}  # fmt: skip
+_COMPARISONS = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
+_UNARY = {name: getattr(operator, name) for name in ("neg", "pos", "abs", "invert")}
+
+
+def define(name: str, function: Callable[..., Any]) -> None:
+    function.__name__ = name
+    function.__qualname__ = f"Arithmetic.{name}"
+    setattr(Arithmetic, name, function)
+
+
+def _forward(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, other: function(self.value, plain(other))
+
+
+def _reflected(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, other: function(plain(other), self.value)
+
+
+def _augmented(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, other: self._put(name, function(self.value, plain(other)))
+
+
+for _name, _function in _OPERATORS.items():
+    define(f"__{_name}__", _forward(_function))
+    define(f"__r{_name}__", _reflected(_function))
+    define(f"__i{_name}__", _augmented(f"__i{_name}__", _function))
+for _name, _function in _COMPARISONS.items():
+    define(f"__{_name}__", _forward(_function))
+for _name, _function in _UNARY.items():
+    define(f"__{_name}__", lambda self, function=_function: function(self.value))
+setattr(Arithmetic, "__hash__", object.__hash__)  # noqa: B010 - as torch's tensors: == by elements, hash by identity
+
+
+# -- torch's methods ----------------------------------------------------------------------------------------------
+
+
+def _sizes(first: Any, rest: tuple[Any, ...]) -> tuple[int, ...]:
+    return tuple(first) if isinstance(first, (tuple, list)) else (first, *rest)
+
+
+def _reduction(function: Callable[..., Any]) -> Callable[..., Any]:
+    def reduce(
+        x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, axis: Any = None, **options: Any
+    ) -> Any:
+        dim = axis if dim is None else dim
+        options |= {} if dtype is None else {"dtype": dtype}
+        keepdim = options.pop("keepdims", keepdim)
+        return function(x, axis=tuple(dim) if isinstance(dim, list) else dim, keepdims=keepdim, **options)
+
+    return reduce
+
+
+def _spread(function: Callable[..., Any]) -> Callable[..., Any]:
+    def spread(
+        x: Any, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None, **options: Any
+    ) -> Any:
+        if isinstance(dim, bool):
+            dim, unbiased = None, dim
+        ddof = options.pop("ddof", int(unbiased) if correction is None else correction)
+        dim, keepdim = options.pop("axis", dim), options.pop("keepdims", keepdim)
+        return function(x, axis=tuple(dim) if isinstance(dim, list) else dim, ddof=ddof, keepdims=keepdim)
+
+    return spread
+
+
+def _extreme(reduce: Callable[..., Any], where: Callable[..., Any], both: Callable[..., Any]) -> Callable[..., Any]:
+    def extreme(x: Any, dim: Any = None, keepdim: bool = False, **options: Any) -> Any:
+        if dim is None or options:
+            return reduce(x, **options)
+        if not isinstance(dim, int):
+            return both(x, dim)
+        return Picked(reduce(x, axis=dim, keepdims=keepdim), where(x, axis=dim, keepdims=keepdim))
+
+    return extreme
+
+
+def _norm(x: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
+    x = x if dtype is None else x.astype(dtype)
+    dim = tuple(dim) if isinstance(dim, list) else dim
+    if dim is None:
+        x, dim = x.reshape(-1), 0
+        if keepdim:
+            raise RuntimeError("norm: keepdim: expected a dim with it")
+    order = 2 if p in ("fro", None) else float(p)
+    return (
+        jnp.linalg.norm(x, ord=order, axis=dim, keepdims=keepdim)
+        if not isinstance(dim, tuple)
+        else (jnp.sum(jnp.abs(x) ** order, axis=dim, keepdims=keepdim) ** (1 / order))
+    )
+
+
+def _scaled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, other, *, alpha=1: function(x, other if isinstance(alpha, int) and alpha == 1 else alpha * other)
+
+
+def _divide(x: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
+    if rounding_mode not in (None, "floor", "trunc"):
+        raise RuntimeError(f"div: rounding_mode: expected None, 'floor' or 'trunc', got {rounding_mode!r}")
+    return {None: jnp.true_divide, "floor": jnp.floor_divide, "trunc": lambda a, b: jnp.trunc(a / b)}[rounding_mode](
+        x, other
+    )
+
+
+def _clamp(x: Any, min: Any = None, max: Any = None) -> Any:
+    if min is None and max is None:
+        raise RuntimeError("clamp: At least one of 'min' or 'max' must not be None")
+    return jnp.clip(x, min, max)
+
+
+def _view(x: Any, *shape: Any) -> Any:
+    if len(shape) == 1 and not isinstance(shape[0], (int, tuple, list, np.integer)):
+        return x.view(shape[0])
+    return x.reshape(_sizes(shape[0], shape[1:]))
+
+
+def _expand(x: Any, *sizes: Any) -> Any:
+    shape = list(_sizes(sizes[0], sizes[1:]))
+    for place in range(1, x.ndim + 1):
+        shape[-place] = x.shape[-place] if shape[-place] == -1 else shape[-place]
+    return jnp.broadcast_to(x, shape)
+
+
+def _flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    start, end = start_dim % max(x.ndim, 1), end_dim % max(x.ndim, 1)
+    return x.reshape(*x.shape[:start], -1, *x.shape[end + 1 :])
+
+
+def _split(x: Any, size: Any, dim: int = 0) -> tuple[Any, ...]:
+    length = x.shape[dim]
+    sizes = list(size) if isinstance(size, (tuple, list)) else [size] * -(-length // size)
+    return tuple(jnp.split(x, np.cumsum(sizes)[:-1], axis=dim))
+
+
+def _transpose(x: Any, *dims: Any) -> Any:
+    return jnp.swapaxes(x, *dims) if len(dims) == 2 else x.transpose(*dims)
+
+
+def _picked(values: Any, order: Any, dim: int) -> Picked:
+    return Picked(jnp.take_along_axis(values, order, axis=dim), order)
+
+
+def _sort(x: Any, dim: int = -1, descending: bool = False, **options: Any) -> Any:
+    return _picked(x, jnp.argsort(x, axis=dim, descending=descending), dim)
+
+
+def _topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    order = jnp.argsort(x, axis=dim, descending=largest)
+    return _picked(x, jax.lax.slice_in_dim(order, 0, k, axis=dim % x.ndim), dim)
+
+
+def _scatter(x: Any, dim: int, index: Any, src: Any, add: bool = False) -> Any:
+    places = list(jnp.meshgrid(*[jnp.arange(size) for size in index.shape], indexing="ij"))
+    places[dim] = index
+    src = src if jnp.ndim(src) == 0 else src[tuple(slice(size) for size in index.shape)]
+    at = x.at[tuple(places)]
+    return at.add(src) if add else at.set(src)
+
+
+def _along(x: Any, dim: int, index: Any) -> Any:
+    return x.at[(slice(None),) * (dim % x.ndim) + (index,)]
+
+
+def _numpy(x: Any, force: bool = False) -> np.ndarray[Any, Any]:
+    return np.asarray(x)
+
+
+def _like(make: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, *size, dtype=None, **options: make(_sizes(size[0], size[1:]), dtype=dtype or x.dtype)
+
+
+def _is(kind: Any) -> Callable[[Any], bool]:
+    return lambda x: bool(jnp.issubdtype(x.dtype, kind))
+
+
+_JNP = (
+    "sqrt exp log log2 log10 log1p expm1 sin cos tan tanh sign square reciprocal floor ceil trunc isnan isinf isfinite tril "
+    "triu diag diagonal trace outer dot conj angle logical_not logical_and logical_or logical_xor isclose allclose "
+    "nan_to_num roll tile swapaxes argsort fmod ravel positive atan2 sinh cosh exp2 deg2rad rad2deg logaddexp copysign hypot"
+).split()
+
+# A method's name -> its function of the array and the arguments.
+METHODS: dict[str, Callable[..., Any]] = {name: getattr(jnp, name) for name in _JNP} | {
+    "abs": jnp.abs, "absolute": jnp.abs, "neg": jnp.negative, "negative": jnp.negative, "rsqrt": jax.lax.rsqrt,
+    "sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu, "erf": jax.scipy.special.erf, "erfinv": jax.scipy.special.erfinv,
+    "softmax": lambda x, dim: jax.nn.softmax(x, axis=dim), "log_softmax": lambda x, dim: jax.nn.log_softmax(x, axis=dim),
+    "round": lambda x, *, decimals=0: jnp.round(x, decimals), "frac": lambda x: x - jnp.trunc(x),
+    "add": _scaled(operator.add), "sub": _scaled(operator.sub), "subtract": _scaled(operator.sub), "mul": operator.mul,
+    "multiply": operator.mul, "div": _divide, "divide": _divide, "true_divide": jnp.true_divide, "pow": operator.pow,
+    "floor_divide": jnp.floor_divide, "remainder": operator.mod, "maximum": jnp.maximum, "minimum": jnp.minimum,
+    "clamp": _clamp, "clip": _clamp, "clamp_min": jnp.maximum, "clamp_max": jnp.minimum,
+    "lerp": lambda x, end, weight: x + weight * (end - x),
+    "addcmul": lambda x, tensor1, tensor2, *, value=1: x + value * tensor1 * tensor2,
+    "addcdiv": lambda x, tensor1, tensor2, *, value=1: x + value * (tensor1 / tensor2),
+    "masked_fill": lambda x, mask, value: jnp.where(mask, jnp.asarray(value, x.dtype), x),
+    "where": lambda x, condition, other: jnp.where(condition, x, other),
+    "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
+    "equal": lambda x, other: bool(jnp.array_equal(x, other)),
+    "matmul": _matmul, "mm": _matmul, "mv": _matmul, "bmm": _matmul, "ger": jnp.outer,
+    "addmm": lambda x, a, b, *, beta=1, alpha=1: beta * x + alpha * _matmul(a, b),
+    "sum": _reduction(jnp.sum), "mean": _reduction(jnp.mean), "prod": _reduction(jnp.prod), "all": _reduction(jnp.all),
+    "any": _reduction(jnp.any), "amax": _reduction(jnp.max), "amin": _reduction(jnp.min),
+    "logsumexp": _reduction(jax.nn.logsumexp), "var": _spread(jnp.var), "std": _spread(jnp.std), "norm": _norm,
+    "max": _extreme(jnp.max, jnp.argmax, jnp.maximum), "min": _extreme(jnp.min, jnp.argmin, jnp.minimum),
+    "argmax": _reduction(jnp.argmax), "argmin": _reduction(jnp.argmin), "count_nonzero": _reduction(jnp.count_nonzero),
+    "cumsum": lambda x, dim: jnp.cumsum(x, axis=dim), "cumprod": lambda x, dim: jnp.cumprod(x, axis=dim),
+    "sort": _sort, "topk": _topk, "nonzero": lambda x: jnp.argwhere(x), "unique": lambda x: jnp.unique(x),
+    "view": _view, "reshape": lambda x, *shape: x.reshape(_sizes(shape[0], shape[1:])), "flatten": _flatten,
+    "view_as": lambda x, other: x.reshape(other.shape), "reshape_as": lambda x, other: x.reshape(other.shape),
+    "unflatten": lambda x, dim, sizes: x.reshape(*x.shape[: dim % x.ndim], *sizes, *x.shape[dim % x.ndim + 1 :]),
+    "squeeze": lambda x, dim=None: jnp.squeeze(x) if dim is None else (x if x.shape[dim] != 1 else jnp.squeeze(x, dim)),
+    "unsqueeze": lambda x, dim: jnp.expand_dims(x, dim), "t": lambda x: x.T, "transpose": _transpose,
+    "permute": lambda x, *dims: x.transpose(_sizes(dims[0], dims[1:])), "movedim": jnp.moveaxis, "moveaxis": jnp.moveaxis,
+    "expand": _expand, "expand_as": lambda x, other: jnp.broadcast_to(x, other.shape),
+    "broadcast_to": jnp.broadcast_to, "repeat": lambda x, *sizes: jnp.tile(x, _sizes(sizes[0], sizes[1:])),
+    "repeat_interleave": lambda x, repeats, dim=None: jnp.repeat(x, repeats, axis=dim),
+    "chunk": lambda x, chunks, dim=0: _split(x, -(-x.shape[dim] // chunks), dim), "split": _split,
+    "unbind": lambda x, dim=0: tuple(jnp.moveaxis(x, dim, 0)), "flip": lambda x, *dims: jnp.flip(x, _sizes(dims[0], dims[1:])),
+    "narrow": lambda x, dim, start, length: jax.lax.slice_in_dim(x, start, start + length, axis=dim % x.ndim),
+    "select": lambda x, dim, index: jnp.take(x, index, axis=dim),
+    "index_select": lambda x, dim, index: jnp.take(x, index, axis=dim),
+    "gather": lambda x, dim, index: jnp.take_along_axis(x, index, axis=dim), "take": lambda x, index: x.reshape(-1)[index],
+    "scatter": _scatter, "scatter_add": lambda x, dim, index, src: _scatter(x, dim, index, src, add=True),
+    "index_fill": lambda x, dim, index, value: _along(x, dim, index).set(value),
+    "index_copy": lambda x, dim, index, source: _along(x, dim, index).set(source),
+    "index_add": lambda x, dim, index, source, *, alpha=1: _along(x, dim, index).add(alpha * source),
+    "clone": lambda x, **options: jnp.copy(x), "copy": lambda x: jnp.copy(x),
+    "contiguous": lambda x, **options: x, "numpy": _numpy,
+    "item": lambda x: x.item(), "tolist": lambda x: x.tolist(), "astype": lambda x, dtype: x.astype(dtype),
+    "type": lambda x, dtype: x.astype(check_dtype(dtype, "type")), "type_as": lambda x, other: x.astype(other.dtype),
+    "float": lambda x: x.astype(jnp.float32), "double": lambda x: x.astype(check_dtype(np.float64, "double")),
+    "half": lambda x: x.astype(jnp.float16), "bfloat16": lambda x: x.astype(jnp.bfloat16),
+    "int": lambda x: x.astype(jnp.int32), "long": lambda x: x.astype(jnp.int32), "bool": lambda x: x.astype(jnp.bool_),
+    "new_zeros": _like(jnp.zeros), "new_ones": _like(jnp.ones), "new_empty": _like(jnp.zeros),
+    "new_full": lambda x, size, fill_value, dtype=None, **options: jnp.full(size, fill_value, dtype or x.dtype),
+    "new_tensor": lambda x, data, dtype=None, **options: jnp.asarray(data, dtype or x.dtype),
+    "is_floating_point": lambda x: is_floating(x.dtype), "is_complex": _is(jnp.complexfloating),
+    "is_signed": lambda x: x.dtype.kind != "u",
+    "nelement": lambda x: int(np.prod(x.shape, dtype=np.int64)), "ndimension": lambda x: x.ndim,
+    "is_contiguous": lambda x, **options: True,
+    "stride": lambda x, dim=None: _strides(x.shape)[slice(None) if dim is None else dim], "devices": lambda x: x.devices(),
+    "data_ptr": lambda x: x.unsafe_buffer_pointer(), "block_until_ready": lambda x: x.block_until_ready(),
+}  # fmt: skip
+
+
+def _strides(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(np.prod(shape[place + 1 :], dtype=np.int64)) for place in range(len(shape)))
+
+
+# What torch has under the name with "_" at its end, too: the result goes into the box.
+IN_PLACE = (
+    "abs absolute neg negative sqrt rsqrt exp log log2 log10 log1p expm1 sin cos tan tanh sign square reciprocal floor "
+    "ceil trunc round frac sigmoid relu erf erfinv add sub subtract mul multiply div divide true_divide pow floor_divide "
+    "remainder fmod clamp clip clamp_min clamp_max lerp addcmul addcdiv addmm masked_fill tril triu nan_to_num eq ne lt "
+    "le gt ge scatter scatter_add index_fill index_copy index_add cumsum cumprod logical_not logical_and logical_or "
+    "logical_xor copysign sinh cosh exp2 atan2 hypot"
+).split()
+
+_WRITES: dict[str, Callable[..., Any]] = {
+    "copy_": lambda x, src, non_blocking=False: jnp.copy(jnp.broadcast_to(jnp.asarray(src), x.shape)),
+    "fill_": lambda x, value: jnp.full(x.shape, value, x.dtype),
+    "zero_": lambda x: jnp.zeros_like(x),
+    "fill_diagonal_": lambda x, value: x.at[tuple([jnp.arange(min(x.shape))] * x.ndim)].set(value),
+}
+
+
+def _method(function: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(self.value, *map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
+
+    return method
+
+
+def _in_place(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = {key: plain(value) for key, value in kwargs.items()}
+        return self._put(name, function(self.value, *map(plain, args), **given))
+
+    return method
+
+
+for _name, _function in METHODS.items():
+    define(_name, _method(_function))
+for _name in IN_PLACE:
+    define(f"{_name}_", _in_place(f"{_name}_", METHODS[_name]))
+for _name, _function in _WRITES.items():
+    define(_name, _in_place(_name, _function))
+for _name in ("T", "mT", "at", "real", "imag", "itemsize"):
+    setattr(Arithmetic, _name, property(lambda self, name=_name: getattr(self.value, name)))

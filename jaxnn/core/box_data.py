@@ -1,0 +1,115 @@
+"""``p.data``: torch's second view of a parameter. What is done to it in place is done to the box."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn import _compat
+from jaxnn.core.arithmetic import Arithmetic, as_index, check_index, plain
+
+
+class Data(Arithmetic):
+    """The array of a box, or a part of it: reads what is there now, writes through.
+
+    As torch's ``.data`` it follows what changes the box in place (steps, ``copy_``, ``load_state_dict``). Where another
+    array is put in the box (``p.data = array``), it keeps the one before: ``backup = p.data; p.data = other; p.data = backup``.
+    """
+
+    __slots__ = ("_box", "_index", "_own", "_stops", "__weakref__")
+
+    def __init__(self, box: Any, index: Any = None, own: Any = None, stops: bool = False) -> None:
+        self._box, self._index, self._own, self._stops = box, index, own, stops
+
+    @property
+    def value(self) -> Any:
+        """The array."""
+        if self._box is None:
+            return self._own
+        value = self._box.value if self._index is None else self._box.value[self._index]
+        return jax.lax.stop_gradient(value) if self._stops else value
+
+    def _write(self, array: Any) -> None:
+        if self._box is None:
+            self._own = array
+        elif self._index is None:
+            self._box._write(array)
+        else:
+            self._box[self._index] = array
+
+    def box(self) -> Any:
+        """The box that this is all of the array of; None for a part, and where another array is in the box now."""
+        return self._box if self._index is None else None
+
+    def belongs_to(self, box: Any) -> bool:
+        """Whether this is all of the array that `box` holds."""
+        return self._box is box and self._index is None
+
+    def keep(self) -> None:
+        """Another array comes into the box: go on with this one."""
+        self._own, self._box = self.value, None
+
+    def __getitem__(self, index: Any) -> Data:
+        index = as_index(index)
+        check_index(self.value.shape, index)
+        return Data(self, index)
+
+    @property
+    def data(self) -> Data:
+        """Itself."""
+        return self
+
+    def detach(self) -> Data:
+        """The same without a gradient, as torch's ``detach``."""
+        return Data(self, stops=True)
+
+    def cpu(self) -> Data:
+        """The array on the CPU: itself if it is there, else a copy."""
+        on_cpu = isinstance(self.value, _compat.Tracer) or {device.platform for device in self.value.devices()} == {
+            "cpu"
+        }
+        return self if on_cpu else Data(None, own=jax.device_put(self.value, jax.devices("cpu")[0]))
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return jnp.copy(self.value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return jnp.asarray, (np.asarray(self.value),)
+
+
+jax.tree_util.register_pytree_node(
+    Data, lambda data: ((data.value,), None), lambda _, leaves: Data(None, own=leaves[0])
+)
+
+_views: dict[int, weakref.ref[Data]] = {}
+
+
+def data_of(box: Any) -> Data:
+    """The view of a box, the same one while anybody holds it."""
+    key = id(box)
+    known = _views.get(key)
+    view = None if known is None else known()
+    if view is None or not view.belongs_to(box):
+        view = Data(box)
+        _views[key] = weakref.ref(view, lambda gone: _views.pop(key, None) if _views.get(key) is gone else None)
+    return view
+
+
+def replace_data(box: Any, value: Any) -> Any:
+    """What goes into a box for ``box.data = value``: an array that no other box and nobody else holds, so that it can be
+    donated; None where it is the box's own."""
+    own = isinstance(value, Data) and value.belongs_to(box)
+    if own:
+        return None
+    view = _views.pop(id(box), lambda: None)()
+    if view is not None and view.belongs_to(box):
+        view.keep()
+    value = plain(value)
+    return jnp.copy(value) if isinstance(value, jax.Array) else value
