@@ -41,7 +41,7 @@ def as_index(index: Any) -> Any:
 def check_index(shape: tuple[int, ...], index: Any) -> None:
     """Raise torch's IndexError for indices that are known: JAX would clamp them, or drop what is written there."""
     parts = index if isinstance(index, tuple) else (index,)
-    if not any(isinstance(part, (_compat.Tracer, jax.core.AbstractValue)) for part in parts):
+    if not any(isinstance(part, _compat.Tracer) for part in parts):
         known = tuple(np.asarray(part) if isinstance(part, (jax.Array, list)) else part for part in parts)
         _ = np.broadcast_to(np.zeros((), bool), shape)[known]
 
