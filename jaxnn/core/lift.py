@@ -349,7 +349,7 @@ class Call:
     ) -> tuple[Any, Changes]:
         """Call `function` on copies around `leaves`: its output, copies in it as `Ref`, and what changed.
 
-        `seen` gets the copies' boxes and what the function has read.
+        `seen` gets what the function has read: numbers of the copies' boxes, and boxes from outside by their ids.
         """
         copy = tree.unflatten(self.structure, list(leaves))
         watch = Watch(copy)
@@ -363,7 +363,9 @@ class Call:
             watch.discard()
             raise
         if seen is not None:
-            seen.append((watch.cache.boxes, reads))
+            found, originals = reads.boxes(), {id(box) for box in tree.cache_of(self.root)[0].boxes}
+            own = {number for number, box in enumerate(watch.cache.boxes) if id(box) in found}
+            seen.append((own, {key: box for key, box in found.items() if box.home is None or key in originals}))
         plan, values = watch.changes(everything)
         new_key = generator.slot.value
         return replace_objects(out, copies), Changes(plan, values, None if new_key is key else new_key)

@@ -384,8 +384,7 @@ class Reads:
     """
 
     def __init__(self) -> None:
-        self.references: list[_BoxReference] = []
-        self.noted: list[Slot] = []
+        self.references: list[weakref.ref[Any]] = []  # no boxes: they would keep tracers alive
         self.modules: dict[int, Any] = {}  # those called that were made outside of all traces
 
     def __enter__(self) -> Reads:
@@ -401,7 +400,7 @@ class Reads:
 
     def boxes(self) -> dict[int, Slot]:
         """The boxes, by their ids."""
-        found = [*self.noted, *(reference() for reference in self.references)]
+        found = [reference() for reference in self.references]
         return {id(box): box for box in found if box is not None}
 
 
@@ -410,9 +409,9 @@ open_reads: list[Reads] = []
 
 def note_reads(boxes: Iterable[Slot]) -> None:
     """Say that boxes are about to be read in another way than as attributes."""
-    boxes = list(boxes)
+    references = list(map(weakref.ref, boxes))
     for reads in open_reads:
-        reads.noted.extend(boxes)
+        reads.references.extend(references)
 
 
 class Attributed(Slot, Arithmetic):

@@ -13,7 +13,7 @@ import jax
 from jaxnn.base.checks import fail, is_plain, named
 from jaxnn.core import tree
 from jaxnn.core.lift import Call
-from jaxnn.core.parameter import Reads, Slot
+from jaxnn.core.parameter import Slot
 from jaxnn.core.stateful import Stateful
 from jaxnn.transforms.outside import check_gradient
 from jaxnn.transforms.signature import as_tuple, unbound, wraps
@@ -74,15 +74,15 @@ def value_and_grad(
             for number, names in chosen:
                 inputs[number] = args[number] if names is None else {name: call.leaves[i] for i, name in names.items()}
 
-            seen: list[tuple[Sequence[Slot], Reads]] = []
+            seen: list[tuple[set[int], dict[int, Slot]]] = []
 
             def check() -> None:
                 boxes = tree.cache_of(call.root)[0].boxes
-                copies, reads = seen[-1]
+                numbers, outside = seen[-1]
                 for number, names in chosen:
                     if names is not None:
-                        own, original = ([held[i] for i in names] for held in (copies, boxes))
-                        check_gradient(number, args[number], own, original, reads)
+                        used = not numbers.isdisjoint(names)
+                        check_gradient(number, args[number], used, [boxes[i] for i in names], outside)
 
             def pure(inputs: dict[int, Any]) -> Any:
                 leaves, now = list(call.leaves), list(rest_args)

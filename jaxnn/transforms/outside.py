@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxnn.base.checks import warn_caller
@@ -92,20 +92,18 @@ def check_arguments(name: str, objects: Sequence[Any], boxes: Sequence[set[int]]
     return others
 
 
-def check_gradient(number: int, obj: Stateful, own: Sequence[Slot], original: Sequence[Slot], reads: Reads) -> None:
+def check_gradient(number: int, obj: Stateful, used: bool, original: Sequence[Slot], found: Mapping[int, Slot]) -> None:
     """Say where a function that is differentiated looks at other boxes than those of its argument.
 
     Args:
         number, obj: which argument, and the module.
-        own: the boxes of the argument inside the function.
-        original: those of the module that was given.
-        reads: what was read while the function ran.
+        used: whether the function has read any of the argument's parameters.
+        original: the parameters of the module that was given.
+        found: by id, the boxes from outside that were read while the function ran.
 
     Raises:
         RuntimeError: only the original was read: every gradient would be zero.
     """
-    found = reads.boxes()
-    used = any(id(box) in found for box in own)
     missed = [box for box in original if id(box) in found and getattr(box, "_requires_grad", False)]
     kind, remedy = type(obj).__name__, "Use the function's own argument: lambda m: loss(m(x))"
     if not used and missed:
@@ -114,7 +112,7 @@ def check_gradient(number: int, obj: Stateful, own: Sequence[Slot], original: Se
             f"{kind} that it was called with from outside (a closure or a global name), so that every gradient would be "
             f"zero. {remedy}"
         )
-    if not used and own:
+    if not used:
         others = [box for box in found.values() if getattr(box, "_requires_grad", False)]
         instead = f"; it reads {names_of(others)} of another module" if others else ""
         warn_caller(f"nn.grad: argument {number}: the function never reads its {kind}{instead}: all gradients are zero")
