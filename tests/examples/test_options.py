@@ -8,9 +8,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
-EXAMPLES = ("digits", "gpt", "crepe", "minilm", "chat", "finetune")
+EXAMPLES = ("digits", "cifar_style", "gpt", "crepe", "minilm", "chat", "finetune")
 BAD = {
     "digits": "--batch 0|--batch 1|--batch 100000|--batch many|--epochs 0|--epochs 1.5|--seed -1|--seed 4294967296",
+    "cifar_style": "--batch 1|--batch 100000|--epochs 0|--lr -1|--lr nan|--workers -1|--seed -1|--resume",
     "gpt": "--heads 7|--heads 0|--steps 0|--steps -3|--batch 0|--context 0|--width 0|--layers 0|--dropout 1|--dropout nan"
     "|--lr -1|--evaluate 0|--sample -1|--seed -1|--context 1000000",
     "crepe": "--seconds 0|--seconds nan|--seconds 1e9|--runs 0|--model huge",
@@ -23,8 +24,8 @@ BAD = {
 @pytest.mark.parametrize("arguments", [(name, bad) for name in EXAMPLES for bad in BAD[name].split("|")], ids=" ".join)
 def test_what_cannot_be_is_one_line(arguments, tmp_path, capsys):
     name, bad = arguments
-    if name == "digits":
-        for needed in ("matplotlib", "sklearn", "tqdm"):
+    if name in ("digits", "cifar_style"):
+        for needed in ("matplotlib", "sklearn", "tqdm", *(["tensorboardX"] if name == "cifar_style" else [])):
             pytest.importorskip(needed)
     out = () if name in ("minilm", "chat") else ("--out", str(tmp_path / "out"))
     with pytest.raises(SystemExit) as exit:
