@@ -96,7 +96,7 @@ def _placement(old: Any) -> Any:
 
 
 def _put(box: Slot, value: Any) -> Any:
-    """Place `value` where the box's array lies, and put it in the box."""
+    """Place `value` on the device of the box's array, and put it in the box."""
     if not isinstance(value, _compat.Tracer):
         value = jax.device_put(value, _placement(box.value))
     box.value = value

@@ -664,8 +664,8 @@ class Buffer(Attributed, _ReadsAsArray):
     """
 
     # is_attribute: assigned as a Buffer, not registered as an array; not part of a tree's structure.
-    __slots__ = ("_persistent", "wide", "counter", "is_attribute")
-    _options = ("_persistent", "wide", "counter")
+    __slots__ = ("_persistent", "int64_outside", "counter", "is_attribute")
+    _options = ("_persistent", "int64_outside", "counter")
     if TYPE_CHECKING:
         size: Any  # as of a Parameter
 
@@ -674,14 +674,16 @@ class Buffer(Attributed, _ReadsAsArray):
         if not isinstance(data, (jax.Array, np.ndarray, np.generic, Slot, Data, jax.ShapeDtypeStruct)):
             raise TypeError(f"Buffer: data: expected a jax or NumPy array, got {describe(data)}")
         self._persistent = bool(persistent)
-        self.wide = getattr(data, "dtype", None) == np.int64 or (isinstance(data, Buffer) and data.wide)
+        self.int64_outside = getattr(data, "dtype", None) == np.int64 or (
+            isinstance(data, Buffer) and data.int64_outside
+        )
         self.counter = False
         super().__init__(data)
 
     def _stored(self, value: Any) -> Any:
         if type(value) is not _compat.ArrayImpl:
             value = super()._stored(value)
-        if not self.wide:
+        if not self.int64_outside:
             return value
         self.counter = getattr(value, "shape", None) == () and self._counts(value)
         return value.astype(jnp.float32) if self.counter and not is_floating(value.dtype) else value

@@ -60,7 +60,7 @@ def outgoing(box: Slot) -> Any:
     if is_deleted(box):
         raise DeletedArrayError(deleted_message(box.label))
     value = box.value
-    if isinstance(box, Buffer) and box.wide and isinstance(value, jax.Array):
+    if isinstance(box, Buffer) and box.int64_outside and isinstance(value, jax.Array):
         return value if isinstance(value, _compat.Tracer) else np.asarray(value).astype(np.int64)
     return value
 
@@ -331,7 +331,7 @@ def _load_box(box: Any, value: Any, key: str, assign: bool, errors: list[str]) -
     if not may_hold(box.home, array):
         raise TraceLeakError(leak_message(key))
     if isinstance(box, Buffer) and is_floating(array.dtype):
-        box.wide = False
+        box.int64_outside = False
     box.value = array
 
 

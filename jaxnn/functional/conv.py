@@ -132,7 +132,7 @@ def conv2d(
         stride: distance between windows, one number or one a dimension; 1 by default.
         padding: zeros added on both sides, one number or one a dimension; 0 by default. "valid" is 0; "same"
             keeps the size, takes stride 1 only, and puts an odd zero after the input.
-        dilation: distance between the taps of the kernel; 1 by default.
+        dilation: distance between the elements of the kernel in the input; 1 by default.
         groups: channels are split into so many groups that do not mix; 1 by default.
 
     Shape:

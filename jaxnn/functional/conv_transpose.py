@@ -133,7 +133,7 @@ def conv_transpose2d(
         output_padding: number of rows and columns added at the end of the output; 0 by default. Must be smaller
             than the stride or the dilation.
         groups: channels are split into so many groups that do not mix; 1 by default.
-        dilation: distance between the taps of the kernel; 1 by default.
+        dilation: distance between the elements of the kernel in the input; 1 by default.
 
     Shape:
         (N, C, H, W) to (N, O, H_out, W_out),

@@ -99,7 +99,7 @@ def max_pool2d(
         kernel_size: size of the window, one number or one a dimension.
         stride: distance between windows; `kernel_size` by default.
         padding: minus infinity added on both sides, at most half of the kernel; 0 by default.
-        dilation: distance between the taps of a window; 1 by default.
+        dilation: distance between the elements of a window; 1 by default.
         ceil_mode: keep the last window where it reaches beyond the padding; False by default.
         return_indices: give also where each value was, for :func:`max_unpool2d`; False by default.
 

@@ -586,7 +586,7 @@ class PReLU(Module):
     Args:
         num_parameters: 1 (default), or one slope for each channel (dimension 1).
         init: the slopes at first; 0.25 by default.
-        device: where they live.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: theirs; float32 by default.
 
     Shape:

@@ -39,7 +39,7 @@ class AdaptiveLogSoftmaxWithLoss(Module):
         cutoffs: where the clusters begin: increasing integers from 1 to n_classes - 1.
         div_value: how fast the clusters' features shrink; 4.0 by default.
         head_bias: whether the head has a bias (default False).
-        device: where the parameters live.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: dtype of the parameters.
 
     Shape:

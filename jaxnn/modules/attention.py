@@ -34,7 +34,7 @@ class MultiheadAttention(Module):
         kdim: width of the keys, E by default.
         vdim: width of the values, E by default.
         batch_first: whether the batch is the first dimension, rather than the second. False by default.
-        device: None, a jax device or a sharding.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: dtype of the parameters, float32 by default.
 
     Parameters:

@@ -126,7 +126,7 @@ class _BatchNorm(_NormBase):
         momentum: weight of the new batch in the running statistics; None averages over all batches equally.
         affine: whether there are a weight, at first 1, and a bias, at first 0.
         track_running_stats: False keeps no running statistics; the batch's are then used in evaluation too.
-        device: where the parameters lie.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: dtype of the parameters.
         bias: False leaves the bias out.
 
@@ -227,7 +227,7 @@ class SyncBatchNorm(_BatchNorm):
         affine: whether there are a weight and a bias.
         track_running_stats: False keeps no running statistics.
         process_group: name of the mapped axis to average over, or a tuple of names; None: all that are mapped.
-        device: where the parameters lie.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: dtype of the parameters.
         bias: False leaves the bias out.
 

@@ -212,12 +212,12 @@ class Conv2d(_Conv):
         kernel_size: of the window, one number or one a dimension, as the next four are.
         stride: distance between windows; 1 by default.
         padding: added on both sides, or "valid" for none, or "same" to keep the size; 0 by default.
-        dilation: distance between the taps of the kernel; 1 by default.
+        dilation: distance between the elements of the kernel in the input; 1 by default.
         groups: channels are split into so many groups that do not mix; 1 by default.
         bias: learn an offset for each output channel; True by default.
         padding_mode: what the padding holds: "zeros" (default), "reflect", "replicate" or "circular", as
             ``functional.pad`` has them.
-        device: where the parameters live.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: theirs; float32 by default.
 
     Shape:
@@ -315,10 +315,10 @@ class _ConvTransposeNd(_ConvNd):
         if input.ndim < n + 1:
             fail(IndexError, name, "input", f"at least {n + 1} dimensions", input)
         asked = tuple(output_size[-n:])
-        spread = (1,) * n if dilation is None else dilation
+        gaps = (1,) * n if dilation is None else dilation
         smallest = [
-            (length - 1) * step - 2 * pad + gap * (taps - 1) + 1
-            for length, step, pad, gap, taps in zip(input.shape[leading:], stride, padding, spread, kernel_size)
+            (length - 1) * step - 2 * pad + gap * (extent - 1) + 1
+            for length, step, pad, gap, extent in zip(input.shape[leading:], stride, padding, gaps, kernel_size)
         ]
         largest = [size + step - 1 for size, step in zip(smallest, stride)]
         if any(not low <= size <= high for size, low, high in zip(asked, smallest, largest)):
@@ -367,9 +367,9 @@ class ConvTranspose2d(_ConvTransposeNd):
         output_padding: rows and columns added at the end of the output; 0 by default.
         groups: channels are split into so many groups that do not mix; 1 by default.
         bias: learn an offset for each output channel; True by default.
-        dilation: distance between the taps of the kernel; 1 by default.
+        dilation: distance between the elements of the kernel in the input; 1 by default.
         padding_mode: "zeros", the only one.
-        device: where the parameters live.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: theirs; float32 by default.
 
     ``forward(input, output_size=None)`` takes the size wanted, with or without batch and channels, where a stride

@@ -24,7 +24,7 @@ class _InstanceNorm(_NormBase):
         momentum: weight of the new batch in the running statistics.
         affine: whether there are a weight, at first 1, and a bias, at first 0.
         track_running_stats: True keeps running statistics, which are then used in evaluation.
-        device: where the parameters lie.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: dtype of the parameters.
         bias: False leaves the bias out.
 

@@ -46,7 +46,7 @@ class Linear(Module):
         in_features: size of each input vector.
         out_features: size of each output vector.
         bias: learn an offset; True by default.
-        device: where the parameters live.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: theirs; float32 by default.
 
     Shape:
@@ -110,7 +110,7 @@ class Bilinear(Module):
         in2_features: size of each second input vector.
         out_features: size of each output vector.
         bias: learn an offset; True by default.
-        device: where the parameters live.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: theirs; float32 by default.
 
     Shape:

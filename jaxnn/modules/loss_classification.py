@@ -233,7 +233,7 @@ class LinearCrossEntropyLoss(_WeightedLoss):
         num_classes: classes C.
         out_features: the dimensions (d1, ..., dK) of a loss of K dimensions; () by default.
         bias: whether the linear layer has a bias (default False).
-        device: where the parameters live.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: dtype of the parameters.
         reduction: "none", "mean" (default) or "sum".
         weight: a factor for each class (C), kept as a buffer.

@@ -112,7 +112,7 @@ class LayerNorm(_ShapeNorm):
         eps: added to the variance.
         elementwise_affine: whether there are a weight, at first 1, and a bias, at first 0.
         bias: False leaves the bias out.
-        device: where the parameters lie.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: dtype of the parameters.
 
     Shape:
@@ -168,7 +168,7 @@ class RMSNorm(_ShapeNorm):
         normalized_shape: the last dimensions; an int means one.
         eps: added to the mean square (default None: the machine epsilon).
         elementwise_affine: whether there is a weight, at first 1.
-        device: where the weight lies.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: dtype of the weight.
 
     Shape:
@@ -214,7 +214,7 @@ class GroupNorm(Module):
         num_channels: number of channels.
         eps: added to the variance.
         affine: whether there are a weight, at first 1, and a bias, at first 0.
-        device: where the parameters lie.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: dtype of the parameters.
         bias: False leaves the bias out.
 

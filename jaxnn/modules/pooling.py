@@ -66,7 +66,7 @@ class MaxPool2d(_MaxPoolNd):
         kernel_size: size of the window, one number or one a dimension.
         stride: distance between windows; `kernel_size` by default.
         padding: minus infinity on both sides; 0 by default.
-        dilation: distance between the taps of a window; 1 by default.
+        dilation: distance between the elements of a window; 1 by default.
         return_indices: give also where each value was, for :class:`MaxUnpool2d`; False by default.
         ceil_mode: keep the last window where it reaches beyond the padding; False by default.
 

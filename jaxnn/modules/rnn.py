@@ -61,7 +61,7 @@ class RNNBase(Module):
         dropout: probability of zero in the outputs of each layer but the last, in training; 0 by default.
         bidirectional: also run from the end to the start; False by default.
         proj_size: size to which h is projected (LSTM only); 0, none, by default.
-        device: where the parameters live.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: theirs; float32 by default.
 
     Raises:
@@ -277,7 +277,7 @@ class RNN(RNNBase):
         batch_first: (batch, time, features) in and out instead of (time, batch, features); False by default.
         dropout: probability of zero in the outputs of each layer but the last, in training; 0 by default.
         bidirectional: also run from the end to the start; False by default.
-        device: where the parameters live.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: theirs; float32 by default.
 
     Shape:
@@ -347,7 +347,7 @@ class LSTM(RNNBase):
         dropout: probability of zero in the outputs of each layer but the last, in training; 0 by default.
         bidirectional: also run from the end to the start; False by default.
         proj_size: size to which h is projected; 0, none, by default.
-        device: where the parameters live.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: theirs; float32 by default.
 
     Shape:
@@ -429,7 +429,7 @@ class GRU(RNNBase):
         batch_first: (batch, time, features) in and out instead of (time, batch, features); False by default.
         dropout: probability of zero in the outputs of each layer but the last, in training; 0 by default.
         bidirectional: also run from the end to the start; False by default.
-        device: where the parameters live.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: theirs; float32 by default.
 
     Shape:

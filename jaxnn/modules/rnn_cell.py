@@ -25,7 +25,7 @@ class RNNCellBase(Module):
         hidden_size: size of the state.
         bias: whether there are biases.
         num_chunks: blocks of hidden_size in the weights.
-        device: where the parameters live.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: theirs; float32 by default.
 
     Follows ``torch.nn.RNNCellBase``.
@@ -98,7 +98,7 @@ class RNNCell(RNNCellBase):
         hidden_size: size of the state.
         bias: whether there are biases; True by default.
         nonlinearity: "tanh" (default) or "relu".
-        device: where the parameters live.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: theirs; float32 by default.
 
     Shape:
@@ -145,7 +145,7 @@ class LSTMCell(RNNCellBase):
         input_size: features of the input.
         hidden_size: size of the states.
         bias: whether there are biases; True by default.
-        device: where the parameters live.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: theirs; float32 by default.
 
     Shape:
@@ -182,7 +182,7 @@ class GRUCell(RNNCellBase):
         input_size: features of the input.
         hidden_size: size of the state.
         bias: whether there are biases; True by default.
-        device: where the parameters live.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: theirs; float32 by default.
 
     Shape:

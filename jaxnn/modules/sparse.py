@@ -75,7 +75,7 @@ class Embedding(_Table):
         norm_type: the p of that norm; 2 by default.
         scale_grad_by_freq: divide each index's gradient by how often it occurs in the call.
         sparse: accepted; gradients are dense arrays.
-        device: where the table lives.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: its dtype; float32 by default.
 
     Shape:
@@ -191,7 +191,7 @@ class EmbeddingBag(_Table):
         sparse: accepted; gradients are dense arrays.
         include_last_offset: `offsets` has one number more, the end of the last bag.
         padding_idx: a row that counts for nothing in its bag; negative counts from the end.
-        device: where the table lives.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: its dtype; float32 by default.
 
     Shape:

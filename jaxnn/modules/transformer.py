@@ -44,7 +44,7 @@ class Transformer(Module):
         batch_first: (N, S, E) rather than (S, N, E). False by default.
         norm_first: LayerNorm before each part rather than after. False by default.
         bias: whether Linear and LayerNorm layers have biases, True by default.
-        device: None, a jax device or a sharding.
+        device: a jax device or a sharding for the parameters; None for JAX's default.
         dtype: dtype of the parameters, float32 by default.
 
     Shape:
@@ -160,7 +160,7 @@ class Transformer(Module):
 
         Args:
             sz: sequence length.
-            device: None, a jax device or a sharding.
+            device: a jax device or a sharding for the parameters; None for JAX's default.
             dtype: float32 by default.
 
         Example:

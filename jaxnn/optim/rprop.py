@@ -15,7 +15,7 @@ from jaxnn.optim._rule import Rule
 class Rprop(Rule):
     """Resilient propagation: each number has a step of its own, and only the gradient's sign counts.
 
-    Where the sign is that of the last gradient the step grows by ``etas[1]``, where it turned the step shrinks by
+    Where the sign is that of the last gradient the step grows by ``etas[1]``, where it changed the step shrinks by
     ``etas[0]`` and nothing moves; ``p = p - sign(g) * step``, the step held within `step_sizes`.
 
     Args:
@@ -67,8 +67,8 @@ class Rprop(Rule):
     @staticmethod
     def update(p: Any, g: Any, state: dict[str, Any], s: Any) -> tuple[Any, dict[str, Any]]:
         agreement = g * state["prev"]
-        turned = agreement < 0
-        factor = jnp.where(agreement > 0, s.etas[1], jnp.where(turned, s.etas[0], jnp.ones_like(p)))
+        flipped = agreement < 0
+        factor = jnp.where(agreement > 0, s.etas[1], jnp.where(flipped, s.etas[0], jnp.ones_like(p)))
         size = jnp.clip(state["step_size"] * factor, s.step_sizes[0], s.step_sizes[1])
-        g = jnp.where(turned, jnp.zeros_like(g), g)
+        g = jnp.where(flipped, jnp.zeros_like(g), g)
         return p - jnp.sign(g) * size, {"prev": g, "step_size": size}
