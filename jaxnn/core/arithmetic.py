@@ -61,18 +61,19 @@ class Arithmetic:
         raise NotImplementedError
 
     def __jax_array__(self) -> Any:
+        """The array, for every use of it; a box that has none yet refuses."""
         return self.value
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        return np.asarray(self.value, dtype=dtype)
+        return np.asarray(self.__jax_array__(), dtype=dtype)
 
     def __getitem__(self, index: Any) -> Any:
         index = as_index(index)
-        check_index(self.value.shape, index)
-        return self.value[index]
+        check_index(self.__jax_array__().shape, index)
+        return self.__jax_array__()[index]
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        index, array = as_index(index), self.value
+        index, array = as_index(index), self.__jax_array__()
         check_index(array.shape, index)
         value = _cast("=", jnp.asarray(plain(value)), array.dtype)
         if getattr(index, "dtype", None) == np.bool_ and value.ndim == 0:  # also where the mask is not known yet
@@ -82,20 +83,20 @@ class Arithmetic:
             self._write(array.at[index].set(value))
 
     def __iter__(self) -> Any:
-        return iter(self.value)
+        return iter(self.__jax_array__())
 
     def __len__(self) -> int:
-        return len(self.value)
+        return len(self.__jax_array__())
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the array."""
-        return self.value.shape
+        return self.__jax_array__().shape
 
     @property
     def dtype(self) -> Any:
         """Dtype of the array."""
-        return self.value.dtype
+        return self.__jax_array__().dtype
 
     @property
     def ndim(self) -> int:
@@ -105,12 +106,12 @@ class Arithmetic:
     @property
     def sharding(self) -> Any:
         """The array's sharding."""
-        return self.value.sharding
+        return self.__jax_array__().sharding
 
     @property
     def device(self) -> Any:
         """The array's device, or its sharding where it lies on several."""
-        return self.value.device
+        return self.__jax_array__().device
 
     @property
     def nbytes(self) -> int:
@@ -146,31 +147,33 @@ class Arithmetic:
     @property
     def is_cuda(self) -> bool:
         """Whether the array is on a GPU."""
-        return any(device.platform in ("gpu", "cuda", "rocm") for device in self.value.devices())
+        return any(device.platform in ("gpu", "cuda", "rocm") for device in self.__jax_array__().devices())
 
     def __bool__(self) -> bool:
-        if self.value.size != 1:
+        if self.__jax_array__().size != 1:
             raise RuntimeError("Boolean value of Tensor with more than one value is ambiguous. Compare with `is None`")
-        return bool(self.value.reshape(()))
+        return bool(self.__jax_array__().reshape(()))
 
     def __float__(self) -> float:
-        return float(self.value.reshape(()))
+        return float(self.__jax_array__().reshape(()))
 
     def __int__(self) -> int:
-        return int(self.value.reshape(()))
+        return int(self.__jax_array__().reshape(()))
 
     def __complex__(self) -> complex:
-        return complex(self.value.reshape(()))
+        return complex(self.__jax_array__().reshape(()))
 
     def __index__(self) -> int:
-        return operator.index(self.value)
+        return operator.index(self.__jax_array__())
 
     def __format__(self, spec: str) -> str:
-        return format(self.value.reshape(()) if spec and self.value.size == 1 else self.value, spec)
+        return format(
+            self.__jax_array__().reshape(()) if spec and self.__jax_array__().size == 1 else self.__jax_array__(), spec
+        )
 
     def _put(self, name: str, result: Any) -> Any:
         """Write what the in-place method `name` gives; shape and dtype stay."""
-        old = self.value
+        old = self.__jax_array__()
         result = jnp.asarray(result)
         if result.shape != old.shape:
             try:
@@ -223,15 +226,15 @@ def define(name: str, function: Callable[..., Any]) -> None:
 
 
 def _forward(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self, other: function(self.value, plain(other))
+    return lambda self, other: function(self.__jax_array__(), plain(other))
 
 
 def _reflected(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self, other: function(plain(other), self.value)
+    return lambda self, other: function(plain(other), self.__jax_array__())
 
 
 def _augmented(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self, other: self._put(name, function(self.value, plain(other)))
+    return lambda self, other: self._put(name, function(self.__jax_array__(), plain(other)))
 
 
 for _name, _function in _OPERATORS.items():
@@ -241,7 +244,7 @@ for _name, _function in _OPERATORS.items():
 for _name, _function in _COMPARISONS.items():
     define(f"__{_name}__", _forward(_function))
 for _name, _function in _UNARY.items():
-    define(f"__{_name}__", lambda self, function=_function: function(self.value))
+    define(f"__{_name}__", lambda self, function=_function: function(self.__jax_array__()))
 setattr(Arithmetic, "__hash__", object.__hash__)  # noqa: B010 - as torch's tensors: == by elements, hash by identity
 
 
@@ -479,7 +482,9 @@ _WRITES: dict[str, Callable[..., Any]] = {
 
 def _method(function: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return function(self.value, *map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
+        return function(
+            self.__jax_array__(), *map(plain, args), **{name: plain(value) for name, value in kwargs.items()}
+        )
 
     return method
 
@@ -487,7 +492,7 @@ def _method(function: Callable[..., Any]) -> Callable[..., Any]:
 def _in_place(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = {key: plain(value) for key, value in kwargs.items()}
-        return self._put(name, function(self.value, *map(plain, args), **given))
+        return self._put(name, function(self.__jax_array__(), *map(plain, args), **given))
 
     return method
 
@@ -499,4 +504,4 @@ for _name in IN_PLACE:
 for _name, _function in _WRITES.items():
     define(_name, _in_place(_name, _function))
 for _name in ("T", "mT", "at", "real", "imag", "itemsize"):
-    setattr(Arithmetic, _name, property(lambda self, name=_name: getattr(self.value, name)))
+    setattr(Arithmetic, _name, property(lambda self, name=_name: getattr(self.__jax_array__(), name)))

@@ -30,7 +30,8 @@ class Data(Arithmetic):
         """The array."""
         if self._box is None:
             return self._own
-        value = self._box.value if self._index is None else self._box.value[self._index]
+        whole = self._box.__jax_array__() if isinstance(self._box, Arithmetic) else self._box.value
+        value = whole if self._index is None else whole[self._index]
         return jax.lax.stop_gradient(value) if self._stops else value
 
     def _write(self, array: Any) -> None:

@@ -56,6 +56,9 @@ class _Uninitialized(Slot):
             "module once, which infers its shape, or load a state_dict"
         )
 
+    def __jax_array__(self) -> NoReturn:
+        self.__array__()
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
 

@@ -369,3 +369,43 @@ def test_a_method_of_a_result_says_what_to_write(line):
 
 def test_there_are_as_many_as_were_asked_for():
     assert len(READS + SHAPES + VALUES + WRITES) >= 62
+
+
+@pytest.mark.parametrize(
+    "use", [lambda p: p * 2, lambda p: p.norm(), lambda p: p.zero_(), lambda p: p.data.mul_(2), jnp.exp]
+)
+def test_a_box_without_numbers_refuses_all_of_it(use):
+    with pytest.raises((ValueError, RuntimeError), match="uninitialized"):
+        use(nn.LazyLinear(3).get_parameter("weight"))
+
+
+def test_wrong_uses_are_errors_as_torchs():
+    p = nn.Parameter(jnp.ones((3, 4)))
+    for wrong, error in (
+        (lambda: p.add_(jnp.ones((2, 3, 4))), RuntimeError),
+        (lambda: nn.Parameter(jnp.ones(2, int), requires_grad=False).mul_(0.5), RuntimeError),
+        (lambda: p[5], IndexError),
+        (lambda: p.__setitem__(5, 1.0), IndexError),
+        (lambda: p.data.__setitem__((0, 7), 1.0), IndexError),
+        (lambda: bool(p), RuntimeError),
+        (lambda: p.clamp(), RuntimeError),
+    ):
+        with pytest.raises(error):
+            wrong()
+    assert float(p.sum()) == 12
+
+
+def test_boxes_as_arguments_of_functions():
+    p, x = nn.Parameter(jnp.ones((3, 4))), jnp.ones((2, 4))
+    assert float(nn.functional.linear(x, p).sum()) == float(nn.jit(nn.functional.linear)(x, p).sum()) == 24
+    assert (
+        float(jax.jit(lambda p: p.norm() ** 2)(p))
+        == pytest.approx(12)
+        == float(jax.grad(lambda p: (p**2).sum())(p).sum()) / 2
+    )
+    nn.manual_seed(0)
+    drawn = p.data.normal_(0, 0.02).clone()
+    nn.manual_seed(0)
+    np.testing.assert_array_equal(drawn, nn.init.normal_(nn.Parameter(jnp.ones((3, 4))), 0, 0.02))
+    np.testing.assert_array_equal(nn.init.zeros_(p.data), jnp.zeros((3, 4)))
+    assert float(p.uniform_(2, 3).min()) >= 2
