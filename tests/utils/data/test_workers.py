@@ -3,7 +3,7 @@
 import random
 import subprocess
 import sys
-import time
+import threading
 
 import numpy as np
 import pytest
@@ -47,13 +47,18 @@ def test_an_abandoned_epoch_of_kept_workers_leaves_nothing_in_the_next():
 
 
 def test_threads_fetch_while_the_caller_works():
-    """Two threads that wait for 8 x 20 ms beside a caller that works for as long take less than one after the other."""
-    loader = data.DataLoader(Squares(16, slow=0.02), 1, num_workers=2)
-    start = time.perf_counter()
-    for _ in loader:
-        time.sleep(0.02)
-    overlapped = time.perf_counter() - start
-    assert overlapped < 0.9 * 16 * 0.04
+    """While the caller has the first batch and asks for no other, both threads' next batches are fetched."""
+    fetched = {index: threading.Event() for index in range(8)}
+
+    class Noted(Squares):
+        def __getitem__(self, index):
+            fetched[index].set()
+            return super().__getitem__(index)
+
+    batches = iter(data.DataLoader(Noted(8), 1, num_workers=2))
+    next(batches)
+    assert all(fetched[index].wait(60) for index in range(5))  # two for each, and one for the batch that is out
+    assert not fetched[6].is_set()
 
 
 def test_streams_are_divided_by_worker_info_or_come_once_from_each_worker():
