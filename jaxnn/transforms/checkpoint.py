@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, overload
 
@@ -13,6 +14,11 @@ from jaxnn.transforms.signature import as_tuple, unbound, wraps
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+# What jax's messages call the arguments of the function that it is given: the arrays of all modules come first.
+_NAMES = inspect.Signature(
+    [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in ("modules", "key", "args", "kwargs")]
+)
 
 
 @overload
@@ -59,6 +65,8 @@ def checkpoint(
         return functools.partial(checkpoint, prevent_cse=prevent_cse, policy=policy, static_argnums=static_argnums)
     function, bound = unbound(fun)
     static = {n + len(bound) for n in as_tuple(static_argnums)}
+    name = getattr(fun, "__name__", None) or type(fun).__name__
+    source = getattr(type(fun), "forward", fun) if bound and bound[0] is fun else function
 
     @wraps(fun)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -71,6 +79,8 @@ def checkpoint(
                 now = tuple(dynamic.get(i, arg) for i, arg in enumerate(rest_args))
                 return call.run(function, leaves, key, (now, kwargs))
 
+            pure.__name__, pure.__wrapped__ = name, source  # type: ignore[attr-defined]
+            pure.__signature__ = _NAMES  # type: ignore[attr-defined]
             remat = jax.checkpoint(pure, prevent_cse=prevent_cse, policy=policy)
             return call.finish(*remat(list(call.leaves), call.key, dynamic, rest_kwargs))
 

@@ -68,6 +68,14 @@ def test_a_modules_own_forward_is_named():
     assert f"forward at {HERE}:" in str(caught.value) and "self.fc.weight" in str(caught.value)
 
 
+def test_a_checkpointed_function_is_named(model):
+    with pytest.raises(jax.errors.TracerBoolConversionError) as caught:
+        nn.checkpoint(branches)(model, x)
+    assert place(branches) in str(caught.value) and "the argument modules[0]" in str(caught.value)
+    with pytest.raises(jax.errors.TracerBoolConversionError, match=r"the argument args\[1\]"):
+        nn.checkpoint(lambda model, x: x if x.sum() > 0 else -x)(model, x)
+
+
 def test_static_and_donated_arguments_by_number_and_by_name(model):
     for options in ({"static_argnums": 2}, {"static_argnames": "mode"}):
         step = nn.jit(lambda model, x, mode: x if mode == "train" else -x, **options)
