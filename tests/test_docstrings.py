@@ -12,7 +12,7 @@ import pytest
 import jaxnn
 
 # porting and testing convert torch's models: their examples need torch.
-NEEDS_TORCH = {"jaxnn.porting.convert", "jaxnn.testing.compare"}
+NEEDS_TORCH = {"jaxnn.porting.arrays", "jaxnn.porting.convert", "jaxnn.testing.compare"}
 
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ import hashlib
 import warnings
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -436,7 +436,7 @@ def flatten_with_keys(obj: Any) -> tuple[list[tuple[Any, Any]], Structure]:
 def unflatten(structure: Structure, leaves: Any) -> Any:
     """A stateful object of this structure around any leaves. No ``__init__`` runs; no array is copied."""
     if type(structure) is not Structure:
-        structure = structure.known()
+        structure = cast(Any, structure).known()
     root = structure.nodes[0]
     obj = object.__new__(root.kind)
     held = obj.__dict__
