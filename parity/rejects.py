@@ -38,6 +38,9 @@ KNOWN: tuple[tuple[str, str], ...] = (
     (r"argument '\w+' \(position \d+\) must be tuple of ints", "both reject: torch looks at the types of all first"),
     (r"^max_unpool1d\(.*padding=\(0, 0\).*torch gives", "torch reads the first number of too many"),
     (r"^local_response_norm\(.*int.*, 1\).*torch gives", "integers: torch takes a window of one"),
+    (r"^local_response_norm\(int\d+\[(\d+, ){3,}.*torch gives", "integers: torch divides the sums without a rest"),
+    (r"^interpolate\(int.*mode='area'.*torch gives .*\b0\b", "windows or outputs without elements"),
+    (r"^(nll_loss|cross_entropy)\(.*expected scalar type Long but found", "classes are of any integer dtype"),
     (r"select\(\) cannot be applied to a 0-dim", "torch trips over the argument in passing, ours names it"),
     (r"^bilinear\(.*bias: .*torch gives", "torch broadcasts a bias of another shape"),
     (

@@ -176,6 +176,8 @@ def multi_head_attention(arrays: MultiHeadArrays, options: MultiHeadOptions, emb
     _check_sizes(arrays, key, value, options, embed_dim)
     if is_complex(query):
         fail(NotImplementedError, _NAME, "query", "a real dtype", query)
+    if options.dropout_p > 1 and not options.need_weights:  # with weights torch's other program says ValueError
+        fail(RuntimeError, _NAME, "dropout_p", "a dropout probability between 0 and 1", options.dropout_p)
     if 0 < options.dropout_p < 1 and arrays.dropout_key is None:
         arrays = arrays._replace(dropout_key=random.next_key())
     output, weights = _multi_head_attention(arrays, options._replace(causal=causal))

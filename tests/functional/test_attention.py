@@ -325,3 +325,12 @@ def test_values_of_width_one_leave_no_noise_where_a_row_is_saturated(shape):
     )
     for gradient in run(query, key, cotangent):
         np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize(("need_weights", "error"), [(False, RuntimeError), (True, ValueError)])
+def test_a_dropout_above_one_is_rejected_as_in_torch(need_weights, error):
+    x = np.ones((4, 6), np.float32)
+    with pytest.raises(error):
+        torch.nn.MultiheadAttention(6, 3, dropout=2.0)(*[torch.tensor(x)] * 3, need_weights=need_weights)
+    with pytest.raises(error, match="probability"):
+        nn.MultiheadAttention(6, 3, dropout=2.0)(*[jnp.asarray(x)] * 3, need_weights=need_weights)
