@@ -1,6 +1,6 @@
 """``nn.grad`` is two things: JAX's transform, ``nn.grad(loss)(model)``, and the module that torch calls ``torch.nn.grad``.
 
-The module is called as `jaxnn.transforms.gradients.grad`; what lies in it are the gradients of convolutions.
+The module is called as `jaxnn.transforms.gradients.grad`; its functions are the gradients of convolutions.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ class Budget:
 
     One unit is one byte of memory that is filled, or one step of about a nanosecond. Each byte of a pickle pays for
     the object that it describes (about 64 bytes, so those are not charged), and for as much again. Each byte that a
-    tensor lies in pays for four copies. What a pickle gets by naming a remembered value, copying it or looking it up,
+    tensor is stored in pays for four copies. What a pickle gets by naming a remembered value, copying it or looking it up,
     is charged. So time and memory are linear in the size of the file, whatever it says.
 
     Args:

@@ -24,7 +24,7 @@ class Call:
 
 
 class Persistent:
-    """Something that lies outside the pickle, by its identity."""
+    """An object stored outside the pickle, by its identity."""
 
     def __init__(self, identity: tuple[Any, ...]):
         self.identity = identity

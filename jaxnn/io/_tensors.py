@@ -41,7 +41,7 @@ class StorageKind(NamedTuple):
 
 
 class Storage:
-    """Bytes of a file, what they hold (None: the tensors say it), and whether their bytes lie in the other order."""
+    """Bytes of a file, what they hold (None: the tensors say it), and whether their byte order is the other one."""
 
     __slots__ = ("_turned", "data", "dtype", "swapped")
 
@@ -50,7 +50,7 @@ class Storage:
         self._turned: dict[str, np.ndarray[Any, np.dtype[np.uint8]]] = {}
 
     def in_native_order(self, dtype: np.dtype[Any], budget: Budget) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """The bytes for tensors of `dtype`: swapped once, however many tensors lie in them."""
+        """The bytes for tensors of `dtype`: swapped once, however many tensors share them."""
         if not self.swapped or dtype.itemsize == 1:
             return self.data
         if dtype.str not in self._turned:

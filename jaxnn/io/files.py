@@ -133,7 +133,7 @@ def gguf_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def gguf_table(path: Path) -> list[gguf_files.Entry] | None:
-    """What lies in a GGUF file, without dequantizing it; None for a file of another format.
+    """The contents of a GGUF file, without dequantizing it; None for a file of another format.
 
     Raises:
         FileNotFoundError, CheckpointError: as `load`.

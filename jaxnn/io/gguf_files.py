@@ -58,7 +58,7 @@ _ROWS = 1 << 16  # values that are dequantized at a time: what they need besides
 
 
 class Entry(NamedTuple):
-    """One tensor: where it lies, in what form, and what becomes of it."""
+    """One tensor: its position in the file, its type, and its name and layout here."""
 
     name: str  # the hub's, or the file's own where the hub has none
     shape: tuple[int, ...]
@@ -142,7 +142,7 @@ def metadata(content: Bytes) -> dict[str, Any]:
 
 
 def entries(content: Bytes) -> list[Entry]:
-    """What the file says of its tensors, checked against its size; in the order in which they lie in it.
+    """What the file says of its tensors, checked against its size; in their order in the file.
 
     Raises:
         CheckpointError: a broken file, or one part of several.

@@ -15,7 +15,7 @@ from jaxnn.base.dtypes import describe
 from jaxnn.io._content import Bytes
 from jaxnn.io.errors import CheckpointError, plain, quoted
 
-# The format's dtypes, in its own order of alignment. F4 lies two to a byte, the first in the low half.
+# The format's dtypes, in its own order of alignment. F4 is packed two to a byte, the first in the low half.
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(kind)
     for name, kind in {
@@ -50,7 +50,7 @@ _METADATA = "__metadata__"
 
 
 def read(content: Bytes, strict: bool = True) -> tuple[dict[str, np.ndarray[Any, Any]], list[str]]:
-    """The arrays by name, in the order in which they lie in the file, and what was left out.
+    """The arrays by name, in their order in the file, and what was left out.
 
     Raises:
         CheckpointError: a broken file.
@@ -151,7 +151,8 @@ def prepare(state_dict: Any) -> tuple[bytes, list[tuple[str, Any]]]:
             raise TypeError(f"save: state_dict[{quoted(name)}]: expected an array, got {describe(value)}")
         kinds[name] = _kind(name, value)
     order = list(DTYPES)
-    # The widest first, so that each lies at a multiple of its width; then by name, so that one model is one file.
+    # The largest items first, so that each array begins at a multiple of its item size; then by name, so that one model
+    # is one file.
     names = sorted(kinds, key=lambda name: (-order.index(kinds[name]), name))
     table: dict[str, Any] = {_METADATA: {"format": "pt"}}
     at = 0

@@ -79,7 +79,7 @@ def _entries(content: Bytes) -> dict[str, zipfile.ZipInfo]:
     plain_entries = (entry for entry in entries if entry.compress_size == entry.file_size)
     stored = sum(entry.file_size for entry in plain_entries)
     if stored > len(content):
-        raise CheckpointError("a zip file whose records lie over each other")
+        raise CheckpointError("a zip file whose records overlap")
     return records
 
 
@@ -130,7 +130,7 @@ def _read_zip(content: Bytes, verify: bool, strict: bool) -> Machine:
 
 
 def _stored(content: Bytes, entry: zipfile.ZipInfo) -> Bytes:
-    """The bytes of a record, where they lie in the mapped file."""
+    """The bytes of a record, in place in the mapped file."""
     where = f"record {quoted(entry.filename)}"
     if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or entry.flag_bits & 1:
         raise CheckpointError(f"{where} is compressed or encrypted; torch.save does neither")
@@ -220,7 +220,7 @@ def _read_legacy(content: Bytes, verify: bool, strict: bool) -> Machine:
         width = 1 if dtype is None else dtype.itemsize
         _, offset, count = view  # a storage that is part of another one
         if (offset + count) * width > len(data[key]):
-            raise CheckpointError(f"a part of storage {quoted(key)} that lies outside it")
+            raise CheckpointError(f"a part of storage {quoted(key)} that is outside it")
         return Storage(data[key][offset * width : (offset + count) * width], dtype, swapped)
 
     return Machine(content, names, persistent, begin, budget, states, strict)

@@ -110,12 +110,12 @@ def _check_like(what: str, given: Any, kept: Any, attributes: Sequence[str] = ("
 
 
 def _devices(array: Any) -> set[Any] | None:
-    """Where an array lies; None for one that is traced or abstract."""
+    """The device or sharding of an array; None for one that is traced or abstract."""
     return array.devices() if isinstance(array, jax.Array) and not isinstance(array, _compat.Tracer) else None
 
 
 def _placed(new: Any, before: Any) -> Any:
-    """`new` where `before` lies, if it was made from nothing (``jnp.eye``) and so has no place of its own."""
+    """`new` on the device of `before`, if it was made from nothing (``jnp.eye``) and so has no place of its own."""
     if None in (_devices(new), _devices(before)) or new.committed or new.shape != before.shape:
         return new
     return jax.device_put(new, before.sharding) if before.committed else new

@@ -19,7 +19,7 @@ from jaxnn.lowering.define import multiply_adds
 
 @dataclass
 class Row:
-    """One module: its path and class, what it gave, and what lies in it and below it."""
+    """One module: its path and class, its output, and the parameters in it and below it."""
 
     path: str
     kind: str

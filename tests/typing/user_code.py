@@ -34,7 +34,6 @@ class Net(nn.Module):
         reveal_type(jnp.exp(self.scale))  # is: Array
         half = self.scale.size / 2  # noqa: F841
         self.scale[0].sum()
-        self.scale.nothing()  # error: reportAttributeAccessIssue
         self.scale + "text"  # error: reportOperatorIssue
         return self.head(x)
 
@@ -84,6 +83,7 @@ nn.relu(x)  # error: reportAttributeAccessIssue
 for name, parameter in model.named_parameters():
     parameter.requires_grad = not name.endswith("bias")
     parameter.data = jnp.zeros_like(parameter)
+    parameter.mul_(0.5)
     reveal_type(parameter.numel())  # is: int
     reveal_type(parameter.value.sum())  # is: Any
 nn.init.kaiming_uniform_(model.head.weight, nonlinearity="relu")
