@@ -15,10 +15,14 @@ import jaxnn as nn
 from models.llama_config import LlamaConfig
 
 
-def _frequencies(theta: float, size: int) -> np.ndarray:
-    """``theta ** (-2 i / size)``, rounded where PyTorch rounds it: trained models know these very numbers."""
+def _periods(theta: float, size: int) -> np.ndarray:
+    """``theta ** (2 i / size)``, rounded where PyTorch rounds it: trained models know these very numbers."""
     exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-    return np.float32(1) / (theta ** exponents.astype(np.float64)).astype(np.float32)
+    return (theta ** exponents.astype(np.float64)).astype(np.float32)
+
+
+def _frequencies(theta: float, size: int) -> np.ndarray:
+    return np.float32(1) / _periods(theta, size)
 
 
 def _linear(rope, size, longest):
@@ -66,8 +70,8 @@ def _longrope(rope, size, longest):
     attention = rope.attention_factor
     if attention is None:
         attention = math.sqrt(1 + math.log(factor) / math.log(length)) if factor > 1 else 1.0
-    plain = _frequencies(rope.rope_theta, size)
-    return np.stack([plain / np.asarray(f, np.float32) for f in (rope.short_factor, rope.long_factor)]), attention
+    periods, factors = _periods(rope.rope_theta, size), np.array([rope.short_factor, rope.long_factor], np.float32)
+    return np.float32(1) / (factors * periods), attention
 
 
 def _proportional(rope, size, longest):
