@@ -44,7 +44,9 @@ class Letters:
 @pytest.fixture(scope="module")
 def model():
     nn.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig.from_dict(SMALL | {"eos_token_id": END, "max_position_embeddings": 256})).eval()
+    return LlamaForCausalLM(
+        LlamaConfig.from_dict(SMALL | {"eos_token_id": END, "max_position_embeddings": 256, "initializer_range": 0.3})
+    ).eval()
 
 
 def _chat(model, stop=(), tokens=5, **options):
@@ -68,6 +70,7 @@ def test_only_what_is_new_is_read(model):
 @pytest.mark.parametrize("why", ["rewritten", "stopped", "not heard"])
 def test_what_is_not_as_it_was_is_read_again(why, model):
     whole = "".join(_chat(model).answer("hello"))
+    assert whole.index(whole[2:4]) == 2  # the stop text below comes nowhere before
     talk = _chat(model, rewrites=why == "rewritten", stop=[whole[2:4]] if why == "stopped" else [])
     if why == "not heard":
         assert next(talk.answer("hello")) == whole[0]
