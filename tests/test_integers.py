@@ -316,7 +316,7 @@ def test_an_eager_call_with_an_array_for_an_int_is_the_call_with_the_int():
     ],
 )
 def test_the_message_names_the_argument_and_the_way_out(call, argument):
-    with pytest.raises(TypeError, match=argument + r".*(Write int\(|, got)"):
+    with pytest.raises(TypeError, match=argument + r".*(int\(\.\.\.\)|, got)"):
         call()
 
 

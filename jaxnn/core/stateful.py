@@ -106,8 +106,12 @@ class Stateful:
         if isinstance(value, jax.Array):
             if slots is None:
                 raise AttributeError(f"cannot assign an array before {type(self).__name__}.__init__() call")
-            maker = sys._getframe(2)  # none of our layers' constructors keeps an array as it is
-            if maker.f_code.co_name == "__init__" and maker.f_globals.get("__name__", "").startswith("jaxnn.modules."):
+            maker = sys._getframe(2)  # none of our layers' constructors keeps an array as it is, but for a number
+            if (
+                value.ndim
+                and maker.f_code.co_name == "__init__"
+                and maker.f_globals.get("__name__", "").startswith("jaxnn.modules.")
+            ):
                 kind = type(self).__name__
                 fail(
                     TypeError, kind, name, "an option", value, f"A layer is made first and called then: nn.{kind}()(x)"
