@@ -153,7 +153,8 @@ TEXTS = ["Hello world, it's 2024!", "  two  spaces\n\n\ttab", "größer 🙂", "
 @pytest.mark.parametrize("cut", ["smollm", "llama-bpe", "qwen2", "gpt-2"])
 def test_a_tokenizer_from_its_metadata(cut):
     """Trained, written as GGUF has it, and made anew: the same ids, and the texts back."""
-    tokenizers = pytest.importorskip("tokenizers")
+    tokenizers = pytest.importorskip("tokenizers", reason="the package it is made with: pip install tokenizers")
+    pytest.importorskip("jinja2", reason="the chat template's language: pip install jinja2")
     import json
 
     from gguf_tokenizer import GGUFTokenizer
