@@ -1,5 +1,6 @@
 """examples/cifar_style.py: it learns, augments, goes on after a stop with the same steps, and draws."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import jaxnn as nn
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
-import cifar_style  # noqa: E402
+with pytest.MonkeyPatch.context() as quick:  # its functions are compiled as they are decorated: quickly, not well
+    quick.setattr(nn, "jit", functools.partial(nn.jit, compiler_options={"xla_backend_optimization_level": 0}))
+    import cifar_style
 
 OPTIONS = "--batch 32 --epochs 3 --lr 0.01".split()
 LOAD, NET = cifar_style.load_data, cifar_style.ResNet

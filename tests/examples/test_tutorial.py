@@ -1,6 +1,7 @@
 """examples/tutorial: one training script in PyTorch and in jaxnn: few changed lines, PyTorch's losses, one program."""
 
 import difflib
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -42,7 +43,9 @@ def script(name):
         pytest.importorskip("torch")
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn, "jit", functools.partial(nn.jit, compiler_options={"xla_backend_optimization_level": 0}))
+        spec.loader.exec_module(module)
     load = module.load_digits
 
     def few():
