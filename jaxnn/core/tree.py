@@ -518,6 +518,8 @@ def register(kind: type) -> None:
     """Make a class a pytree node."""
     register_pytree_with_keys(kind, flatten_with_keys, unflatten, flatten)
     name = f"{kind.__module__}.{kind.__qualname__}"
+    if any(name == f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__[1:]):
+        name += "+"  # made of a class and called like it (pruning): the class keeps its name
     _compat.register_export(kind, name, _written, _read, functools.partial(_stub, kind))
 
 

@@ -336,3 +336,11 @@ def test_what_is_compiled_ahead_of_time_writes_back():
         results.append((losses, dict(model.state_dict())))
     _same(*results)
     assert int(results[1][1]["1.num_batches_tracked"]) == 3
+
+
+def test_a_class_is_exported_after_one_of_its_layers_was_pruned():
+    nn.utils.prune.l1_unstructured(nn.Linear(3, 2), "weight", 1)
+    model, x = nn.Linear(3, 2), jnp.ones((4, 3))
+    exported = export.export(jax.jit(lambda model, x: model(x)))(model, x)
+    again = export.deserialize(exported.serialize())
+    np.testing.assert_allclose(again.call(model, x), model(x), rtol=1e-6)
