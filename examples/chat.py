@@ -140,7 +140,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-new-tokens", type=number(int, 1), default=256, help="of one answer")
     parser.add_argument("--context", type=number(int, 1), default=2048, help="tokens of the whole chat")
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights; on a CPU float32 is the fastest"
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights; float32 is fastest on a CPU"
     )
     parser.add_argument("--int8", action="store_true", help="weights of linear layers in a quarter of the memory")
     parser.add_argument("--device", default=None, help="cpu, gpu or tpu; jax's default otherwise")
