@@ -127,7 +127,8 @@ def largest_error(found, truth):
 @pytest.mark.parametrize(("kind", "options"), list(cases()))
 def test_100_steps_are_torchs(kind, options):
     truth, saved = torchs(kind, options, torch.float64)
-    for how in ("eager", "nn.jit", "plain"):
+    # A plain jax.jit traces what nn.jit does: once for each kind.
+    for how in ("eager", "nn.jit") if options else ("eager", "nn.jit", "plain"):
         found, optimizer = ours(kind, options, how)
         # a step in float32 is a unit in the last place of each number it moves
         unit = np.spacing(np.float32(max(np.abs(value).max() for value in truth.values())))
