@@ -277,7 +277,7 @@ class Optimizer(Hooked, Stateful):
         self._check_gradients(grads, names, boxes)
         undo = _Undo(self)
         try:
-            changes = self._update(boxes, names, grads)
+            changes: tuple[Any, Any] = self._update(boxes, names, grads)
             if skip is not None:  # what a step adds to the state is in its boxes already, as it begins
                 changed, new = changes
                 changes = changed, [jnp.where(skip, box.value, array) for box, array in zip(changed, new)]
