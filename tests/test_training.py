@@ -178,12 +178,13 @@ def test_the_digits_example_reaches_98_percent(tmp_path):
     assert model["bn1.num_batches_tracked"].dtype == np.int64
 
 
-SCRIPT = str(ROOT / "examples" / "digits.py")
+EXAMPLES = ROOT / "examples"
+SCRIPT = str(EXAMPLES / "digits.py")
 
 
 def test_the_example_names_a_missing_extra():
     code = (
-        "import sys, runpy; sys.modules['sklearn'] = None; sys.argv = ['digits.py']; "
+        f"import sys, runpy; sys.modules['sklearn'] = None; sys.argv = ['digits.py']; sys.path[0] = {str(EXAMPLES)!r}; "
         f"runpy.run_path({SCRIPT!r}, run_name='__main__')"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

@@ -121,7 +121,7 @@ class GPT2LMHeadModel(nn.Module):
     Token ids (batch, time) to logits (batch, time, vocab_size): the ``.logits`` of the original's result.
     """
 
-    def __init__(self, config: GPT2Config = GPT2Config()):  # noqa: B008: frozen
+    def __init__(self, config: GPT2Config = GPT2Config()):  # noqa: B008 (frozen)
         super().__init__()
         self.config = config
         self.transformer = GPT2Model(config)

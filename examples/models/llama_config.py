@@ -100,7 +100,7 @@ class LlamaConfig:
         return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
 
     @classmethod
-    def from_gguf(cls, metadata: Mapping[str, Any], names: Mapping[str, Any] = {}) -> LlamaConfig:  # noqa: B006: read only
+    def from_gguf(cls, metadata: Mapping[str, Any], names: Mapping[str, Any] = {}) -> LlamaConfig:  # noqa: B006 (only read)
         """Of what ``jaxnn.io.gguf_metadata`` gives, and the arrays of the file by name.
 
         Llama 3 stores what its positions are divided by as an array, ``rope_freqs.weight``.

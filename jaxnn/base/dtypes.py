@@ -154,3 +154,13 @@ def floating(dtype: Any) -> Any:
 def compute_dtype(dtype: Any) -> Any:
     """What a result of `dtype` is computed in: float32 for the half types, which are rounded once at the end."""
     return np.dtype("float32") if is_half(dtype) else np.dtype(dtype)
+
+
+def is_box(kind: type) -> bool:
+    """Whether objects of this class hold an array that they stand for, as parameters do."""
+    return getattr(kind, "__jax_array__", None) is not None
+
+
+def array_in(value: Any) -> Any:
+    """The array of a parameter or buffer; anything else as it is."""
+    return value.__jax_array__() if is_box(type(value)) and not isinstance(value, jax.Array) else value

@@ -16,7 +16,7 @@ from jaxnn import _compat
 from jaxnn.base import modes
 from jaxnn.base.autocast import cast_arguments
 from jaxnn.base.checks import check_room, ints_of
-from jaxnn.base.dtypes import as_array
+from jaxnn.base.dtypes import array_in, as_array, is_box
 from jaxnn.base.naming import renamed
 from jaxnn.lowering.compiling import Jitted
 
@@ -37,16 +37,12 @@ class _Box(TypeError):
     """An argument is no array, but has one: a parameter."""
 
 
-def _is_box(kind: type) -> bool:
-    return getattr(kind, "__jax_array__", None) is not None
-
-
 def _unboxed(value: Any) -> Any:
     """`value`, a parameter or buffer or containers of them, as arrays."""
     if isinstance(value, (list, tuple)):
         items = [_unboxed(item) for item in value]
         return items if isinstance(value, list) else type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    return value.__jax_array__() if _is_box(type(value)) and not isinstance(value, jax.Array) else value
+    return array_in(value)
 
 
 class _Hole:
@@ -103,7 +99,7 @@ def _key(value: Any, arrays: list[Any]) -> Any:
         if inner:
             raise TypeError("an array in a dict")
         return key
-    if _is_box(kind):
+    if is_box(kind):
         raise _Box
     return kind, value
 

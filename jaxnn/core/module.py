@@ -28,6 +28,7 @@ from jaxnn.core.parameter import (
     encloses,
     leak_message,
     may_hold,
+    note_call,
     note_reads,
     open_reads,
     owner,
@@ -95,8 +96,8 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
                 return self._run(args, kwargs)
             if self.__dict__.get("_home") is None and self.__dict__.get("_pending") is None:
                 called_outside[type(self)] = id(_compat.current_trace())
-                for reads in open_reads:
-                    reads.modules[id(self)] = self
+                if open_reads:
+                    note_call(self)
             with jax.named_scope(self.__dict__.get("_scope") or type(self).__name__):
                 return modes.stop_gradients(self._run(args, kwargs))
         except Exception as error:

@@ -12,6 +12,7 @@ import copy
 import functools
 import itertools
 import operator
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -212,6 +213,8 @@ class Slot:
             _forget(reference)
             reference.key = key
         recently_read[key] = reference
+        if open_reads:
+            note_reads((self,))
         return value
 
     # Attributes that two boxes must share, besides the array, to be alike in a tree's structure.
@@ -357,8 +360,6 @@ def settle() -> None:
         if reference is None:
             continue
         _owners[key] = reference
-        for reads in open_reads:
-            reads.references.append(reference)
         box = reference()
         value = None if box is None else shown.pop(key, box._value)
         if box is None or id(value) != key or not isinstance(value, jax.Array) or isinstance(value, _compat.Tracer):
@@ -380,12 +381,13 @@ def settle() -> None:
 class Reads:
     """The boxes that are read while it is open, as attributes or by a traversal; for transforms, while they trace.
 
-    Other threads' are among them.
+    What other threads read is not among them: a function is traced in the thread that calls it.
     """
 
     def __init__(self) -> None:
         self.references: list[weakref.ref[Any]] = []  # no boxes: they would keep tracers alive
         self.modules: dict[int, Any] = {}  # those called that were made outside of all traces
+        self.thread = threading.get_ident()
 
     def __enter__(self) -> Reads:
         if recently_read:
@@ -404,14 +406,28 @@ class Reads:
         return {id(box): box for box in found if box is not None}
 
 
-open_reads: list[Reads] = []
+open_reads: list[Reads] = []  # of all threads
+
+
+def reads_here() -> list[Reads]:
+    """Those that this thread has open."""
+    thread = threading.get_ident()
+    return [reads for reads in tuple(open_reads) if reads.thread == thread]
 
 
 def note_reads(boxes: Iterable[Slot]) -> None:
-    """Say that boxes are about to be read in another way than as attributes."""
-    references = list(map(weakref.ref, boxes))
-    for reads in open_reads:
-        reads.references.extend(references)
+    """Say that boxes are read. (Asked only where anything is open: `open_reads` is not empty.)"""
+    here = reads_here()
+    if here:
+        references = list(map(weakref.ref, boxes))
+        for reads in here:
+            reads.references.extend(references)
+
+
+def note_call(module: Any) -> None:
+    """Say that a module made outside of all traces is called."""
+    for reads in reads_here():
+        reads.modules[id(module)] = module
 
 
 class Attributed(Slot, Arithmetic):

@@ -11,7 +11,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from jaxnn.base.dtypes import describe
+from jaxnn.base.dtypes import array_in, describe
 from jaxnn.io._content import Bytes
 from jaxnn.io.errors import CheckpointError, plain, quoted
 
@@ -143,6 +143,7 @@ def prepare(state_dict: Any) -> tuple[bytes, list[tuple[str, Any]]]:
     """
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"save: a .safetensors file holds names and arrays, got {describe(state_dict)}; write .pt")
+    state_dict = {name: array_in(value) for name, value in state_dict.items()}
     kinds = {}
     for name, value in state_dict.items():
         if not isinstance(name, str) or name == _METADATA:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.base.dtypes import describe
+from jaxnn.base.dtypes import array_in, describe
 from jaxnn.io._pickle_writer import Call, Global, Persistent, Where, Writer, where_text
 from jaxnn.io._tensors import STORAGE_OF
 from jaxnn.io.dtypes import NAMES
@@ -28,6 +28,7 @@ class _Tensors:
         self._alive: list[Any] = []
 
     def __call__(self, value: Any, where: Where) -> Any:
+        value = array_in(value)
         if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             raise TypeError(f"save: {where_text(where)}: a random key: save jax.random.key_data(key)")
         if not isinstance(value, (jax.Array, np.ndarray, np.generic)):

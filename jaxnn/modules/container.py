@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnn.base.dtypes import array_in
 from jaxnn.core.module import Module, _add_indent
 from jaxnn.core.parameter import Parameter, owner
 
@@ -24,7 +25,7 @@ def _index(length: int, index: Any) -> int:
 
 
 def _check_iterable(function: str, values: Any) -> None:
-    if not isinstance(values, Iterable) or isinstance(values, (jax.Array, np.ndarray)):
+    if not isinstance(values, Iterable) or isinstance(array_in(values), (jax.Array, np.ndarray)):
         raise TypeError(f"{function} should be called with an iterable, but got {type(values).__name__}")
 
 

@@ -14,6 +14,7 @@ from jaxnn.core import random
 from jaxnn.mersenne import compiled_fills
 from jaxnn.mersenne.twister import Twister
 
+COMPILATION = "full"  # see conftest.py: without LLVM's optimisation no multiply-adds are fused, and NumPy fills
 DTYPES = {
     "float32": np.float32,
     "float64": np.float64,
@@ -107,6 +108,15 @@ def test_a_compiler_with_other_bits_is_not_used(monkeypatch):
     monkeypatch.setattr(compiled_fills, "uniform", lambda *args: (sound(*args)[0] + 0.5, *sound(*args)[1:]))
     np.testing.assert_array_equal(Twister(1).uniform((compiled_fills.WORDS * 2,)), expected)
     assert compiled_fills.same_bits == {"uniform": False}
+
+
+def test_other_bits_are_seen_where_the_first_fill_is_of_16_bits(monkeypatch):
+    monkeypatch.setattr(compiled_fills, "_PAYS_AFTER", 0)
+    monkeypatch.setattr(compiled_fills, "same_bits", {})
+    sound = compiled_fills.normal
+    monkeypatch.setattr(compiled_fills, "normal", lambda *args: (jnp.nextafter(sound(*args)[0], 9), *sound(*args)[1:]))
+    Twister(1).normal((compiled_fills.WORDS * 2,), 0.0, 1.0, ml_dtypes.bfloat16)
+    assert compiled_fills.same_bits == {"normal": False}
 
 
 def test_the_second_of_a_pair_waits_for_the_next_call(torch):

@@ -14,6 +14,7 @@ import pytest
 
 import jaxnn as nn
 
+COMPILATION = "full"  # see conftest.py: other processes compile so
 X = jnp.arange(12.0).reshape(4, 3)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import chex
 import numpy as np
 import pytest
 
@@ -203,3 +204,11 @@ def test_memory_of_a_load(tmp_path):
     """
     copied, mapped = (int(child.run(code, tmp_path / "x.pt", mapped).stdout) for mapped in (False, True))
     assert mapped < 30_000 and copied < 160_000, (mapped, copied)
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_parameters_and_their_data_are_saved_as_arrays(tmp_path, ending):
+    layer = nn.Linear(2, 3)
+    path = tmp_path / f"weights{ending}"
+    nn.save({"box": layer.get_parameter("weight"), "data": layer.get_parameter("bias").data}, path)
+    chex.assert_trees_all_equal(nn.load(path), {"box": np.asarray(layer.weight), "data": np.asarray(layer.bias)})
