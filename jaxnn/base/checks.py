@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import linecache
 import math
 import opcode
 import operator
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -247,10 +250,22 @@ def check_used(function: str, remedy: str) -> None:
     while after < len(code) and code[after] == _CACHE:
         after += 2
     called = opcode.opname[code[call]].startswith("CALL")
-    if called and after < len(code) and code[after] == _POP_TOP:
+    if called and after < len(code) and code[after] == _POP_TOP and _calls(frame, call, function):
         raise RuntimeError(
             f"{function}: the result was dropped, and nothing else has happened: arrays do not change in place. {remedy}"
         )
+
+
+def _calls(frame: Any, call: int, function: str) -> bool:
+    """Whether the call at this place of the bytecode names the function, and not one that calls it in its turn (`map`)."""
+    line, _, column, _ = next(itertools.islice(frame.f_code.co_positions(), call // 2, None), (None,) * 4)
+    if line is None or column is None:
+        return False
+    text = linecache.getline(frame.f_code.co_filename, line, frame.f_globals).encode()[column:].decode(errors="replace")
+    if not text:  # typed in, or made by `exec`
+        return True
+    name = re.escape(function.rpartition(".")[2])
+    return re.match(rf"[\w.]*\b{name}\s*\(", text) is not None
 
 
 _CACHE, _POP_TOP = opcode.opmap["CACHE"], opcode.opmap["POP_TOP"]

@@ -62,7 +62,7 @@ class Arithmetic:
 
     def __jax_array__(self) -> Any:
         """The array, for every use of it; a box that has none yet refuses."""
-        return self.value
+        return modes.stop_gradients(self.value)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         return np.asarray(self.__jax_array__(), dtype=dtype)

@@ -10,14 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import _compat
+from jaxnn.base.dtypes import is_inexact
 from jaxnn.core.arithmetic import Arithmetic, as_index, check_index, plain
 
 
 class Data(Arithmetic):
     """The array of a box, or a part of it: reads what is there now, writes through.
 
-    As torch's ``.data`` it follows what changes the box in place (steps, ``copy_``, ``load_state_dict``). Where another
-    array is put in the box (``p.data = array``), it keeps the one before: ``backup = p.data; p.data = other; p.data = backup``.
+    No gradient passes. As torch's ``.data`` it follows what changes the box in place (steps, ``copy_``,
+    ``load_state_dict``). Where another array is put in the box (``p.data = array``), it keeps the one before:
+    ``backup = p.data; p.data = other; p.data = backup``.
     """
 
     __slots__ = ("_box", "_index", "_own", "_stops", "__weakref__")
@@ -32,13 +34,13 @@ class Data(Arithmetic):
             return self._own
         whole = self._box.__jax_array__() if isinstance(self._box, Arithmetic) else self._box.value
         value = whole if self._index is None else whole[self._index]
-        return jax.lax.stop_gradient(value) if self._stops else value
+        return jax.lax.stop_gradient(value) if self._stops and isinstance(value, _compat.Tracer) else value
 
     def _write(self, array: Any) -> None:
         if self._box is None:
             self._own = array
         elif self._index is None:
-            self._box._write(array)
+            self._box._write(array if isinstance(self._box, Data) else unrecorded(self._box.value, array))
         else:
             self._box[self._index] = array
 
@@ -57,6 +59,9 @@ class Data(Arithmetic):
     def __getitem__(self, index: Any) -> Data:
         index = as_index(index)
         check_index(self.value.shape, index)
+        parts = index if isinstance(index, tuple) else (index,)
+        if not all(part is None or part is Ellipsis or isinstance(part, (int, slice)) for part in parts):
+            return Data(None, own=self.value[index])  # a copy, as torch's: indices and masks make no views
         return Data(self, index)
 
     @property
@@ -89,6 +94,23 @@ jax.tree_util.register_pytree_node(
     Data, lambda data: ((data.value,), None), lambda _, leaves: Data(None, own=leaves[0])
 )
 
+
+@jax.custom_jvp
+def _in_place(old: Any, new: Any) -> Any:
+    return new
+
+
+_in_place.defjvp(lambda primals, tangents: (primals[1], tangents[0]))
+
+
+def unrecorded(old: Any, new: Any) -> Any:
+    """What a box holds after it was written without a record (``p.data``, ``no_grad``): the new number, for the derivative
+    still the leaf that it was, as in torch."""
+    traced = isinstance(old, _compat.Tracer) or isinstance(new, _compat.Tracer)
+    alike = getattr(new, "shape", None) == old.shape and getattr(new, "dtype", None) == old.dtype
+    return _in_place(old, new) if traced and alike and is_inexact(old) else new
+
+
 _views: dict[int, weakref.ref[Data]] = {}
 
 
@@ -98,7 +120,7 @@ def data_of(box: Any) -> Data:
     known = _views.get(key)
     view = None if known is None else known()
     if view is None or not view.belongs_to(box):
-        view = Data(box)
+        view = Data(box, stops=True)
         _views[key] = weakref.ref(view, lambda gone: _views.pop(key, None) if _views.get(key) is gone else None)
     return view
 

@@ -23,9 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import _compat
+from jaxnn.base import modes
 from jaxnn.base.dtypes import as_array, check_dtype, describe, is_floating
 from jaxnn.core.arithmetic import METHODS, Arithmetic
-from jaxnn.core.box_data import Data, data_of, replace_data
+from jaxnn.core.box_data import Data, data_of, replace_data, unrecorded
 
 # Another number after every change that may alter the structure of some tree; a cached structure is trusted only
 # while it stands still (see core/tree.py). No number comes twice, whichever threads change trees at once.
@@ -169,6 +170,8 @@ class Slot:
     @property
     def value(self) -> Any:
         """The array. Assigning puts another in the box."""
+        if open_reads:
+            note_reads((self,))
         return self._value
 
     @value.setter
@@ -262,7 +265,7 @@ class Slot:
     def data(self, value: Any) -> None:
         value = replace_data(self, value)
         if value is not None:
-            self.value = value
+            self.value = unrecorded(self._value, value)
 
     def detach(self) -> Data:
         """``data`` without a gradient, as torch's ``detach``."""
@@ -273,7 +276,7 @@ class Slot:
         return data_of(self).cpu()
 
     def _write(self, array: Any) -> None:
-        self.value = array
+        self.value = array if modes.is_grad_enabled() else unrecorded(self._value, array)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -715,6 +718,8 @@ class Buffer(Attributed, _ReadsAsArray):
     @property
     def value(self) -> Any:
         """The array. Assigning puts another in the box."""
+        if open_reads:
+            note_reads((self,))
         return self._value.astype(jnp.int32) if self.counter and isinstance(self._value, jax.Array) else self._value
 
     @value.setter

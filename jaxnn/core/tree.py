@@ -539,6 +539,21 @@ def _stub(kind: type, structure: Any, leaves: Sequence[Any]) -> Any:
     return obj
 
 
+class _Label(str):
+    """A box's name: carried along, and no part of what tells trees apart, so that parameters of two models fit."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Label)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return 0
+
+
 def _flatten_box(box: Slot) -> tuple[tuple[Any], Any]:
     if recently_read:
         settle()
@@ -546,7 +561,7 @@ def _flatten_box(box: Slot) -> tuple[tuple[Any], Any]:
         note_reads((box,))
     if box.home is not None:
         box.home.changed = None
-    return (box._value,), (_meta_of(box), box.label)
+    return (box._value,), (_meta_of(box), _Label(box.label))
 
 
 def _flatten_box_with_keys(box: Slot) -> tuple[Any, Any]:
@@ -557,7 +572,7 @@ def _flatten_box_with_keys(box: Slot) -> tuple[Any, Any]:
 def _unflatten_box(structure: Any, leaves: Any) -> Slot:
     meta, label = structure
     home = None if _compat.at_top_level() else TraceHome(_compat.current_trace(), _warn_dropped)
-    return Slot.from_meta(meta, leaves[0], home, label)
+    return Slot.from_meta(meta, leaves[0], home, str(label))
 
 
 def register_box(kind: type[Slot]) -> None:

@@ -36,7 +36,7 @@ class Outside:
         self.name = name
         self.watched = False
         self._boxes: list[tuple[weakref.ref[Slot], Any]] = []
-        self._modules: list[tuple[weakref.ref[Any], Any]] = []
+        self._modules: list[tuple[weakref.ref[Any], Any, list[int]]] = []  # with their structure and boxes
         self._epoch = 0
 
     def add(self, boxes: Sequence[Slot], modules: Iterable[Any]) -> None:
@@ -46,7 +46,8 @@ class Outside:
         inner = {id(child) for module in modules for child in module.modules() if child is not module}
         for module in modules:
             if id(module) not in inner:
-                self._modules.append((weakref.ref(module), tree.cache_of(module)[0].structure))
+                cache = tree.cache_of(module)[0]
+                self._modules.append((weakref.ref(module), cache.structure, list(map(id, cache.boxes))))
         self._epoch = structure_epoch[0]
         self.watched = bool(self._boxes or self._modules)
 
@@ -56,15 +57,21 @@ class Outside:
         if open_reads:  # a trace around this call has these as constants, too
             note_reads(box for box, _ in known if box is not None)
         changed = [box for box, value in known if box is not None and box._value is not value]
+        is_gone = any(box is None for box, _ in known)  # another stands in its place, if anything does
         others = []
         if self._epoch != structure_epoch[0]:
-            modules = [(reference(), structure) for reference, structure in self._modules]
-            pairs = [(module, structure) for module, structure in modules if module is not None]
-            others = [module for module, structure in pairs if tree.cache_of(module)[0].structure != structure]
+            for reference, structure, boxes in self._modules:
+                module = reference()
+                if module is None:
+                    is_gone = True
+                    continue
+                cache = tree.cache_of(module)[0]
+                if cache.structure != structure or list(map(id, cache.boxes)) != boxes:
+                    others.append(module)
             self._epoch = structure_epoch[0]
-        if not changed and not others:
+        if not changed and not others and not is_gone:
             return False
-        what = names_of(changed) if changed else f"the configuration of {type(others[0]).__name__}"
+        what = names_of(changed) if changed else type(others[0]).__name__ if others else "what it uses"
         self._boxes, self._modules, self.watched = [], [], False
         warn_caller(
             f"{self.name}: it uses a module that is not among its arguments (a closure or a global name), and {what} has "

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -35,10 +36,20 @@ def apply(function, x):
     return function(x)
 
 
+def _of_boxes(model, product):
+    boxes = list(model.parameters())
+    return nn.jit(lambda x: sum(product(box, x).sum() for box in boxes))
+
+
 CLOSURES = {
     "a closure": lambda model: nn.jit(lambda x: model(x).sum()),
     "its weight": lambda model: nn.jit(lambda x: (x @ model.weight.T).sum()),
     "its parameters": lambda model: nn.jit(lambda x: sum((x @ p.value.T).sum() for p in model.parameters())),
+    "its boxes": lambda model: _of_boxes(model, lambda box, x: x @ box.T),
+    "their data": lambda model: _of_boxes(model, lambda box, x: x @ box.data.T),
+    "their rows": lambda model: _of_boxes(model, lambda box, x: x @ next(iter(box))),
+    "a registry": lambda model: nn.jit(lambda x: (x @ model._parameters["weight"].T).sum()),
+    "its state": lambda model: nn.jit(lambda x: (x @ model.state_dict()["weight"].T).sum()),
     "an object's method": lambda model: nn.jit(Trainer(model).loss),
     "through another nn.jit": lambda model: nn.jit(functools.partial(apply, nn.jit(lambda x: model(x).sum()))),
     "through jax.jit in nn.jit": lambda model: nn.jit(lambda x: jax.jit(lambda x: model(x).sum())(x)),
@@ -56,6 +67,63 @@ def test_what_nn_jit_uses_from_outside_is_never_stale(closure):
     assert float(step(X)) == 24  # and no warning
 
 
+def _another_parameter(model):
+    model[0].weight = nn.Parameter(jnp.full((1, 3), 2.0))
+
+
+def _another_child(model):
+    model[0] = constant(2)
+
+
+@pytest.mark.parametrize("change", [_another_parameter, _another_child])
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_stands_in_another_ones_place_is_seen(change, kept):
+    model = nn.Sequential(constant(1))
+    before = [model[0], *model.parameters()] if kept else None
+    step = nn.jit(lambda x: model(x).sum())
+    assert float(step(X)) == 12
+    change(model)
+    with pytest.warns(UserWarning, match="compiled anew"):
+        assert float(step(X)) == 24
+    del before
+
+
+def test_another_global_model_is_seen_where_the_first_is_gone():
+    held = [constant(1)]
+    step = nn.jit(lambda x: held[0](x).sum())
+    assert float(step(X)) == 12
+    held[0] = constant(2)
+    gc.collect()
+    with pytest.warns(UserWarning, match="compiled anew"):
+        assert float(step(X)) == 24
+
+
+def test_other_threads_readings_are_not_a_functions_own():
+    model, other, traces, stop = constant(1), constant(2), [], threading.Event()
+
+    def train():
+        while not stop.is_set():
+            other(X)
+            other.weight = other.weight + 1
+
+    def loss(model, x):
+        traces.append(1)
+        for _ in range(200):
+            _ = model.weight  # gives the other thread its time
+        return model(x).sum()
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    try:
+        step = nn.jit(nn.grad(loss))
+        for _ in range(5):
+            step(model, X)
+    finally:
+        stop.set()
+        thread.join()
+    assert len(traces) == 1
+
+
 def test_its_configuration_is_never_stale():
     drop = nn.Dropout(1.0)
     step = nn.jit(lambda x: drop(x).sum())
@@ -63,7 +131,7 @@ def test_its_configuration_is_never_stale():
     constant(3).eval()  # no business of the function's
     assert float(step(X)) == 0
     drop.eval()
-    with pytest.warns(UserWarning, match="the configuration of Dropout has changed"):
+    with pytest.warns(UserWarning, match="Dropout has changed"):
         assert float(step(X)) == 12
 
 

@@ -1,5 +1,7 @@
 """Gradients that were clipped or unscaled and then dropped: torch changes them in place, so the statement must not pass."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -80,3 +82,9 @@ def test_results_that_go_somewhere():
     assert nn.utils.clip_grad_norm_(GRADS, 1.0)[1] == 5.0
     assert eval("nn.utils.clip_grad_norm_(grads, 1.0)", {"nn": nn, "grads": GRADS})[1] == 5.0
     nn.utils.clip_grad_norm_(GRADS, 1.0, error_if_nonfinite=True)  # is there for its error
+
+
+def test_functions_that_call_it_in_their_turn_may_drop_what_they_return():
+    clip, found = functools.partial(nn.utils.clip_grad_value_, clip_value=1.0), []
+    found.extend(map(clip, [GRADS]))
+    assert float(found[0]["weight"].max()) == 1.0

@@ -119,7 +119,15 @@ class TensorDataset(Dataset[tuple[Any, ...]]):
         self.tensors = tensors
 
     def __getitem__(self, index: Any) -> tuple[Any, ...]:
+        if isinstance(index, (int, np.integer)):
+            self._check(index)
         return tuple(tensor[index] for tensor in self.tensors)
+
+    def _check(self, index: Any) -> None:
+        """Raise where jax would clamp an index that is out of range."""
+        n = len(self)
+        if not -n <= index < n:
+            raise IndexError(f"index {index} is out of bounds for a TensorDataset of {n} items")
 
     def __getitems__(self, indices: list[int]) -> Sequence[tuple[Any, ...]]:
         # One gather for the batch, where that is what a subclass's own items would be too.
@@ -128,9 +136,8 @@ class TensorDataset(Dataset[tuple[Any, ...]]):
             where = np.asarray(indices)
             if where.ndim == 1 and where.dtype.kind in "iu":
                 n = len(self)
-                if where.min() < -n or where.max() >= n:  # jax clamps an index that is out of range
-                    bad = next(index for index in indices if not -n <= index < n)
-                    raise IndexError(f"index {bad} is out of bounds for a TensorDataset of {n} items")
+                if where.min() < -n or where.max() >= n:
+                    self._check(next(index for index in indices if not -n <= index < n))
                 return Rows(tuple(tensor[where] for tensor in self.tensors), len(indices))
         return [self[index] for index in indices]
 

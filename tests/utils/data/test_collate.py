@@ -120,6 +120,7 @@ def test_converted_items_are_torchs(batch):
 
 REFUSED = {
     "None": [None, None],
+    "None after numbers": [1.0, None],
     "objects": [object()],
     "text arrays": [np.array(["a"])],
     "object arrays": [np.array([None])],

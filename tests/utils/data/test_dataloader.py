@@ -220,3 +220,14 @@ def test_nothing_is_left_running():
     for _ in data.DataLoader(Squares(9), 2, num_workers=3):
         break
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("module", [np, jnp])
+def test_a_tensor_dataset_ends_and_refuses_indices_out_of_range(module):
+    rows = data.TensorDataset(module.arange(3))
+    assert [int(row) for (row,) in rows] == [0, 1, 2]
+    for index in (3, -4):
+        with pytest.raises(IndexError):
+            rows[index]
+    with pytest.raises(IndexError):
+        data.Subset(rows, [9])[0]

@@ -158,6 +158,8 @@ def collate_numpy_scalar_fn(batch: Any, *, collate_fn_map: Map | None = None) ->
 
 def collate_float_fn(batch: Any, *, collate_fn_map: Map | None = None) -> Any:
     """Python's floats as float64, as torch does: a loss in float32 needs ``np.float32(value)`` in the dataset."""
+    if any(item is None for item in batch):  # NumPy would make it a NaN
+        raise TypeError(f"default_collate: expected numbers, got {batch!r:.200}")
     return np.array(batch, np.float64)
 
 

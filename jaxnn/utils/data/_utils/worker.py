@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 import threading
@@ -113,10 +114,10 @@ class Failure:
     def reraise(self) -> Any:
         """Raise it here, as the same type where that takes a text."""
         text = _KeyErrorText(self.text) if self.type is KeyError else self.text
-        try:
-            error = self.type(text)
-        except Exception:
-            error = RuntimeError(text)
+        error: BaseException = RuntimeError(text)
+        if issubclass(self.type, Exception):  # SystemExit would end the process
+            with contextlib.suppress(Exception):
+                error = self.type(text)
         raise error from None
 
 
@@ -165,13 +166,13 @@ def _loop(job: Job, worker_id: int, where: str, receive: Callable[[], Any], send
         if job.init_fn is not None:
             job.init_fn(worker_id)
         fetch = job.reading.start()
-    except Exception as error:
+    except BaseException as error:  # a thread that ended would leave the loader waiting
         failed = Failure(error, where)
     while (task := receive()) is not None:
         if isinstance(task, Resume):
             try:
                 fetch, failed = job.reading.start(), None
-            except Exception as error:
+            except BaseException as error:
                 failed = Failure(error, where)
             send((worker_id, None, task))
             continue
@@ -181,7 +182,7 @@ def _loop(job: Job, worker_id: int, where: str, receive: Callable[[], Any], send
         else:
             try:
                 data = fetch(index)
-            except Exception as error:
+            except BaseException as error:
                 ended = isinstance(error, StopIteration) and job.reading.is_stream
                 data = Ended() if ended else Failure(error, where)
         send((worker_id, number, data))
