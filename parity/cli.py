@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--xla", default="quick", choices=["quick", "full"], help="quick: the jitted pass without LLVM's optimisation"
     )
-    running.add_argument("--stride", type=int, default=1, help="every so manyth case of a unit only")
+    running.add_argument("--stride", type=int, default=1, help="every n-th case of a unit only")
     running.add_argument("--convolutions", default="", metavar="FORM", help="every convolution in this form")
     running.add_argument("--out", type=pathlib.Path, default=RESULTS, help="where the results go (JSON)")
     running.add_argument("--failures", type=int, default=40, help="how many groups of failures to print")

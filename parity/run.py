@@ -64,7 +64,7 @@ class Options:
         jobs: processes.
         modes: of "eager" and "jit".
         xla: "quick" or "full", how the jitted pass is compiled on the CPU (see ``parity.ours``).
-        stride: run every so manyth case of a unit only (1: all).
+        stride: run every n-th case of a unit only (1: all).
         convolutions: compile every convolution in this form ("" leaves the choice to jaxnn).
     """
 

@@ -9,7 +9,7 @@ pytest.importorskip("expecttest")
 from parity import run, truth
 from parity.case import Case, Slot
 
-# (source, unit, every so manyth case)
+# (source, unit, every n-th case)
 SUBSET = [
     ("ModuleInfo", "BatchNorm2d", 4),
     ("ModuleInfo", "Conv2d", 2),
