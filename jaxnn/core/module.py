@@ -6,6 +6,7 @@ Follows ``torch.nn.Module``. What it adds is in the class text; how it is a pytr
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Self, cast
 
@@ -95,7 +96,7 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
             if _compat.at_top_level():
                 return self._run(args, kwargs)
             if self.__dict__.get("_home") is None and self.__dict__.get("_pending") is None:
-                called_outside[type(self)] = id(_compat.current_trace())
+                called_outside[type(self)] = weakref.ref(_compat.current_trace())
                 if open_reads:
                     note_call(self)
             with jax.named_scope(self.__dict__.get("_scope") or type(self).__name__):

@@ -78,12 +78,15 @@ class TraceHome:
     def __del__(self) -> None:
         if self.changed is not None and self.on_drop is not None:
             self.on_drop(self.changed)
-        if self.unread is not None and called_outside.get(self.unread) == id(self.trace):
-            _warn_unread(self.unread)
+        if self.unread is not None:
+            called_in = called_outside.get(self.unread)
+            if called_in is not None and called_in() is self.trace:
+                _warn_unread(self.unread)
 
 
-# Class of a module made outside of all traces -> id of the trace that it was last called in.
-called_outside: dict[type, int] = {}
+# Class of a module made outside of all traces -> the trace that it was last called in. (Another may get the id of one
+# that is gone.)
+called_outside: dict[type, weakref.ref[Any]] = {}
 _warned_unread: set[type] = set()
 
 
@@ -393,14 +396,10 @@ class Reads:
         self.thread = threading.get_ident()
 
     def __enter__(self) -> Reads:
-        if recently_read:
-            settle()
         open_reads.append(self)
         return self
 
-    def __exit__(self, kind: Any, *rest: object) -> None:
-        if recently_read and kind is None:
-            settle()
+    def __exit__(self, *rest: object) -> None:
         open_reads.remove(self)
 
     def boxes(self) -> dict[int, Slot]:
