@@ -69,7 +69,6 @@ def convolve(
     dilation: tuple[int, ...],
     groups: int,
     *,
-    input_dilation: tuple[int, ...] | None = None,
     layout: lax.ConvDimensionNumbers | None = None,
 ) -> jax.Array:
     """The cross-correlation of `input`, with or without a batch dimension, and `weight`, plus `bias`.
@@ -84,7 +83,6 @@ def convolve(
         padding: zeros before and after each spatial dimension; negative numbers crop.
         dilation: of the kernel.
         groups: number of groups of channels.
-        input_dilation: distance between the input's elements, filled with zeros.
         layout: where batched input, weight and output have these dimensions instead.
 
     Returns:
@@ -94,7 +92,7 @@ def convolve(
         layout = lax.ConvDimensionNumbers(*[tuple(range(weight.ndim))] * 3)
 
     def run(operand: jax.Array) -> jax.Array:
-        return _convolve(operand, weight, stride, padding, dilation, groups, input_dilation, layout)
+        return _convolve(operand, weight, stride, padding, dilation, groups, layout)
 
     return with_batch_and_bias(run, input, bias, weight.ndim, layout.out_spec[1])
 
@@ -165,11 +163,10 @@ def _convolve(
     padding: Sequence[tuple[int, int]],
     dilation: tuple[int, ...],
     groups: int,
-    input_dilation: tuple[int, ...] | None,
     layout: lax.ConvDimensionNumbers,
 ) -> jax.Array:
     """Through our primitive, which has forms of its own for the CPU, where those are of use; all others are XLA's."""
-    plain = input_dilation is None and layout.lhs_spec == layout.out_spec == tuple(range(weight.ndim))
+    plain = layout.lhs_spec == layout.out_spec == tuple(range(weight.ndim))
     idle = [at for at, ends in enumerate(padding) if (input.shape[at + 2], weight.shape[at + 2], *ends) == (1, 1, 0, 0)]
     if plain and 0 < len(idle) < len(padding):
         # XLA's program for the CPU takes ten times as long for a kernel of (64, 1) as for one of 64.
@@ -178,7 +175,7 @@ def _convolve(
         stride, dilation = (tuple(np.delete(option, idle).tolist()) for option in (stride, dilation))
         padding = [ends for at, ends in enumerate(padding) if at not in idle]
         layout = lax.ConvDimensionNumbers(*[tuple(range(right.ndim))] * 3)
-        return lax.expand_dims(_convolve(left, right, stride, padding, dilation, groups, None, layout), places)
+        return lax.expand_dims(_convolve(left, right, stride, padding, dilation, groups, layout), places)
     if plain and has_forms(input, weight):
         pads = tuple((before, after) for before, after in padding)
         geometry = Geometry(stride, pads, dilation, groups, modes.matmul_precision())
@@ -190,7 +187,6 @@ def _convolve(
         weight,
         window_strides=stride,
         padding=padding,
-        lhs_dilation=input_dilation,
         rhs_dilation=dilation,
         dimension_numbers=layout,
         feature_group_count=groups,

@@ -35,32 +35,35 @@ class Outside:
     def __init__(self, name: str) -> None:
         self.name = name
         self.watched = False
-        self._boxes: list[tuple[weakref.ref[Slot], Any]] = []
-        self._modules: list[tuple[weakref.ref[Any], Any, list[int]]] = []  # with their structure and boxes
+        # By ids, so that what is traced again for other shapes stands here once: all of it is looked at in every call.
+        self._boxes: dict[int, tuple[weakref.ref[Slot], Any]] = {}
+        self._modules: dict[int, tuple[weakref.ref[Any], Any, list[int]]] = {}  # with their structure and boxes
         self._epoch = 0
 
     def add(self, boxes: Sequence[Slot], modules: Iterable[Any]) -> None:
         """Remember what a trace has read and called."""
-        self._boxes += [(weakref.ref(box), box._value) for box in boxes]
+        for box in boxes:
+            self._boxes.setdefault(id(box), (weakref.ref(box), box._value))
         modules = list(modules)
         inner = {id(child) for module in modules for child in module.modules() if child is not module}
         for module in modules:
             if id(module) not in inner:
                 cache = tree.cache_of(module)[0]
-                self._modules.append((weakref.ref(module), cache.structure, list(map(id, cache.boxes))))
+                held = weakref.ref(module), cache.structure, list(map(id, cache.boxes))
+                self._modules.setdefault(id(module), held)
         self._epoch = structure_epoch[0]
         self.watched = bool(self._boxes or self._modules)
 
     def changed(self) -> bool:
         """Whether anything of it has changed; then all is forgotten, for programs to be made anew."""
-        known = [(reference(), value) for reference, value in self._boxes]
+        known = [(reference(), value) for reference, value in self._boxes.values()]
         if open_reads:  # a trace around this call has these as constants, too
             note_reads(box for box, _ in known if box is not None)
         changed = [box for box, value in known if box is not None and box._value is not value]
         is_gone = any(box is None for box, _ in known)  # another stands in its place, if anything does
         others = []
         if self._epoch != structure_epoch[0]:
-            for reference, structure, boxes in self._modules:
+            for reference, structure, boxes in self._modules.values():
                 module = reference()
                 if module is None:
                     is_gone = True
@@ -72,7 +75,7 @@ class Outside:
         if not changed and not others and not is_gone:
             return False
         what = names_of(changed) if changed else type(others[0]).__name__ if others else "what it uses"
-        self._boxes, self._modules, self.watched = [], [], False
+        self._boxes, self._modules, self.watched = {}, {}, False
         warn_caller(
             f"{self.name}: it uses a module that is not among its arguments (a closure or a global name), and {what} has "
             "changed since it was compiled: it is compiled anew, at every such change. Pass the module as an argument"

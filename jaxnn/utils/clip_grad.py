@@ -102,7 +102,7 @@ def get_total_norm(
         >>> print(nn.utils.get_total_norm({"weight": jnp.array([3.0, 0.0]), "bias": jnp.array([4.0])}))
         5.0
 
-    Follows ``torch.nn.utils.nn.utils.get_total_norm``.
+    Follows ``torch.nn.utils.get_total_norm``.
     """
     arrays, _ = _arrays("get_total_norm", "tensors", tensors)
     arrays = [array for array in arrays if _differentiable(array)]

@@ -77,7 +77,7 @@ def vector_to_parameters(vec: Shaped[Array, " n"], parameters: Iterable[Any]) ->
         >>> print(layer.weight, layer.bias)
         [[1. 2.]] [3.]
 
-    Follows ``torch.nn.utils.nn.utils.vector_to_parameters``.
+    Follows ``torch.nn.utils.vector_to_parameters``.
     """
     check_array("vector_to_parameters", vec=vec)
     vec = jnp.asarray(vec)

@@ -53,7 +53,7 @@ def fuse_conv_bn_eval(conv: M, bn: Module, transpose: bool = False) -> M:
         >>> bool(jnp.allclose(fused(x), bn(conv(x)), atol=1e-5))
         True
 
-    Follows ``torch.nn.utils.nn.utils.fuse_conv_bn_eval``.
+    Follows ``torch.nn.utils.fuse_conv_bn_eval``.
     """
     _check_eval("fuse_conv_bn_eval", conv, bn)
     fused: Any = copy.deepcopy(conv)

@@ -34,7 +34,7 @@ def skip_init(module_cls: Any, *args: Any, **kwargs: Any) -> Any:
         >>> layer.weight.shape, float(layer.weight.sum())
         ((1, 5), 0.0)
 
-    Follows ``torch.nn.utils.nn.utils.skip_init``.
+    Follows ``torch.nn.utils.skip_init``.
     """
     if not (isinstance(module_cls, type) and issubclass(module_cls, Module)):
         raise RuntimeError(f"skip_init: module_cls: expected a Module class, got {module_cls}")
