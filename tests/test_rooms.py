@@ -34,6 +34,7 @@ ROOMS = (
     "",  # jaxnn itself: what users see
     "testing",
     "porting",
+    "port",
     "__main__",
 )
 

@@ -1,0 +1,144 @@
+"""Number by number: arithmetic, functions, comparisons; and products of matrices."""
+
+from jaxnn.port.rules.row import Row
+
+_SAME = (
+    "sin cos tan sinh cosh exp exp2 expm1 square floor ceil trunc sign isnan isinf isfinite logical_not "
+    "rad2deg deg2rad sinc conj signbit"
+)
+_POSITIVE = "sqrt log log2 log10 log1p"
+_RENAMED = {
+    "abs": "jnp.abs",
+    "absolute": "jnp.abs",
+    "rsqrt": "jax.lax.rsqrt",
+    "arctan": "jnp.arctan",
+    "atan": "jnp.arctan",
+    "asinh": "jnp.arcsinh",
+    "erf": "jax.scipy.special.erf",
+    "erfc": "jax.scipy.special.erfc",
+    "lgamma": "jax.scipy.special.gammaln",
+    "digamma": "jax.scipy.special.digamma",
+    "tanh": "jnp.tanh",
+    "relu": "F.relu",
+    "sigmoid": "F.sigmoid",
+    "selu": "F.selu",
+}
+_HALF = {
+    "asin": "jnp.arcsin",
+    "arcsin": "jnp.arcsin",
+    "acos": "jnp.arccos",
+    "arccos": "jnp.arccos",
+    "atanh": "jnp.arctanh",
+    "erfinv": "jax.scipy.special.erfinv",
+}
+_BINARY = {
+    "atan2": "arctan2",
+    "arctan2": "arctan2",
+    "maximum": "maximum",
+    "minimum": "minimum",
+    "fmax": "fmax",
+    "fmin": "fmin",
+    "hypot": "hypot",
+    "logaddexp": "logaddexp",
+    "fmod": "fmod",
+    "remainder": "remainder",
+    "floor_divide": "floor_divide",
+    "copysign": "copysign",
+}
+_COMPARE = {
+    "eq": "==",
+    "ne": "!=",
+    "not_equal": "!=",
+    "lt": "<",
+    "less": "<",
+    "le": "<=",
+    "less_equal": "<=",
+    "gt": ">",
+    "greater": ">",
+    "ge": ">=",
+    "greater_equal": ">=",
+}
+
+# fmt: off
+ROWS = (
+    *(Row(name, "x", f"jnp.{name}({{x}})", f"torch.{name}(x)") for name in _SAME.split()),
+    *(Row(name, "x", f"jnp.{name}({{x}})", f"p.{name}()") for name in _POSITIVE.split()),
+    *(Row(name, "x", f"{ours}({{x}})", f"torch.{name}({'p' if name in ('rsqrt', 'lgamma', 'digamma') else 'x'})") for name, ours in _RENAMED.items()),
+    *(Row(name, "x", f"{ours}({{x}})", f"torch.{name}(x / 4)") for name, ours in _HALF.items()),
+    *(Row(name, "x, other", f"jnp.{ours}({{x}}, {{other}})", f"torch.{name}(x, p)") for name, ours in _BINARY.items()),
+    *(Row(name, "x, other", f"{{x}} {sign} {{other}}", f"x.{name}(y)") for name, sign in _COMPARE.items()),
+    *(
+        Row(name, "x, other", f"jnp.{name}({{x}}, {{other}})", f"torch.{name}(m, i)")
+        for name in ("logical_and", "logical_or", "logical_xor")
+    ),
+    *(
+        Row(name, "x, other", f"{{x}} {sign} {{other}}", f"torch.{name}(m, m)")
+        for name, sign in (("bitwise_and", "&"), ("bitwise_or", "|"), ("bitwise_xor", "^"))
+    ),
+    Row("bitwise_not", "x", "~{x}", "torch.bitwise_not(m)"),
+    Row("round", "x, *, decimals=0", "jnp.round({x}, {decimals?})", "torch.round(x)", knows="array"),
+    Row("neg", "x", "-{x}", "x.neg()", also="negative"),
+    Row("reciprocal", "x", "1 / {x}", "p.reciprocal()"),
+    Row("frac", "x", "jnp.modf({x})[0]", "x.frac()"),
+    Row("real", "x", "jnp.real({x})", "torch.real(z)", form="function"),
+    Row("imag", "x", "jnp.imag({x})", "torch.imag(z)", form="function"),
+    Row("angle", "x", "jnp.angle({x})", "torch.angle(z)", form="both"),
+    Row("nan_to_num", "x, nan=0.0, posinf=None, neginf=None", "jnp.nan_to_num({x}, nan={nan?}, posinf={posinf?}, neginf={neginf?})", "torch.nan_to_num(x, 0.5)"),
+    # Arithmetic.
+    Row("add", "x, other, *, alpha=1", "{x} + {other}", "torch.add(x, y)", when="!alpha", knows="array"),
+    Row("add", "x, other, *, alpha=1", "{x} + {alpha} * {other}", "x.add(y, alpha=2)", knows="array"),
+    Row("sub", "x, other, *, alpha=1", "{x} - {other}", "x.sub(y)", when="!alpha", also="subtract"),
+    Row("sub", "x, other, *, alpha=1", "{x} - {alpha} * {other}", "x.sub(y, alpha=2)", also="subtract"),
+    Row("rsub", "x, other", "{other} - {x}", "torch.rsub(x, y)"),
+    Row("mul", "x, other", "{x} * {other}", "x.mul(y)", also="multiply"),
+    Row("div", "x, other, *, rounding_mode=None", "{x} / {other}", "x.div(p)", when="!rounding_mode", also="divide true_divide"),
+    Row("div", "x, other, *, rounding_mode", "jnp.floor_divide({x}, {other})", "torch.div(x, p, rounding_mode='floor')", when="rounding_mode='floor'", also="divide"),
+    Row("div", "x, other, *, rounding_mode", "jnp.trunc({x} / {other})", "torch.div(x, p, rounding_mode='trunc')", when="rounding_mode='trunc', x:floating", also="divide"),
+    Row("pow", "x, exponent", "{x} ** {exponent}", "p.pow(2)"),
+    Row("float_power", "x, exponent", "{x} ** {exponent}", "torch.float_power(p, 2).float()", status="changed", note="float64 is float32"),
+    Row("lerp", "x, end, weight", "{x} + {weight} * ({end} - {x})", "torch.lerp(x, y, 0.3)", when="x:simple"),
+    Row("lerp", "x, end, weight", "(lambda start: start + {weight} * ({end} - start))({x})", "torch.lerp(x + y, y, 0.3)"),
+    Row("addcmul", "x, tensor1, tensor2, *, value=1", "{x} + {tensor1} * {tensor2}", "torch.addcmul(x, y, p)", when="!value"),
+    Row("addcmul", "x, tensor1, tensor2, *, value=1", "{x} + {value} * {tensor1} * {tensor2}", "torch.addcmul(x, y, p, value=2)"),
+    Row("addcdiv", "x, tensor1, tensor2, *, value=1", "{x} + {value} * {tensor1} / {tensor2}", "torch.addcdiv(x, y, p, value=2)"),
+    Row("clamp", "x, min=None, max=None", "jnp.clip({x}, {min}, {max})", "x.clamp(-1, 1)", when="min, max", also="clip", knows="array"),
+    Row("clamp", "x, min=None, max=None", "jnp.clip({x}, min={min?}, max={max?})", "x.clamp(min=0.1)", also="clip", knows="array"),
+    Row("clamp_min", "x, min", "jnp.maximum({x}, {min})", "x.clamp_min(0.1)"),
+    Row("clamp_max", "x, max", "jnp.minimum({x}, {max})", "x.clamp_max(0.1)"),
+    # Choice.
+    Row("where", "condition, x, other", "jnp.where({condition}, {x}, {other})", "torch.where(m, x, y)", form="function"),
+    Row("where", "condition", "jnp.where({condition})", "torch.where(m)[0]", form="function", result="arrays", note="fails in a compiled function: its size depends on the numbers"),
+    Row("where", "x, condition, other", "jnp.where({condition}, {x}, {other})", "x.where(m, y)", form="method"),
+    Row("masked_fill", "x, mask, value", "jnp.where({mask}, {value}, {x})", "x.masked_fill(m, -1.0)", when="value:number", form="both"),
+    Row("masked_fill", "x, mask, value", "jnp.where({mask}, {value}, {x}).astype({x}.dtype)", "x.masked_fill(m, v[0])", when="x:simple"),
+    Row("masked_fill", "x, mask, value", "(lambda x: jnp.where({mask}, {value}, x).astype(x.dtype))({x})", "(x * 2).masked_fill(m, v[0])"),
+    # Functions that jaxnn has.
+    Row("softmax", "x, dim, dtype=None", "F.softmax({x}, {dim}, dtype={dtype?})", "x.softmax(-1)"),
+    Row("log_softmax", "x, dim, dtype=None", "F.log_softmax({x}, {dim}, dtype={dtype?})", "x.log_softmax(-1)"),
+    Row("dropout", "x, p, train", "F.dropout({x}, {p}, {train})", "torch.dropout(x, 0.0, True)", form="function"),
+    # Products.
+    *(
+        Row(name, "x, other", 'jnp.matmul({x}, {other}, precision="highest")', f"torch.{name}({args})")
+        for name, args in (("matmul", "x, w"), ("bmm", "x, b"), ("mm", "a, w"), ("mv", "a, v"))
+    ),
+    Row("dot", "x, tensor", 'jnp.vdot({x}, {tensor}, precision="highest")', "torch.dot(v, v)", when="x:real", result="array=0"),
+    Row("dot", "x, tensor", 'jnp.dot({x}, {tensor}, precision="highest")', "v.dot(v)", result="array=0"),
+    Row("einsum", "equation, *operands", 'jnp.einsum({equation}, {operands:star}, precision="highest")', 'torch.einsum("bij,jk->bik", x, w)', form="function"),
+    Row("tensordot", "a, b, dims=2", 'jnp.tensordot({a}, {b}, axes={dims?}, precision="highest")', "torch.tensordot(x, w, dims=1)", form="function"),
+    Row("outer", "x, vec2", "jnp.outer({x}, {vec2})", "torch.outer(v, v)", result="array=2", also="ger"),
+    Row("inner", "x, other", 'jnp.inner({x}, {other}, precision="highest")', "torch.inner(v, v)"),
+    Row("kron", "x, other", "jnp.kron({x}, {other})", "torch.kron(a, w)"),
+    Row("cross", "x, other, dim=-1", "jnp.cross({x}, {other}, axis={dim})", "torch.cross(x[..., :3], y[..., :3], dim=-1)", when="dim"),
+    Row("addmm", "x, mat1, mat2, *, beta=1, alpha=1", '{x} + jnp.matmul({mat1}, {mat2}, precision="highest")', "torch.addmm(w[:3], a, w)", when="!alpha, !beta"),
+    Row("addmm", "x, mat1, mat2, *, beta=1, alpha=1", '{beta} * {x} + {alpha} * jnp.matmul({mat1}, {mat2}, precision="highest")', "torch.addmm(w[:3], a, w, beta=0.5, alpha=2)"),
+    Row("baddbmm", "x, batch1, batch2, *, beta=1, alpha=1", '{x} + jnp.matmul({batch1}, {batch2}, precision="highest")', "torch.baddbmm(x[:, :, :1], x, b)", when="!alpha, !beta"),
+    Row("baddbmm", "x, batch1, batch2, *, beta=1, alpha=1", '{alpha} * jnp.matmul({batch1}, {batch2}, precision="highest")', "torch.baddbmm(x[:, :, :1], x, b, beta=0, alpha=2)", when="beta=0"),
+    Row("baddbmm", "x, batch1, batch2, *, beta=1, alpha=1", '{beta} * {x} + {alpha} * jnp.matmul({batch1}, {batch2}, precision="highest")', "torch.baddbmm(x[:, :, :1], x, b, beta=0.5, alpha=2)"),
+    Row("cdist", "x1, x2, p=2.0, compute_mode=None", "T.cdist({x1}, {x2}, p={p?})", "torch.cdist(x, y)", form="function", status="helper"),
+    Row("stft", "x, n_fft, hop_length=None, win_length=None, window=None, center=True, pad_mode='reflect', normalized=False, onesided=None, return_complex=None",
+        "T.stft({x}, {n_fft}, hop_length={hop_length?}, win_length={win_length?}, window={window?}, center={center?}, pad_mode={pad_mode?}, normalized={normalized?}, onesided={onesided?}, return_complex={return_complex?})",
+        "torch.stft(x.reshape(-1), 8, window=torch.hann_window(8), return_complex=True)", status="helper"),
+    Row("istft", "x, n_fft, hop_length=None, win_length=None, window=None, center=True, normalized=False, onesided=None, length=None, return_complex=False",
+        "T.istft({x}, {n_fft}, hop_length={hop_length?}, win_length={win_length?}, window={window?}, center={center?}, normalized={normalized?}, onesided={onesided?}, length={length?}, return_complex={return_complex?})",
+        "torch.istft(torch.stft(x.reshape(-1), 8, window=torch.hann_window(8), return_complex=True), 8, window=torch.hann_window(8))", status="helper"),
+)

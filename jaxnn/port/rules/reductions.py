@@ -1,0 +1,152 @@
+"""Sums, means, extremes, orders: what takes one dimension or more away."""
+
+from jaxnn.port.rules.row import Row
+
+_DYNAMIC = "fails in a compiled function: its size depends on the numbers"
+
+
+def _plain(name: str, method: str, example: str, **options: str) -> Row:
+    return Row(
+        name,
+        "x, dim=None, keepdim=False, *, dtype=None",
+        f"{{x}}.{method}({{dim:axes?}}, dtype={{dtype?}}, keepdims={{keepdim?}})",
+        example,
+        **options,
+    )  # type: ignore[arg-type]
+
+
+def _moment(name: str) -> tuple[Row, ...]:
+    text = f"{{x}}.{name}({{dim:axes?}}, ddof={{ddof}}, keepdims={{keepdim?}})"
+    return (
+        Row(
+            name,
+            "x, unbiased",
+            f"{{x}}.{name}(ddof=int({{unbiased}}))",
+            f"x.{name}(False)",
+            when="unbiased:bool",
+            knows="array",
+        ),
+        Row(
+            name,
+            "x, dim=None, unbiased=True, keepdim=False",
+            text.replace(", ddof={ddof}", ""),
+            f"x.{name}(1, unbiased=False)",
+            when="unbiased=False",
+            knows="array",
+        ),
+        Row(
+            name,
+            "x, dim=None, unbiased=True, keepdim=False",
+            text.replace("{ddof}", "1"),
+            f"x.{name}(1)",
+            when="unbiased=True",
+            knows="array",
+        ),
+        Row(
+            name,
+            "x, dim=None, unbiased=True, keepdim=False",
+            text.replace("{ddof}", "int({unbiased})"),
+            f"x.{name}(1, unbiased=n > 1)",
+            when="unbiased",
+            knows="array",
+        ),
+        Row(
+            name,
+            "x, dim=None, *, correction=1, keepdim=False",
+            text.replace("{ddof}", "{correction}"),
+            f"x.{name}(1, correction=0)",
+            knows="array",
+        ),
+    )
+
+
+def _extreme(name: str) -> tuple[Row, ...]:
+    most = {"max": "maximum", "min": "minimum"}[name]
+    return (
+        Row(name, "x", f"{{x}}.{name}()", f"x.{name}()", knows="array", result="array=0"),
+        Row(
+            name, "x, other", f"jnp.{most}({{x}}, {{other}})", f"torch.{name}(x, y)", when="other:array", knows="array"
+        ),
+        *(
+            Row(
+                f"{name}{piece}",
+                "x, dim, keepdim=False",
+                f"{{x}}.{method}({{dim}}, keepdims={{keepdim?}})",
+                f"x.{name}(1){piece}",
+                when="dim:int",
+                knows="array",
+            )
+            for method, pieces in ((name, ("[0]", ".values")), (f"arg{name}", ("[1]", ".indices")))
+            for piece in pieces
+        ),
+        Row(
+            name,
+            "x, dim=None, keepdim=False",
+            f"T.{name}({{x}}, {{dim}}, {{keepdim?}})",
+            f"x.{name}(1)[0]",
+            knows="array",
+            result="arrays",
+            when="dim:int",
+            status="helper",
+        ),
+        Row(
+            name,
+            "x, dim",
+            f"T.{name}({{x}}, {{dim}})",
+            f"torch.{name}(x, y if n else 1)",
+            form="function",
+            result="unknown",
+            status="helper",
+        ),
+    )
+
+
+# fmt: off
+ROWS = (
+    _plain("sum", "sum", "x.sum(1, keepdim=True)", knows="array"),
+    _plain("mean", "mean", "x.mean([1, 2])", knows="array"),
+    _plain("prod", "prod", "x.prod(1)", knows="array"),
+    Row("nansum", "x, dim=None, keepdim=False", "jnp.nansum({x}, axis={dim:axes?}, keepdims={keepdim?})", "x.nansum(1)"),
+    Row("nanmean", "x, dim=None, keepdim=False", "jnp.nanmean({x}, axis={dim:axes?}, keepdims={keepdim?})", "x.nanmean(1)"),
+    *(
+        Row(name, "x, dim=None, keepdim=False", f"{{x}}.{ours}({{dim:axes?}}, keepdims={{keepdim?}})", f"x.{name}(1)", knows=knows)
+        for name, ours, knows in (
+            ("amax", "max", "name"), ("amin", "min", "name"), ("argmax", "argmax", "array"), ("argmin", "argmin", "array"),
+        )
+    ),
+    *(
+        Row(name, "x, dim=None, keepdim=False", f"{{x}}.{name}({{dim:axes?}}, keepdims={{keepdim?}})", f"m.{name}(1)", knows="array")
+        for name in ("any", "all")
+    ),
+    *_moment("var"),
+    *_moment("std"),
+    *_extreme("max"),
+    *_extreme("min"),
+    Row("median", "x, dim=None, keepdim=False", "T.median({x}, {dim?}, {keepdim?})", "x.median(1)[0]", result="unknown", status="helper"),
+    Row("logsumexp", "x, dim, keepdim=False", "jax.nn.logsumexp({x}, axis={dim:axes}, keepdims={keepdim?})", "x.logsumexp(1)"),
+    Row("norm", "x, p='fro', dim=None, keepdim=False, dtype=None", "T.norm({x}, {p?}, dim={dim?}, keepdim={keepdim?}, dtype={dtype?})", "x.norm(2, dim=1)", knows="array", status="helper"),
+    Row("linalg.vector_norm", "x, ord=2, dim=None, keepdim=False, *, dtype=None", "T.norm({x}, {ord}, dim={dim?}, keepdim={keepdim?}, dtype={dtype?})", "torch.linalg.vector_norm(x, dim=1)", form="function", status="helper"),
+    Row("count_nonzero", "x, dim=None", "jnp.count_nonzero({x}, axis={dim:axes?})", "i.count_nonzero(1)"),
+    Row("cumsum", "x, dim, *, dtype=None", "jnp.cumsum({x}, {dim}, dtype={dtype?})", "x.cumsum(1)"),
+    Row("cumprod", "x, dim, *, dtype=None", "jnp.cumprod({x}, {dim}, dtype={dtype?})", "x.cumprod(1)"),
+    Row("logcumsumexp", "x, dim", "jax.lax.cumlogsumexp({x}, {dim})", "x.logcumsumexp(1)"),
+    Row("diff", "x, n=1, dim=-1", "jnp.diff({x}, {n?}, axis={dim?})", "x.diff(dim=1)"),
+    Row("trace", "x", "jnp.trace({x})", "torch.trace(a)", result="array=0"),
+    # Orders.
+    Row("topk", "x, k, dim=-1, largest=True, sorted=True", "jax.lax.top_k({x}, {k})", "x.topk(2)[0]", when="dim=-1, largest=True, use:unpack", result="arrays"),
+    Row("topk", "x, k, dim=-1, largest=True, sorted=True", "T.topk({x}, {k}, dim={dim?}, largest={largest?}, sorted={sorted?})", "x.topk(2, dim=1)[0]", result="arrays", status="helper"),
+    *(
+        Row(f"sort{piece}", "x, dim=-1, descending=False", f"jnp.{ours}({{x}}, axis={{dim?}}, descending={{descending?}})", f"x.sort(1){piece}")
+        for piece, ours in (("[0]", "sort"), (".values", "sort"), ("[1]", "argsort"), (".indices", "argsort"))
+    ),
+    Row("sort", "x, dim=-1, descending=False, stable=False", "T.sort({x}, {dim}, descending={descending?}, stable={stable?})", "x.sort(1)[0]", knows="array", result="arrays", status="helper"),
+    Row("argsort", "x, dim=-1, descending=False, stable=False", "jnp.argsort({x}, axis={dim?}, descending={descending?})", "x.argsort(1, descending=True)", knows="array"),
+    Row("unique", "x", "jnp.unique({x})", "i.unique()", note=_DYNAMIC, knows="array"),
+    Row("nonzero", "x, *, as_tuple=False", "jnp.argwhere({x})", "m.nonzero()", when="as_tuple=False", note=_DYNAMIC, knows="array"),
+    Row("nonzero", "x, *, as_tuple=False", "jnp.nonzero({x})", "m.nonzero(as_tuple=True)[0]", when="as_tuple=True", note=_DYNAMIC, result="arrays"),
+    Row("bincount", "x, weights=None, minlength=0", "jnp.bincount({x}, weights={weights?}, minlength={minlength?})", "torch.bincount(k)", note=_DYNAMIC),
+    Row("searchsorted", "sorted_sequence, input", "jnp.searchsorted({sorted_sequence}, {input})", "torch.searchsorted(torch.arange(3.0), v)", when="sorted_sequence.rank=1", form="function"),
+    Row("allclose", "x, other, rtol=1e-05, atol=1e-08", "jnp.allclose({x}, {other}, rtol={rtol?}, atol={atol?})", "torch.allclose(x, y)", result="bool"),
+    Row("isclose", "x, other, rtol=1e-05, atol=1e-08", "jnp.isclose({x}, {other}, rtol={rtol?}, atol={atol?})", "torch.isclose(x, y)"),
+    Row("equal", "x, other", "jnp.array_equal({x}, {other})", "torch.equal(x, y)", form="both", result="bool"),
+)
