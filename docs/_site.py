@@ -39,6 +39,7 @@ NAMESPACES = (
     ("jaxnn.parallel", "parallel", "jaxnn.parallel"),
     ("jaxnn.io", "io", "jaxnn.io"),
     ("jaxnn.porting", "converting", "jaxnn.porting"),
+    ("jaxnn.tensor", "tensor", "jaxnn.tensor"),
     ("jaxnn.testing", "testing", "jaxnn.testing"),
     ("jaxnn.grad", "grad", "jaxnn.grad"),
 )

@@ -220,6 +220,7 @@ if TYPE_CHECKING:
     from jaxnn import attention as attention
     from jaxnn import modules as modules
     from jaxnn import optim as optim
+    from jaxnn import tensor as tensor
     from jaxnn import testing as testing
     from jaxnn.io import load as load
     from jaxnn.io import save as save
@@ -233,6 +234,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "amp": "jaxnn.amp",
     "optim": "jaxnn.optim",
+    "tensor": "jaxnn.tensor",
     "load": "jaxnn.io:load",
     "save": "jaxnn.io:save",
     "summary": "jaxnn.utils.summary:summary",

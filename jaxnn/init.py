@@ -79,7 +79,8 @@ def _box(name: str, tensor: Any) -> Slot:
         raise TypeError(
             f"init.{name}: tensor: expected a Parameter, a Buffer or an array just read from a module, got "
             f"{describe(tensor)}, which no module owns; arrays cannot be changed in place. Write "
-            f"`self.weight = nn.Parameter(array)` and then `init.{name}(self.weight)`"
+            f"`self.weight = nn.Parameter(array)` and then `init.{name}(self.weight)`, or "
+            f"`array = nn.tensor.filled(nn.init.{name}, array)`"
         )
     raise TypeError(f"init.{name}: tensor: expected a Parameter or an array of a module, got {describe(tensor)}")
 

@@ -58,6 +58,7 @@ PUBLIC = (
     "jaxnn.optim.lr_scheduler",
     "jaxnn.optim.swa_utils",
     "jaxnn.parallel",
+    "jaxnn.tensor",
     "jaxnn.utils",
     "jaxnn.utils.data",
     "jaxnn.utils.parametrizations",
@@ -68,7 +69,7 @@ PUBLIC = (
 # What is raised, read or passed on as it is: the text says all.
 WITHOUT = {
     *("Container", "RNNBase", "RNNCellBase", "NLLLoss2d", "UninitializedBuffer", "LinearCrossEntropyOptions"),
-    *("DeletedArrayError", "TraceLeakError"),
+    *("DeletedArrayError", "NotPorted", "TraceLeakError"),
     *("get_float32_matmul_precision", "is_autocast_enabled", "is_grad_enabled", "is_inference_mode_enabled"),
     *("initial_seed", "set_rng_state", "set_float32_matmul_precision"),
     *("ScalingType", "SwizzleType", "SDPBackend", "upsample", "upsample_bilinear", "upsample_nearest"),

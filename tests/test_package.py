@@ -40,7 +40,7 @@ def test_importing_starts_no_backend():
 
 
 NAMESPACES = {  # and the modules in each that are public
-    "jaxnn": {"amp", "attention", "functional", "grad", "init", "modules", "optim", "parallel", "testing", "utils"},
+    "jaxnn": {"amp", "attention", "functional", "grad", "init", "modules", "optim", "parallel", "tensor", "testing", "utils"},
     "jaxnn.amp": set(),
     "jaxnn.attention": {"bias"},
     "jaxnn.attention.bias": set(),
@@ -50,6 +50,7 @@ NAMESPACES = {  # and the modules in each that are public
     "jaxnn.optim.lr_scheduler": set(),
     "jaxnn.parallel": set(),
     "jaxnn.porting": set(),
+    "jaxnn.tensor": set(),
     "jaxnn.testing": set(),
     "jaxnn.utils.data": set(),
     "jaxnn.utils": {"data", "parametrizations", "parametrize", "prune", "rnn", "stateless"},

@@ -24,6 +24,7 @@ ROOMS = (
     "functional",
     "grad",
     "init",
+    "tensor",
     "modules",
     "attention",
     "parallel",

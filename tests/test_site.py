@@ -57,7 +57,7 @@ def test_every_name_that_torch_has_and_we_have_stands_on_a_page(documented, name
 
 
 @pytest.mark.parametrize(
-    "namespace", ["optim", "optim.lr_scheduler", "optim.swa_utils", "testing", "io", "porting", "parallel"]
+    "namespace", ["optim", "optim.lr_scheduler", "optim.swa_utils", "testing", "tensor", "io", "porting", "parallel"]
 )
 def test_the_other_namespaces_stand_on_pages(documented, namespace):
     names = _site.public_names(f"jaxnn.{namespace}")

@@ -1,0 +1,153 @@
+"""torch's methods of an array that may be something else, and names that fail when they are used."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn import functional as F
+from jaxnn.core.arithmetic import IN_PLACE, METHODS, Arithmetic
+from jaxnn.core.parameter import owner
+from jaxnn.tensor import indexing, measures, ordering, shapes, spectral, writing
+
+
+class NotPorted(NotImplementedError):
+    """What was reached has no counterpart here. The message names it, and the line of the original."""
+
+
+_OWN: dict[str, Callable[..., Any]] = {
+    function.__name__: function
+    for function in (
+        shapes.split, shapes.chunk, shapes.squeeze, shapes.expand, shapes.view, shapes.unfold, shapes.unflatten,
+        shapes.diag_embed, ordering.max, ordering.min, ordering.median, ordering.topk, ordering.sort, measures.norm,
+        spectral.stft, spectral.istft, indexing.gather, indexing.scatter, indexing.scatter_add, indexing.scatter_reduce,
+        indexing.index_add, indexing.index_copy, indexing.index_fill, indexing.masked_scatter, writing.to,
+    )
+}  # fmt: skip
+_MORE: dict[str, Callable[..., Any]] = {
+    "softmax": lambda x, dim=None, dtype=None: F.softmax(x, dim=dim, dtype=dtype),
+    "log_softmax": lambda x, dim=None, dtype=None: F.log_softmax(x, dim=dim, dtype=dtype),
+    "relu": F.relu,
+    "sigmoid": F.sigmoid,
+    "tanh": F.tanh,
+    "size": lambda x, dim=None: x.shape if dim is None else x.shape[dim],
+    "dim": lambda x: x.ndim,
+    "numel": lambda x: x.size,
+    "detach": jax.lax.stop_gradient,
+    "cpu": lambda x, **options: x,
+    "cuda": lambda x, *device, **options: x,
+    "requires_grad_": lambda x, requires_grad=True: x if requires_grad else jax.lax.stop_gradient(x),
+    "get_device": lambda x: -1,
+    "element_size": lambda x: x.dtype.itemsize,
+    "short": lambda x: x.astype(jnp.int16),
+    "char": lambda x: x.astype(jnp.int8),
+    "byte": lambda x: x.astype(jnp.uint8),
+}
+
+
+@functools.cache
+def _methods() -> dict[str, Callable[..., Any]]:
+    return METHODS | _OWN | _MORE
+
+
+def dispatch(x: Any, name: str) -> Any:
+    """The method `name` of `x`, which is torch's method where `x` is an array, and its own where it is anything else.
+
+    Args:
+        x: an array of JAX, a parameter, or any object: a str, a list, a module.
+        name: of a method.
+
+    Raises:
+        NotPorted: an array has no such method here.
+        AttributeError: neither has the object.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxnn import tensor as T
+        >>> [piece.shape for piece in T.dispatch(jnp.zeros(6), "split")(4)], T.dispatch("a b", "split")(" ")
+        ([(4,), (2,)], ['a', 'b'])
+
+    Follows the methods of ``torch.Tensor``.
+    """
+    if not isinstance(x, jax.Array):
+        if isinstance(x, tuple) and name == "numel":  # torch.Size
+            return lambda: math.prod(x)
+        return getattr(x, name)
+    function = _methods().get(name)
+    if function is not None:
+        return functools.partial(function, x)
+    box = owner(x)
+    if box is not None and isinstance(box, Arithmetic) and hasattr(box, name):
+        return _on_box(box, name)
+    if name.removesuffix("_") in IN_PLACE or name.endswith("_"):
+        raise NotPorted(f"dispatch: {name}: an array that no module owns does not change in place: write x = ...")
+    raise NotPorted(f"dispatch: an array has no method {name!r} here; jnp may have the function")
+
+
+def _on_box(box: Any, name: str) -> Callable[..., Any]:
+    def method(*args: Any, **kwargs: Any) -> Any:
+        result = getattr(box, name)(*args, **kwargs)
+        return box.read() if result is box else result
+
+    return method
+
+
+class _Missing:
+    """Stands for a name without a counterpart: it can be bound, passed and asked for its attributes, not used."""
+
+    def __init__(self, name: str, where: str) -> None:
+        self.__dict__.update(name=name, where=where)
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        at = f" (reached from {self.where})" if self.where else ""
+        raise NotPorted(f"{self.name} has no counterpart here{at}")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Missing(f"{self.name}.{name}", self.where)
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        refuse = self._refuse
+        return (type(self.name.rpartition(".")[2], (), {"__new__": lambda cls, *args, **kwargs: refuse()}),)
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return f"<not ported: {self.name}>"
+
+    @property
+    def decorator(self) -> Callable[[Any], Any]:
+        """A decorator that puts this in the place of what it decorates."""
+        return lambda decorated: self
+
+    __call__ = __iter__ = __len__ = __getitem__ = __enter__ = __exit__ = __bool__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __int__ = __float__ = __index__ = _refuse
+
+
+def not_ported(name: str, where: str = "") -> Any:
+    """A stand-in for a name without a counterpart, which fails when it is used, and not when it is imported.
+
+    It can be bound, passed on, compared, asked for attributes, and be a base class. Calling it, or an instance of its
+    class, and every operator raise ``NotPorted``. ``not_ported(...).decorator`` stands for a decorator: what it decorates
+    fails when called.
+
+    Args:
+        name: what is missing.
+        where: file and line of the original.
+
+    Example:
+        >>> from jaxnn import tensor as T
+        >>> Stream = T.not_ported("torch.cuda.Stream", "model.py:12")
+        >>> Stream()
+        Traceback (most recent call last):
+        jaxnn.tensor.dispatching.NotPorted: torch.cuda.Stream has no counterpart here (reached from model.py:12)
+    """
+    return _Missing(name, where)
