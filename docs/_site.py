@@ -31,6 +31,7 @@ NAMESPACES = (
     ("jaxnn.utils.parametrizations", "parametrizations", "jaxnn.utils.parametrizations"),
     ("jaxnn.utils.prune", "prune", "jaxnn.utils.prune"),
     ("jaxnn.utils.rnn", "rnn", "jaxnn.utils.rnn"),
+    ("jaxnn.utils.einops", "einops", "jaxnn.utils.einops"),
     ("jaxnn.utils.stateless", "stateless", "jaxnn.utils.stateless"),
     ("jaxnn.attention", "attention", "jaxnn.attention"),
     ("jaxnn.attention.bias", "attention_bias", "jaxnn.attention.bias"),

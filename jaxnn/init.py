@@ -22,7 +22,7 @@ from jaxnn import _compat
 from jaxnn.base.dtypes import describe, is_floating
 from jaxnn.core import random
 from jaxnn.core.arithmetic import Arithmetic
-from jaxnn.core.parameter import Buffer, Slot, owner
+from jaxnn.core.parameter import Buffer, Slot, is_computed, owner
 from jaxnn.mersenne import twister
 
 __all__ = [
@@ -75,6 +75,8 @@ def _box(name: str, tensor: Any) -> Slot:
     box = owner(tensor)
     if box is not None:
         return box
+    if is_computed(tensor):  # by weight_norm, say: as in torch the numbers are drawn, and nothing keeps them
+        return Buffer(tensor)
     if isinstance(tensor, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)):
         raise TypeError(
             f"init.{name}: tensor: expected a Parameter, a Buffer or an array just read from a module, got "

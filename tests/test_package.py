@@ -40,7 +40,19 @@ def test_importing_starts_no_backend():
 
 
 NAMESPACES = {  # and the modules in each that are public
-    "jaxnn": {"amp", "attention", "functional", "grad", "init", "modules", "optim", "parallel", "tensor", "testing", "utils"},
+    "jaxnn": {
+        "amp",
+        "attention",
+        "functional",
+        "grad",
+        "init",
+        "modules",
+        "optim",
+        "parallel",
+        "tensor",
+        "testing",
+        "utils",
+    },
     "jaxnn.amp": set(),
     "jaxnn.attention": {"bias"},
     "jaxnn.attention.bias": set(),
@@ -55,7 +67,16 @@ NAMESPACES = {  # and the modules in each that are public
     "jaxnn.utils.data": set(),
     "jaxnn.utils": {"data", "parametrizations", "parametrize", "prune", "rnn", "stateless"},
 }
-FILES = ("grad", "init", "optim.swa_utils", "utils.parametrizations", "utils.parametrize", "utils.prune", "utils.rnn")
+FILES = (
+    "grad",
+    "init",
+    "optim.swa_utils",
+    "utils.einops",
+    "utils.parametrizations",
+    "utils.parametrize",
+    "utils.prune",
+    "utils.rnn",
+)
 
 
 @pytest.mark.parametrize("package", NAMESPACES)

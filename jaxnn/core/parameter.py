@@ -53,6 +53,9 @@ recently_read: dict[int, _BoxReference] = {}
 # id -> array: what `recently_read` shows of boxes that show another array than they hold (counters).
 shown: dict[int, Any] = {}
 
+# id -> array: what attributes that are computed at every read (weight_norm, pruning) gave, while somebody holds it.
+_computed: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+
 _HERE: Any = object()
 
 
@@ -139,6 +142,18 @@ def owner(array: Any) -> Slot | None:
     reference = recently_read.get(id(array)) or _owners.get(id(array))
     box = None if reference is None else reference()
     return box if box is not None and box._value is array else None
+
+
+def note_computed(array: Any) -> Any:
+    """`array`, which from now on is known as one that a module computed, and does not hold."""
+    if isinstance(array, _compat.ArrayImpl):
+        _computed[id(array)] = array
+    return array
+
+
+def is_computed(array: Any) -> bool:
+    """Whether a module computed `array` from its parameters: torch's in-place functions take it, without effect."""
+    return _computed.get(id(array)) is array
 
 
 def update_owner(array: Any, value: Any) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import check_dtype, describe, is_array
 from jaxnn.core.arithmetic import Arithmetic, as_index, check_index, plain
-from jaxnn.core.parameter import Buffer, Slot, owner
+from jaxnn.core.parameter import Buffer, Slot, is_computed, owner
 
 
 def write(x: Any, value: Any, index: Any = ...) -> Any:
@@ -41,6 +41,8 @@ def write(x: Any, value: Any, index: Any = ...) -> Any:
     Follows ``torch.Tensor.copy_`` and item assignment.
     """
     box = owner(x)
+    if box is None and is_computed(x):  # by weight_norm, say: as in torch the module computes it anew
+        box = Buffer(x)
     if box is None:
         fail(
             TypeError, "write", "x", "a Parameter, a Buffer or an array just read from a module",

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.core.parameter import Slot
+from jaxnn.core.parameter import Slot, note_computed
 from jaxnn.core.stateful import Stateful
 
 Read = Callable[[Any, str], Any]
@@ -108,7 +108,9 @@ def _make(cls: type, root: type, layers: tuple[tuple[Kind, frozenset[str]], ...]
 
 
 def _property(kind: Kind, name: str) -> property:
-    return property(lambda self: kind.read(self, name), lambda self, value: kind.write(self, name, value))
+    return property(
+        lambda self: note_computed(kind.read(self, name)), lambda self, value: kind.write(self, name, value)
+    )
 
 
 def deepcopy_state(self: Any, memo: dict[int, Any]) -> Any:

@@ -203,3 +203,29 @@ def test_numbers_without_dimensions_pass():
     assert T.sort(x).values == 3 == T.max(x, 0).values and T.topk(x, 1).indices == 0 and T.median(x, 0).values == 3
     assert T.squeeze(x, 0).shape == () and T.gather(x, 0, zero) == 3 and T.scatter(x, 0, zero, 1.0) == 1
     assert T.norm(x) == 3 and T.index_fill(x, 0, zero, 2) == 2 and T.index_add(x, 0, zero, x) == 6
+
+
+def _normed(kind):
+    return kind(nn.Linear(3, 2)) if kind is not nn.utils.prune.identity else kind(nn.Linear(3, 2), "weight")
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+@pytest.mark.parametrize(
+    "kind",
+    [nn.utils.weight_norm, nn.utils.spectral_norm, nn.utils.parametrizations.weight_norm, nn.utils.prune.identity],
+)
+def test_a_computed_weight_takes_init_and_writes_without_effect_as_in_torch(kind):
+    layer = _normed(kind)
+    before = {name: np.asarray(value) for name, value in layer.state_dict().items()}
+    position = T.rand(1)
+    nn.manual_seed(1)
+    drawn = nn.init.normal_(layer.weight)
+    after = T.rand(1)
+    nn.manual_seed(1)
+    assert drawn.tolist() == T.randn(2, 3).tolist() and after == T.rand(1) and after != position  # the stream moved on
+    assert T.write(layer.weight, 0.0).tolist() == [[0, 0, 0]] * 2
+    T.filled(nn.init.zeros_, layer.weight)
+    for name, value in layer.state_dict().items():
+        np.testing.assert_array_equal(np.asarray(value), before[name])
+    with pytest.raises(TypeError, match="no module owns"):
+        nn.init.normal_(layer.weight + 0)
