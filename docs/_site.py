@@ -38,6 +38,7 @@ NAMESPACES = (
     ("jaxnn.attention.flex_attention", "flex_attention", "jaxnn.attention.flex_attention"),
     ("jaxnn.amp", "amp", "jaxnn.amp"),
     ("jaxnn.parallel", "parallel", "jaxnn.parallel"),
+    ("jaxnn.targets", "targets", "jaxnn.targets"),
     ("jaxnn.io", "io", "jaxnn.io"),
     ("jaxnn.porting", "converting", "jaxnn.porting"),
     ("jaxnn.tensor", "tensor", "jaxnn.tensor"),

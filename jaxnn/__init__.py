@@ -221,6 +221,7 @@ if TYPE_CHECKING:
     from jaxnn import modules as modules
     from jaxnn import optim as optim
     from jaxnn import tensor as tensor
+    from jaxnn import targets as targets
     from jaxnn import testing as testing
     from jaxnn.io import load as load
     from jaxnn.io import save as save
@@ -239,6 +240,7 @@ _LAZY = {
     "save": "jaxnn.io:save",
     "summary": "jaxnn.utils.summary:summary",
     "attention": "jaxnn.attention",
+    "targets": "jaxnn.targets",
     "testing": "jaxnn.testing",
     "from_torch": "jaxnn.porting:from_torch",
     "from_torch_state_dict": "jaxnn.porting:from_torch_state_dict",

@@ -32,6 +32,7 @@ ROOMS = (
     "optim",
     "amp",
     "io",
+    "targets",
     "",  # jaxnn itself: what users see
     "testing",
     "porting",

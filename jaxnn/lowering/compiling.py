@@ -126,14 +126,30 @@ class Jitted:
         return self._make(traced, compiler_options=compiler_options() | pieces | (self._own or {}))
 
     def __getattr__(self, name: str) -> Any:
-        ahead = self._called is None or name in ("lower", "trace", "eval_shape")
-        return getattr(self.current() if ahead else self._called, name)
+        if name in ("lower", "trace"):
+            return functools.partial(self._ahead, name)
+        return getattr(self.current() if self._called is None or name == "eval_shape" else self._called, name)
+
+    def _ahead(self, stage: str, *args: Any, **kwargs: Any) -> Any:
+        """Trace or lower, without the host's options where the arguments lie on devices of another platform."""
+        here = jax.default_backend()
+        elsewhere = any(
+            device.platform != here for leaf in jax.tree.leaves((args, kwargs)) for device in _devices(leaf)
+        )
+        return getattr(self._inner if elsewhere else self.current(), stage)(*args, **kwargs)
 
     def clear_cache(self) -> None:
         """Drop what was compiled."""
         for jitted in (self._inner, self.whole, self._called):
             if jitted is not None:
                 jitted.clear_cache()
+
+
+def _devices(leaf: Any) -> tuple[Any, ...]:
+    """One of the devices of a leaf that has a place."""
+    sharding = getattr(leaf, "sharding", None)
+    devices = getattr(sharding, "_device_assignment", None) or getattr(sharding, "device_set", ())
+    return tuple(devices)[:1]
 
 
 @functools.cache

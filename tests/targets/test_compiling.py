@@ -1,0 +1,96 @@
+"""Programs of compilers whose machines are not here; skipped where the compiler is not installed."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+import jaxnn as nn
+import jaxnn.functional as F
+from jaxnn import targets
+
+needs_tpu = pytest.mark.skipif(not targets.is_installed("tpu"), reason="needs the extra compile-tpu")
+needs_cuda = pytest.mark.skipif(not targets.is_installed("cuda"), reason="needs the extra compile-cuda")
+
+
+def _type(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+@nn.jit(donate_argnums=(0, 1))
+def step(model, optimizer, x):
+    with nn.autocast("tpu", jnp.bfloat16):
+        loss, grads = nn.value_and_grad(lambda m: F.mse_loss(m(x), x))(model)
+    optimizer.step(model, grads)
+    return loss
+
+
+@needs_tpu
+def test_loops_products_and_cycles_on_a_tpu():
+    def loops(w, x):
+        x = jax.lax.fori_loop(0, 7, lambda i, x: jnp.tanh(x @ w), x)
+        return jax.lax.scan(lambda c, y: (jnp.tanh(c @ w) + y, None), x, jnp.stack([x] * 3))[0]
+
+    found = targets.compile(jax.jit(loops), _type(256, 256), _type(128, 256), target="v5e")
+    assert sum(found.flops.values()) == (7 + 3) * 2 * 128 * 256 * 256
+    assert found.unknown_loops == [] and found.custom_calls == {} and found.collectives == []
+    assert found.argument_bytes == 4 * (256 * 256 + 128 * 256)
+    once = targets.compile(lambda w, x: jnp.tanh(x @ w), _type(256, 256), _type(128, 256), target="v5e")
+    assert 8 * 300 < found.cycles < 20 * once.cycles
+
+
+@needs_tpu
+def test_a_training_step_on_a_tpu():
+    model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512, bias=False))
+    optimizer = nn.optim.SGD(model, lr=0.1)
+    found = targets.compile(step, model, optimizer, _type(64, 512), target="v5e")
+    # Forward, the gradient of each weight, and of the second layer's input.
+    assert found.flops == {"bf16": 5 * 2 * 64 * 512 * 512}
+    weights = 4 * sum(p.size for p in jax.tree.leaves(model))
+    assert found.alias_bytes >= weights  # donated
+    assert weights <= found.argument_bytes < found.peak_bytes
+    assert 0 < found.hbm_bytes <= found.bytes_accessed
+    assert any("(Sequential)/0" in cost.op_name for cost in found.costs)
+    assert model[0].weight.is_deleted() is False  # nothing has run
+
+
+@needs_tpu
+def test_a_mesh_of_a_tpu_and_the_same_mesh_elsewhere():
+    mesh = targets.get("v5e:2x2").mesh((2, 2), ("fsdp", "tp"))
+
+    def placed(mesh):
+        def put(*shape, spec):
+            return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(*spec)))
+
+        return put(1024, 1024, spec=("fsdp", "tp")), put(128, 1024, spec=("fsdp", None))
+
+    def loss(w, x):
+        return ((x @ w) ** 2).sum()
+
+    found = targets.compile(jax.jit(jax.grad(loss)), *placed(mesh))
+    assert found.target.name == "v5e:2x2" and found.mesh is mesh
+    kinds = {(one.kind, one.axis) for one in found.collectives}
+    assert ("all-gather", "fsdp") in kinds and {axis for _, axis in kinds} == {"fsdp"}
+    assert found.argument_bytes == 4 * (512 * 512 + 64 * 1024)
+    other = targets.get("v6e:2x2").mesh((2, 2), ("fsdp", "tp"))
+    moved = targets.compile(jax.jit(jax.grad(loss)), *placed(other), target="v6e:2x2")
+    assert moved.argument_bytes == found.argument_bytes
+
+
+@needs_tpu
+def test_a_mesh_of_another_size_is_refused():
+    mesh = targets.get("v5e:2x2").mesh()
+    with pytest.raises(ValueError, match="whose product is 4, the devices of v5e:2x2"):
+        targets.get("v5e:2x2").mesh((2, 4), ("a", "b"))
+    assert mesh.axis_names == ("data",) and mesh.size == 4
+    with pytest.raises(RuntimeError, match="v5e with 3x3 chips: .*divisible"):
+        targets.get("v5e:3x3").devices()
+
+
+@needs_cuda
+def test_a_gradient_on_a_gpu():
+    model = nn.Linear(256, 128)
+    found = targets.compile(nn.grad(lambda m, x: m(x).sum()), model, _type(64, 256), target="h100")
+    assert sum(found.flops.values()) == 2 * 64 * 256 * 128 and found.cycles is None
+    assert found.argument_bytes >= 4 * 64 * 256 and found.temporary_bytes >= 0
+    assert found.target.platform == "cuda"
