@@ -218,10 +218,11 @@ from jaxnn.transforms.vmap import vmap as vmap
 if TYPE_CHECKING:
     from jaxnn import amp as amp
     from jaxnn import attention as attention
+    from jaxnn import export as export
     from jaxnn import modules as modules
     from jaxnn import optim as optim
-    from jaxnn import tensor as tensor
     from jaxnn import targets as targets
+    from jaxnn import tensor as tensor
     from jaxnn import testing as testing
     from jaxnn.io import load as load
     from jaxnn.io import save as save
@@ -241,6 +242,7 @@ _LAZY = {
     "summary": "jaxnn.utils.summary:summary",
     "attention": "jaxnn.attention",
     "targets": "jaxnn.targets",
+    "export": "jaxnn.export",
     "testing": "jaxnn.testing",
     "from_torch": "jaxnn.porting:from_torch",
     "from_torch_state_dict": "jaxnn.porting:from_torch_state_dict",

@@ -157,7 +157,7 @@ def _is_beyond(case: Case, tensor: compare.Tensor, found: dict[str, np.ndarray],
     if not isinstance(value.own, np.ndarray) or value.own.shape != value.truth.shape:
         return False
     kept = np.isfinite(compare.widen(value.own))
-    noise = max(_noise(case, key), compare.NOISE * compare.scale_of([value.truth]))
+    noise = max(noise_of(case, key), compare.NOISE * compare.scale_of([value.truth]))
     mine, true, own = (array[kept] for array in (found[key], value.truth, value.own))
     return not kept.all() and compare.judge(tensor.where, mine, true, own, precision, noise).held
 
@@ -169,7 +169,7 @@ def _by_chance(case: Case, bad: list[compare.Tensor], near: list[dict[str, np.nd
         key = tensor.where.partition(": ")[2]
         if key not in case.expected or not math.isfinite(tensor.ours):
             return None
-        errors = [compare.error(run[key], case.expected[key].truth, _noise(case, key)) for run in near if key in run]
+        errors = [compare.error(run[key], case.expected[key].truth, noise_of(case, key)) for run in near if key in run]
         theirs = max(filter(math.isfinite, errors), default=0.0)
         if tensor.ours > 2 * theirs:
             return None
@@ -177,7 +177,7 @@ def _by_chance(case: Case, bad: list[compare.Tensor], near: list[dict[str, np.nd
     return largest
 
 
-def _noise(case: Case, kind: str) -> float:
+def noise_of(case: Case, kind: str) -> float:
     """The least denominator of the tensors of a kind: "output", "gradient", or a key that begins so."""
     word = kind.split(" ")[0]
     truths = [value.truth for key, value in case.expected.items() if key.split(" ")[0] == word]
@@ -201,7 +201,7 @@ def _judge(case: Case, found: dict[str, np.ndarray], mode: str, precision: str) 
         tensors.append(compare.Tensor(f"{mode}: outputs", math.inf, None, False, note))
     for kind in kinds:
         expected = {key: value for key, value in case.expected.items() if key.startswith(kind)}
-        noise = _noise(case, kind)
+        noise = noise_of(case, kind)
         for key, value in expected.items():
             where = f"{mode}: {key}"
             if key not in found:

@@ -1,4 +1,4 @@
-"""The command line: ``python -m parity run | record | replay | golden | report | compare | train | api | hunt``."""
+"""The command line: ``python -m parity run | record | replay | golden | precision | report | compare | train | api | hunt``."""
 
 from __future__ import annotations
 
@@ -48,6 +48,15 @@ def _parser() -> argparse.ArgumentParser:
     golden.add_argument("--cases", type=int, default=0, help="so many of each source and name only (0: all)")
     golden.add_argument("--hosts", action="store_true", help="also traced as on a host of each platform")
     golden.add_argument("--texts", default="", metavar="FOLDER", help="where the programs themselves are written")
+    precision = commands.add_parser(
+        "precision", parents=[running], help="the errors of TPU's and GPU's products at each setting, emulated"
+    )
+    precision.add_argument("--recording", type=pathlib.Path, default=RECORDING)
+    precision.add_argument("--cases", type=int, default=0, help="so many of each source and name only (0: all)")
+    precision.add_argument(
+        "--report", type=pathlib.Path, metavar="FILE", help="where the report goes (Markdown; JSON beside it)"
+    )
+    precision.add_argument("--site", type=pathlib.Path, metavar="DOCS", help="put the table into DOCS/precision.md")
     report = commands.add_parser("report", help="Markdown and one HTML page from the results")
     report.add_argument("--results", type=pathlib.Path, action="append", help=f"default: {RESULTS}")
     report.add_argument("--out", type=pathlib.Path, default=RESULTS.parent, help="folder for report.md and report.html")
@@ -119,6 +128,13 @@ def _golden(arguments: argparse.Namespace) -> int:
 
     wanted = golden.Wanted(str(arguments.recording), arguments.cases, arguments.hosts, arguments.texts)
     return golden.main(_options(arguments), wanted, arguments.write, arguments.against)
+
+
+def _precision(arguments: argparse.Namespace) -> int:
+    from parity import precision
+
+    options = _options(arguments)
+    return precision.main(options, arguments.recording, arguments.cases, arguments.report, arguments.site)
 
 
 def _report(arguments: argparse.Namespace) -> int:

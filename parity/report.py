@@ -41,7 +41,7 @@ def write_site(paths: Sequence[pathlib.Path], docs: pathlib.Path) -> int:
         said = [f"{key} {value}" for key, value in about.items() if key not in ("host", "jobs", "seconds")]
         lines += [f"## {_title(about)}", "", ", ".join(said) + ".", ""]
         lines += [*headline(results), "", f"![Our error against PyTorch's own](pictures/{picture})", ""]
-        lines += [_table(("family", *_HEAD[:-1]), rows), ""]
+        lines += [markdown_table(("family", *_HEAD[:-1]), rows), ""]
     page = docs / "parity.md"
     before, _, rest = page.read_text(encoding="utf-8").partition(_BEGIN)
     text = "\n".join([_BEGIN, "", *lines, _END]) + rest.partition(_END)[2]
@@ -108,16 +108,16 @@ def markdown(runs: Sequence[Any]) -> str:
         lines += [*headline(results), ""]
         for keys in (("source", "kind"), ("family", "kind")):
             rows = [[*name, *_figures(group)] for name, group in _groups(results, *keys).items()]
-            lines += [_table((*keys, *_HEAD), rows), ""]
-        lines += ["### Worst cases", "", _table(_COLUMNS, [_row(r) for r in _worst(results)[:_WORST]]), ""]
+            lines += [markdown_table((*keys, *_HEAD), rows), ""]
+        lines += ["### Worst cases", "", markdown_table(_COLUMNS, [_row(r) for r in _worst(results)[:_WORST]]), ""]
         above = [r for r in results if r.ratio is not None and r.ratio > 2]
         rows = [
             [f"{s}/{n}", str(len(g)), f"{max(r.ratio for r in g):.1f}"]
             for (s, n), g in _groups(above, "source", "name").items()
         ]
-        lines += ["### Ratio above 2, by name", "", _table(("name", "cases", "largest ratio"), rows), ""]
+        lines += ["### Ratio above 2, by name", "", markdown_table(("name", "cases", "largest ratio"), rows), ""]
         for status, title in (("random", "Random by design"), ("known", "PyTorch itself at fault")):
-            lines += [f"### {title}", "", _table(("name", "cases", "reason"), _listed(results, status)), ""]
+            lines += [f"### {title}", "", markdown_table(("name", "cases", "reason"), _listed(results, status)), ""]
     return "\n".join(lines)
 
 
@@ -125,7 +125,7 @@ def _title(about: dict[str, Any]) -> str:
     return f"{about.get('precision', '')}, matmul {about.get('matmul precision', '')}, {about.get('device', '')}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     if not rows:
         return "None."
     escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]

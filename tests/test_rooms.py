@@ -33,6 +33,7 @@ ROOMS = (
     "amp",
     "io",
     "targets",
+    "export",
     "",  # jaxnn itself: what users see
     "testing",
     "porting",

@@ -13,7 +13,7 @@ from jax.experimental import jet
 from jax.interpreters import ad, batching
 
 from jaxnn import _compat
-from jaxnn.lowering.define import PLATFORMS, Primitive, lower, result_types, run_compiled
+from jaxnn.lowering.define import PLATFORMS, Primitive, lower, program_on, result_types, run_compiled
 
 Function = Callable[..., tuple[jax.Array, ...]]
 
@@ -42,10 +42,7 @@ def by_platform(
 
 def default_program(equation: Any) -> Any:
     """The jaxpr of an equation's default program, for those who look into programs; None for any other equation."""
-    if equation.primitive is not _by_platform:
-        return None
-    types = [jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in equation.invars]
-    return jax.make_jaxpr(equation.params["choice"].default)(*types).jaxpr
+    return program_on("", equation).jaxpr if equation.primitive is _by_platform else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ Primitive = _compat.Primitive
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 _COSTS: dict[Primitive, Callable[..., int]] = {}
+_PROGRAMS: dict[Primitive, tuple[Callable[..., Any], Mapping[str, Callable[..., Any]]]] = {}
 
 
 def multiply_adds(equation: Any) -> int:
@@ -76,9 +77,22 @@ def lower(
 ) -> None:
     """The primitive's lowering, for the platform that the whole program is lowered for."""
     several = primitive.multiple_results
+    _PROGRAMS[primitive] = program, platforms or {}
     mlir.register_lowering(primitive, mlir.lower_fun(program, multiple_results=several))
     for platform, other in (platforms or {}).items():
         mlir.register_lowering(primitive, mlir.lower_fun(other, multiple_results=several), platform=platform)
+
+
+def program_on(platform: str, equation: Any) -> Any:
+    """The jaxpr of what an equation of one of our primitives is lowered to for `platform`; None for all others.
+
+    For those who look into programs, and for those who run them elsewhere.
+    """
+    if equation.primitive not in _PROGRAMS:
+        return None
+    program, others = _PROGRAMS[equation.primitive]
+    types = [jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in equation.invars]
+    return jax.make_jaxpr(functools.partial(others.get(platform, program), **equation.params))(*types)
 
 
 def refuse(primitive: Primitive, why: Callable[..., str]) -> None:

@@ -1,0 +1,168 @@
+"""`save` and `load`: an exported program in one file: a manifest, the program, and its arrays as safetensors.
+
+The file is a zip of stored members. ``jax.export.deserialize`` reads the program by itself, without jaxnn.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export as jax_export
+
+from jaxnn.base.checks import fail
+from jaxnn.export.program import Array, ExportedProgram
+from jaxnn.io import safetensors_files
+from jaxnn.io.errors import CheckpointError, plain
+from jaxnn.io.files import write_atomically
+
+FORMAT = 1
+_MANIFEST, _PROGRAM, _ARRAYS, _EXTRA = "manifest.json", "program.jax_export", "arrays.safetensors", "extra/"
+
+
+def save(
+    program: ExportedProgram,
+    path: str | os.PathLike[str],
+    *,
+    extra_files: Mapping[str, str | bytes] | None = None,
+    vjp_order: int = 0,
+) -> None:
+    """Write an exported program to one file, whole or not at all.
+
+    Args:
+        program: what `export` gave.
+        path: the file, by custom ``name.jaxnn``.
+        extra_files: other texts or bytes to keep in it by name: a tokenizer, labels, a licence.
+        vjp_order: how often the loaded program can be differentiated: 0 to serve it, 1 to train it further.
+
+    Raises:
+        TypeError: no exported program.
+        ValueError: a result in a container that no file can name.
+        OSError: the disk is full, or the folder is missing or read-only.
+
+    Example:
+        >>> import tempfile, os, jax.numpy as jnp, jaxnn as nn
+        >>> path = os.path.join(tempfile.mkdtemp(), "linear.jaxnn")
+        >>> nn.export.save(nn.export.export(nn.Linear(3, 2), (jnp.ones((1, 3)),)), path, extra_files={"labels": "a b"})
+        >>> nn.export.load(path)
+        ExportedProgram Linear(float32[1, 3]) for cpu, cuda, tpu
+
+    Follows ``torch.export.save``.
+    """
+    if not isinstance(program, ExportedProgram):
+        fail(TypeError, "nn.export.save", "program", "what nn.export.export gave", program)
+    try:
+        written = program.exported.serialize(vjp_order=vjp_order)
+    except ValueError as error:
+        raise ValueError(
+            "nn.export.save: the arguments or the result stand in a container that no file can name: return arrays in "
+            f"tuples, lists and dicts ({error})"
+        ) from error
+    manifest = {
+        "format": FORMAT,
+        "about": program.about,
+        "platforms": program.platforms,
+        "inputs": program.signature(),
+        "limits": program.limits,
+        "vjp_order": vjp_order,
+        "arrays": {name: _entry(array) for name, array in program.arrays.items()},
+    }
+    arrays = safetensors_files.prepare({name: array.value for name, array in program.arrays.items()})
+    extra = {
+        name: data.encode() if isinstance(data, str) else bytes(data) for name, data in (extra_files or {}).items()
+    }
+
+    def write(file: BinaryIO) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(_member(_MANIFEST), json.dumps(manifest, indent=1))
+            archive.writestr(_member(_PROGRAM), bytes(written))
+            for name, data in extra.items():
+                archive.writestr(_member(_EXTRA + name), data)
+            with archive.open(_member(_ARRAYS), "w", force_zip64=True) as member:
+                safetensors_files.write(arrays, member)  # type: ignore[arg-type]
+
+    write_atomically(Path(path), write)
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    return zipfile.ZipInfo(name)  # of 1980: one program is one file
+
+
+def _entry(array: Array) -> dict[str, Any]:
+    return {"kind": array.kind, "requires_grad": array.requires_grad, "saved": array.saved,
+            "int64": array.int64, "ties": array.ties}  # fmt: skip
+
+
+def load(path: str | os.PathLike[str], *, extra_files: dict[str, Any] | None = None) -> ExportedProgram:
+    """Read an exported program; neither the module's source nor the platform that it was exported on is needed.
+
+    Nothing in the file is run while it is read. Called, it is a program for XLA: it computes, and can do nothing else.
+
+    Args:
+        path: what `save` wrote.
+        extra_files: its values are filled with the bytes of the files of these names.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: (a ValueError) a broken file, or one of a later format or version of JAX than is installed.
+        KeyError: an extra file that is not there.
+
+    Follows ``torch.export.load``.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifest = json.loads(_read(archive, _MANIFEST))
+            _check_format(manifest)
+            written, data = _read(archive, _PROGRAM), _read(archive, _ARRAYS)
+            for name in extra_files or {}:
+                if _EXTRA + name not in archive.namelist():
+                    raise KeyError(f"nn.export.load: {path}: no extra file {name!r}")
+                extra_files[name] = _read(archive, _EXTRA + name)  # type: ignore[index]
+        held, _ = safetensors_files.read(np.frombuffer(data, np.uint8))
+        entries = manifest["arrays"]
+        if held.keys() != entries.keys():
+            raise CheckpointError("the manifest names other arrays than there are")
+        arrays = {name: Array(jnp.asarray(held[name]), **entry) for name, entry in entries.items()}
+        about, limits = dict(manifest["about"]), dict(manifest["limits"])
+    except CheckpointError as error:
+        raise CheckpointError(f"nn.export.load: {path}: {error}") from error.__cause__
+    except (zipfile.BadZipFile, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        raise CheckpointError(
+            f"nn.export.load: {path}: no exported program, or a broken one: {plain(str(error))}"
+        ) from error
+    try:
+        exported = jax_export.deserialize(bytearray(written))
+    except Exception as error:  # whatever jax makes of another version's bytes
+        made = f"made with JAX {plain(about.get('jax', '?'))}, read with {jax.__version__}"
+        raise CheckpointError(
+            f"nn.export.load: {path}: the program cannot be read ({made}): {plain(str(error))}"
+        ) from error
+    return ExportedProgram(exported, arrays, about, limits)
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A member, which takes no more room than it has in the file."""
+    try:
+        info = archive.getinfo(name)
+    except KeyError:
+        raise CheckpointError(f"it has no {name}: not what nn.export.save wrote") from None
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise CheckpointError(f"{name} is compressed, which nn.export.save does not do")
+    return archive.read(info)
+
+
+def _check_format(manifest: Any) -> None:
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if not isinstance(found, int):
+        raise CheckpointError("its manifest names no format")
+    if found > FORMAT:
+        version = plain(manifest.get("about", {}).get("jaxnn", "?"))
+        raise CheckpointError(f"format {found}, written by jaxnn {version}; this version reads {FORMAT}: upgrade jaxnn")
