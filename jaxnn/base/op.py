@@ -16,7 +16,7 @@ from jaxnn import _compat
 from jaxnn.base import modes
 from jaxnn.base.autocast import cast_arguments
 from jaxnn.base.checks import check_room, ints_of
-from jaxnn.base.dtypes import array_in, as_array, is_box
+from jaxnn.base.dtypes import arrays_in, as_array, is_box, rebuilt
 from jaxnn.base.naming import renamed
 from jaxnn.lowering.compiling import Jitted
 
@@ -35,14 +35,6 @@ class _Static:
 
 class _Box(TypeError):
     """An argument is no array, but has one: a parameter."""
-
-
-def _unboxed(value: Any) -> Any:
-    """`value`, a parameter or buffer or containers of them, as arrays."""
-    if isinstance(value, (list, tuple)):
-        items = [_unboxed(item) for item in value]
-        return items if isinstance(value, list) else type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    return array_in(value)
 
 
 class _Hole:
@@ -91,6 +83,8 @@ def _key(value: Any, arrays: list[Any]) -> Any:
         return _HOLE, value.shape, value.dtype
     if isinstance(value, float):
         return kind, value.hex()
+    if isinstance(value, (np.generic, complex)):  # 0.0 and -0.0 are two, NaN is one
+        return kind, repr(value)
     if isinstance(value, (list, tuple)):
         return kind, *[_key(item, arrays) for item in value]
     if isinstance(value, dict):
@@ -108,10 +102,7 @@ def _take_arrays(value: Any) -> Any:
     if isinstance(value, (jax.Array, np.ndarray)):
         return _HOLE
     if isinstance(value, (list, tuple)):
-        items = [_take_arrays(item) for item in value]
-        if isinstance(value, tuple):
-            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-        return items
+        return rebuilt(value, [_take_arrays(item) for item in value])
     return value
 
 
@@ -119,10 +110,7 @@ def _put_arrays(value: Any, arrays: Any) -> Any:
     if value is _HOLE:
         return next(arrays)
     if isinstance(value, (list, tuple)):
-        items = [_put_arrays(item, arrays) for item in value]
-        if isinstance(value, tuple):
-            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-        return items
+        return rebuilt(value, [_put_arrays(item, arrays) for item in value])
     return value
 
 
@@ -253,7 +241,7 @@ def op(
 
     def careful(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Every call that is not at top level, or not like one before it."""
-        args, kwargs = tuple(map(_unboxed, args)), {name: _unboxed(value) for name, value in kwargs.items()}
+        args, kwargs = tuple(map(arrays_in, args)), {name: arrays_in(value) for name, value in kwargs.items()}
         args, kwargs = converted(args, kwargs)
         eager = compiled and not _compat.under_jit()
         key, arrays, static = find(args, kwargs) if eager else (None, [], None)

@@ -6,6 +6,7 @@ The functions are in tables, with torch's argument names beside jnp's.
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections import namedtuple
 from collections.abc import Callable, Sequence
@@ -17,25 +18,16 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base import modes
-from jaxnn.base.dtypes import check_dtype, is_floating
+from jaxnn.base.dtypes import arrays_in, check_dtype, is_floating
 
 Picked = namedtuple("Picked", ["values", "indices"])
-
-
-def plain(value: Any) -> Any:
-    """`value` with every box in it replaced by its array."""
-    if isinstance(value, Arithmetic):
-        return value.value
-    if isinstance(value, (tuple, list)) and any(isinstance(item, (Arithmetic, tuple, list)) for item in value):
-        return type(value)(plain(item) for item in value)
-    return value
 
 
 def as_index(index: Any) -> Any:
     """An index with arrays in the places of boxes and lists: JAX takes no lists."""
     if isinstance(index, tuple):
         return tuple(as_index(part) for part in index)
-    return jnp.asarray(np.asarray(plain(index))) if isinstance(index, list) else plain(index)
+    return jnp.asarray(np.asarray(arrays_in(index))) if isinstance(index, list) else arrays_in(index)
 
 
 def check_index(shape: tuple[int, ...], index: Any) -> None:
@@ -75,7 +67,7 @@ class Arithmetic:
     def __setitem__(self, index: Any, value: Any) -> None:
         index, array = as_index(index), self.__jax_array__()
         check_index(array.shape, index)
-        value = _cast("=", jnp.asarray(plain(value)), array.dtype)
+        value = _cast("=", jnp.asarray(arrays_in(value)), array.dtype)
         if getattr(index, "dtype", None) == np.bool_ and value.ndim == 0:  # also where the mask is not known yet
             mask = jnp.asarray(index).reshape(index.shape + (1,) * (array.ndim - index.ndim))
             self._write(jnp.where(mask, value, array))
@@ -226,15 +218,15 @@ def define(name: str, function: Callable[..., Any]) -> None:
 
 
 def _forward(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self, other: function(self.__jax_array__(), plain(other))
+    return lambda self, other: function(self.__jax_array__(), arrays_in(other))
 
 
 def _reflected(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self, other: function(plain(other), self.__jax_array__())
+    return lambda self, other: function(arrays_in(other), self.__jax_array__())
 
 
 def _augmented(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self, other: self._put(name, function(self.__jax_array__(), plain(other)))
+    return lambda self, other: self._put(name, function(self.__jax_array__(), arrays_in(other)))
 
 
 for _name, _function in _OPERATORS.items():
@@ -480,19 +472,32 @@ _WRITES: dict[str, Callable[..., Any]] = {
 }
 
 
+# torch's names for the second operand, which operators and jnp's functions take by its place.
+_SECOND = ("other", "exponent", "vec", "vec2", "mat2")
+
+
+def _by_place(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if not args and kwargs:
+        try:
+            taken = inspect.signature(function).parameters
+        except ValueError:
+            taken = ()
+        args = tuple(kwargs.pop(name) for name in _SECOND if name in kwargs and name not in taken)
+    return args, kwargs
+
+
 def _method(function: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return function(
-            self.__jax_array__(), *map(plain, args), **{name: plain(value) for name, value in kwargs.items()}
-        )
+        args, kwargs = _by_place(function, args, {name: arrays_in(value) for name, value in kwargs.items()})
+        return function(self.__jax_array__(), *map(arrays_in, args), **kwargs)
 
     return method
 
 
 def _in_place(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = {key: plain(value) for key, value in kwargs.items()}
-        return self._put(name, function(self.__jax_array__(), *map(plain, args), **given))
+        args, kwargs = _by_place(function, args, {key: arrays_in(value) for key, value in kwargs.items()})
+        return self._put(name, function(self.__jax_array__(), *map(arrays_in, args), **kwargs))
 
     return method
 

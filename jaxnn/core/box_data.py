@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import _compat
-from jaxnn.base.dtypes import is_inexact
-from jaxnn.core.arithmetic import Arithmetic, as_index, check_index, plain
+from jaxnn.base.dtypes import arrays_in, is_inexact
+from jaxnn.core.arithmetic import Arithmetic, as_index, check_index
 
 
 class Data(Arithmetic):
@@ -134,5 +134,5 @@ def replace_data(box: Any, value: Any) -> Any:
     view = _views.pop(id(box), lambda: None)()
     if view is not None and view.belongs_to(box):
         view.keep()
-    value = plain(value)
+    value = arrays_in(value)
     return jnp.copy(value) if isinstance(value, jax.Array) else value

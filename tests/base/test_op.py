@@ -94,6 +94,23 @@ def test_options_that_compare_equal_are_kept_apart():
         assert counts == [[0, 0], [1, 0], [0, 0], [0, 1], [0, 0], [0, 1], [0, 0]]
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.complex64, complex, float])
+def test_zeros_of_both_signs_are_kept_apart_and_nan_is_one(kind):
+    traces = []
+
+    @op
+    def signs(x, option, options):
+        traces.append(1)
+        return x * float(np.copysign(1, np.real(option))), x * float(np.copysign(1, np.real(options[0])))
+
+    for _ in range(2):
+        assert [[float(y[0, 0, 0, 0]) for y in signs(X, kind(n), [kind(n)])] for n in (0.0, -0.0)] == [[1, 1], [-1, -1]]
+    del traces[:]
+    for _ in range(3):
+        signs(X, kind(np.nan), [kind(np.nan)])
+    assert len(traces) == 1
+
+
 def test_an_option_that_is_an_array_is_looked_at_each_time():
     def check(x, eps):
         if eps < 0:
