@@ -156,6 +156,11 @@ def is_computed(array: Any) -> bool:
     return _computed.get(id(array)) is array
 
 
+def strong(value: Any) -> Any:
+    """`value`, its dtype its own: ``jnp.full(3, 0.5)`` gives up its dtype to others', and jit compiles for that."""
+    return value.astype(value.dtype) if getattr(value, "weak_type", False) else value
+
+
 def update_owner(array: Any, value: Any) -> bool:
     """Put `value` into the box that `array` was read from; False, and nothing done, where no box owns it."""
     box = owner(array)
@@ -180,10 +185,10 @@ class Slot:
     def _stored(self, value: Any) -> Any:
         """What the box keeps for `value`: a jax array, or whatever a transform put in an array's place."""
         if isinstance(value, (Slot, Data)):
-            return value.value
+            value = value.value
         if isinstance(value, (np.ndarray, np.generic)):
             return as_array(value, self.label or type(self).__name__)
-        return value
+        return strong(value)
 
     @property
     def value(self) -> Any:
@@ -716,7 +721,7 @@ class Buffer(Attributed, _ReadsAsArray):
         super().__init__(data)
 
     def _stored(self, value: Any) -> Any:
-        if type(value) is not _compat.ArrayImpl:
+        if type(value) is not _compat.ArrayImpl or value.weak_type:
             value = super()._stored(value)
         if not self.int64_outside:
             return value
