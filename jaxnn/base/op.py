@@ -280,7 +280,9 @@ def op(
             return modes.stop_gradients(compute(args, kwargs))
         if static is None:
             if len(known) >= _MOST_KNOWN:
-                known.clear(), floats.clear(), jitted.clear_cache()
+                known.clear()
+                floats.clear()
+                jitted.clear_cache()
             alike = _but_for_floats(key)
             if alike != key:
                 count = floats[alike] = floats.get(alike, 0) + 1
