@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import _compat
+from jaxnn.base.checks import warn_caller
 from jaxnn.base.dtypes import arrays_in, is_inexact
 from jaxnn.core.arithmetic import Arithmetic, as_index, check_index
 
@@ -22,10 +23,11 @@ class Data(Arithmetic):
     ``backup = p.data; p.data = other; p.data = backup``.
     """
 
-    __slots__ = ("_box", "_index", "_own", "_stops", "__weakref__")
+    __slots__ = ("_box", "_index", "_own", "_stops", "_given", "__weakref__")
 
-    def __init__(self, box: Any, index: Any = None, own: Any = None, stops: bool = False) -> None:
+    def __init__(self, box: Any, index: Any = None, own: Any = None, stops: bool = False, given: bool = False) -> None:
         self._box, self._index, self._own, self._stops = box, index, own, stops
+        self._given = given  # to a function under a transform, which has a copy
 
     @property
     def value(self) -> Any:
@@ -39,6 +41,12 @@ class Data(Arithmetic):
     def _write(self, array: Any) -> None:
         if self._box is None:
             self._own = array
+            if self._given:
+                self._given = False
+                warn_caller(
+                    "p.data was given to a function under a jax transformation, which writes to a copy of it. Give it the "
+                    "parameter: nn.jit and its kin bring back what is written to that"
+                )
         elif self._index is None:
             self._box._write(array if isinstance(self._box, Data) else unrecorded(self._box.value, array))
         else:
@@ -90,9 +98,11 @@ class Data(Arithmetic):
         return jnp.asarray, (np.asarray(self.value),)
 
 
-jax.tree_util.register_pytree_node(
-    Data, lambda data: ((data.value,), None), lambda _, leaves: Data(None, own=leaves[0])
-)
+def _copy_given(_: Any, leaves: Any) -> Data:
+    return Data(None, own=leaves[0], given=not _compat.at_top_level())
+
+
+jax.tree_util.register_pytree_node(Data, lambda data: ((data.value,), None), _copy_given)
 
 
 @jax.custom_jvp
