@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any
 
 from jaxnn import functional as functional
@@ -26,6 +27,7 @@ from jaxnn.base.modes import no_grad as no_grad
 from jaxnn.base.modes import set_float32_matmul_precision as set_float32_matmul_precision
 from jaxnn.base.modes import set_grad_enabled as set_grad_enabled
 from jaxnn.base.names import public_names as _public_names
+from jaxnn.core.arithmetic import Arithmetic as _Arithmetic
 from jaxnn.core.module import Module as Module
 from jaxnn.core.parameter import Buffer as Buffer
 from jaxnn.core.parameter import DeletedArrayError as DeletedArrayError
@@ -256,10 +258,8 @@ if not TYPE_CHECKING:  # a checker knows the names above, and reports any other
         if name not in _LAZY:
             remedy = _explaining.of_attribute("nn", name)
             raise AttributeError(f"module 'jaxnn' has no attribute {name!r}" + (f". {remedy}" if remedy else ""))
-        import importlib
-
         module, _, attribute = _LAZY[name].partition(":")
-        value = importlib.import_module(module)
+        value = _import_module(module)
         value = getattr(value, attribute) if attribute else value
         globals()[name] = value
         return value
@@ -270,3 +270,4 @@ def __dir__() -> list[str]:
 
 
 _explaining.explain_uncaught()
+_Arithmetic.of_tensors = staticmethod(lambda: _import_module("jaxnn.tensor"))

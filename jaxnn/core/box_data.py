@@ -12,7 +12,7 @@ import numpy as np
 from jaxnn import _compat
 from jaxnn.base.checks import warn_caller
 from jaxnn.base.dtypes import arrays_in, is_inexact
-from jaxnn.core.arithmetic import Arithmetic, as_index, check_index
+from jaxnn.core.arithmetic import Arithmetic, as_index, check_index, read_at
 
 
 class Data(Arithmetic):
@@ -65,11 +65,11 @@ class Data(Arithmetic):
         self._own, self._box = self.value, None
 
     def __getitem__(self, index: Any) -> Data:
-        index = as_index(index)
-        check_index(self.value.shape, index)
+        index, array = as_index(index), self.value
+        check_index(array.shape, index)
         parts = index if isinstance(index, tuple) else (index,)
         if not all(part is None or part is Ellipsis or isinstance(part, (int, slice)) for part in parts):
-            return Data(None, own=self.value[index])  # a copy, as torch's: indices and masks make no views
+            return Data(None, own=read_at(array, index))  # a copy, as torch's: indices and masks make no views
         return Data(self, index)
 
     @property
