@@ -159,6 +159,39 @@ def test_more_than_a_compiled_counter_holds_is_said_where_it_is_read():
         assert int(_counted(layer)) == count
 
 
+KEPT = {
+    "in a list": lambda model, data: setattr(model, "views", [data]),
+    "in a dict": lambda model, data: setattr(model, "views", {0: data}),
+    "in an object": lambda model, data: setattr(model, "views", types.SimpleNamespace(it=data)),
+    "detached": lambda model, data: setattr(model, "views", [data.detach()]),
+}
+
+
+@pytest.mark.parametrize("kept", KEPT)
+def test_a_view_of_a_parameter_in_an_attribute_follows_it(kept):
+    model = Affine()
+    KEPT[kept](model, model.get_parameter("weight").data)
+
+    @nn.jit
+    def step(model):
+        view = model.views.it if kept == "in an object" else model.views[0]
+        model.get_parameter("weight").fill_(3)
+        return view.sum(), model.weight.sum()
+
+    for _ in range(2):
+        seen, is_now = step(model)
+        assert float(seen) == float(is_now)
+    assert len(jax.tree.leaves(model)) == len(jax.tree.leaves(Affine()))
+
+
+def test_a_part_of_a_parameter_in_an_attribute_is_its_array():
+    model = Affine()
+    model.rows = [model.get_parameter("weight").data[0]]
+    row = np.asarray(model.weight[0])
+    np.testing.assert_array_equal(nn.jit(lambda model: model.rows[0] * 1)(model), row)
+    np.testing.assert_array_equal(jax.jit(lambda model: model.rows[0] * 1)(model), row)
+
+
 # -- what the structure notices -------------------------------------------------------------------------------------
 
 
