@@ -27,7 +27,7 @@ from jaxnn.base.modes import no_grad as no_grad
 from jaxnn.base.modes import set_float32_matmul_precision as set_float32_matmul_precision
 from jaxnn.base.modes import set_grad_enabled as set_grad_enabled
 from jaxnn.base.names import public_names as _public_names
-from jaxnn.core.arithmetic import Arithmetic as _Arithmetic
+from jaxnn.core import arithmetic as _arithmetic
 from jaxnn.core.module import Module as Module
 from jaxnn.core.parameter import Buffer as Buffer
 from jaxnn.core.parameter import DeletedArrayError as DeletedArrayError
@@ -270,4 +270,4 @@ def __dir__() -> list[str]:
 
 
 _explaining.explain_uncaught()
-_Arithmetic.of_tensors = staticmethod(lambda: _import_module("jaxnn.tensor"))
+_arithmetic.of_tensors = lambda: _import_module("jaxnn.tensor")

@@ -63,7 +63,6 @@ class Arithmetic:
     """Of a subclass: ``value``, the array, and ``_write``, which puts another in its place."""
 
     __slots__ = ()
-    of_tensors: Callable[[], Any]  # the module ``jaxnn.tensor``
     __array_priority__ = 100  # NumPy's arrays leave operators to this side
 
     if TYPE_CHECKING:
@@ -369,11 +368,14 @@ def _sort(x: Any, dim: int = -1, descending: bool = False, **options: Any) -> An
 # -- reading and writing at indices: what is out of range raises where it is known, and is NaN where it is not
 
 
+of_tensors: Callable[[], Any]  # gives the module ``jaxnn.tensor``; set by the package
+
+
 def _of_tensors(name: str) -> Callable[..., Any]:
     """A function of ``jaxnn.tensor``, which stands above: it is found when it is called."""
 
     def method(x: Any, *args: Any, **options: Any) -> Any:
-        return getattr(Arithmetic.of_tensors(), name)(x, *args, **options)
+        return getattr(of_tensors(), name)(x, *args, **options)
 
     return method
 
