@@ -208,6 +208,7 @@ from jaxnn.modules.upsampling import Upsample as Upsample
 from jaxnn.modules.upsampling import UpsamplingBilinear2d as UpsamplingBilinear2d
 from jaxnn.modules.upsampling import UpsamplingNearest2d as UpsamplingNearest2d
 from jaxnn.parallel.data_parallel import DataParallel as DataParallel
+from jaxnn.parallel.init_sharded import init_sharded as init_sharded
 from jaxnn.transforms.checkpoint import checkpoint as checkpoint
 from jaxnn.transforms.functional_call import functional_call as functional_call
 from jaxnn.transforms.gradients import value_and_grad as value_and_grad

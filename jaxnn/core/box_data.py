@@ -7,12 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base.checks import warn_caller
 from jaxnn.base.dtypes import arrays_in, is_inexact
 from jaxnn.core.arithmetic import Arithmetic, as_index, check_index, read_at
+from jaxnn.core.processes import spans
+from jaxnn.core.spanning import on_host, place
 
 
 class Data(Arithmetic):
@@ -86,7 +87,9 @@ class Data(Arithmetic):
         on_cpu = isinstance(self.value, _compat.Tracer) or {device.platform for device in self.value.devices()} == {
             "cpu"
         }
-        return self if on_cpu else Data(None, own=jax.device_put(self.value, jax.devices("cpu")[0]))
+        if on_cpu and not spans(self.value):
+            return self
+        return Data(None, own=place(self.value, jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])))
 
     def __repr__(self) -> str:
         return repr(self.value)
@@ -95,7 +98,7 @@ class Data(Arithmetic):
         return jnp.copy(self.value)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return jnp.asarray, (np.asarray(self.value),)
+        return jnp.asarray, (on_host(self.value, "pickle"),)
 
 
 def _copy_given(_: Any, leaves: Any) -> Data:

@@ -27,6 +27,7 @@ from jaxnn.base import counts, modes
 from jaxnn.base.dtypes import as_array, check_dtype, describe, is_floating
 from jaxnn.core.arithmetic import METHODS, Arithmetic
 from jaxnn.core.box_data import Data, data_of, replace_data, unrecorded
+from jaxnn.core.spanning import refuse_spanning
 
 # Another number after every change that may alter the structure of some tree; a cached structure is trusted only
 # while it stands still (see core/tree.py). No number comes twice, whichever threads change trees at once.
@@ -340,6 +341,7 @@ class Slot:
         return twin
 
     def __reduce__(self) -> tuple[Any, ...]:
+        refuse_spanning("pickle", self._value, self.label)
         return Slot.from_meta, (self.meta(), self._value, None, self.label), self._attributes
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
@@ -851,7 +853,7 @@ def as_sharding(device: Any, where: str = "device") -> Any:
     if isinstance(device, str):
         platform, _, index = device.partition(":")
         try:
-            return jax.sharding.SingleDeviceSharding(jax.devices(platform)[int(index or 0)])
+            return jax.sharding.SingleDeviceSharding(jax.local_devices(backend=platform)[int(index or 0)])
         except (RuntimeError, IndexError, ValueError):
             known = sorted({d.platform for d in jax.devices()})
             raise RuntimeError(

@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base.dtypes import is_half, promote_types
+from jaxnn.core import spanning
 from jaxnn.core.parameter import Parameter, Slot
 from jaxnn.optim import _double
 from jaxnn.optim._groups import Layout, named
@@ -284,7 +285,7 @@ class Rule(Optimizer):
                     f"{type(self).__name__}.load_state_dict: parameter {number}: {field}: expected the shape "
                     f"{value.shape}, got {np.shape(array)}"
                 )
-            fields[field] = value if array is None else jnp.array(np.asarray(array), value.dtype)
+            fields[field] = value if array is None else spanning.copied(array, value.dtype)
         return fields
 
     def _optional(self) -> tuple[str, ...]:
