@@ -67,9 +67,13 @@ def init_process_group(
             another program.
 
     Example:
-        ``torchrun --nproc-per-node 2 train.py``, where train.py begins so:
+        Started by ``torchrun --nproc-per-node 2 train.py``, or by ``srun python train.py``:
 
-        ``import jaxnn as nn; nn.parallel.init_process_group()``
+        >>> import jaxnn as nn
+        >>> def main():
+        ...     nn.parallel.init_process_group()
+        ...     print(f"process {nn.parallel.get_rank()} of {nn.parallel.get_world_size()}")
+        ...     nn.parallel.destroy_process_group()
 
     Follows ``torch.distributed.init_process_group``.
     """
@@ -200,12 +204,25 @@ def _program() -> dict[str, str]:
 
 
 def is_available() -> bool:
-    """True: JAX's distributed runtime is always there. Follows ``torch.distributed.is_available``."""
+    """True: JAX's distributed runtime is always there.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> nn.parallel.is_available()
+        True
+
+    Follows ``torch.distributed.is_available``.
+    """
     return True
 
 
 def is_initialized() -> bool:
     """Whether this process is one of a group, made here or by ``jax.distributed.initialize``.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> nn.parallel.is_initialized()
+        False
 
     Follows ``torch.distributed.is_initialized``.
     """
@@ -229,6 +246,11 @@ def get_rank(group: Any = None) -> int:
 def get_world_size(group: Any = None) -> int:
     """The number of processes; 1 where there is no group. (``jax.device_count()`` is that of their devices.)
 
+    Example:
+        >>> import jaxnn as nn
+        >>> nn.parallel.get_world_size()
+        1
+
     Follows ``torch.distributed.get_world_size``.
     """
     _only_group("get_world_size", group)
@@ -243,6 +265,11 @@ def get_node_local_rank(fallback_rank: int | None = None) -> int:
 
     Raises:
         RuntimeError: no such variable, and no `fallback_rank`.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> nn.parallel.get_node_local_rank(fallback_rank=0)
+        0
 
     Follows ``torch.distributed.get_node_local_rank``.
     """
@@ -279,6 +306,10 @@ def barrier(group: Any = None, async_op: bool = False, device_ids: Any = None) -
 
     Raises:
         RuntimeError: on all that are here, where one does not come within the group's timeout; names it.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> nn.parallel.barrier()  # alone, a process waits for nobody
 
     Follows ``torch.distributed.barrier``.
     """
@@ -332,6 +363,13 @@ def broadcast_object_list(object_list: list[Any], src: int = 0, group: Any = Non
         ValueError: no such process.
         RuntimeError: a process does not come within the group's timeout; names it.
 
+    Example:
+        >>> import jaxnn as nn
+        >>> names = ["run 7"]
+        >>> nn.parallel.broadcast_object_list(names)
+        >>> names
+        ['run 7']
+
     Follows ``torch.distributed.broadcast_object_list``.
     """
     _only_group("broadcast_object_list", group)
@@ -365,6 +403,10 @@ def full_tensor(array: Any) -> jax.Array:
 
 def destroy_process_group(group: Any = None) -> None:
     """Leave the group, at the end of the program. Waits for the others, at most for the group's timeout.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> nn.parallel.destroy_process_group()  # alone, a process leaves nothing
 
     Follows ``torch.distributed.destroy_process_group``.
     """
