@@ -1,13 +1,15 @@
-"""``jaxnn``, or ``python -m jaxnn``: tools for checkpoints."""
+"""``jaxnn``, or ``python -m jaxnn``: tools for checkpoints, and for porting PyTorch source."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
+from jaxnn.port import command
+
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="jaxnn", description="Tools for checkpoints.")
+    parser = argparse.ArgumentParser(prog="jaxnn", description="Tools for checkpoints and for porting.")
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser(
         "inspect", help="names, shapes, dtypes and totals of a checkpoint; runs none of its code"
@@ -15,7 +17,10 @@ def main(arguments: list[str] | None = None) -> int:
     inspect.add_argument(
         "file", help=".pt, .pth, .ckpt, .bin, .safetensors, .gguf, or the .index.json of a sharded one"
     )
+    command.add(commands)
     options = parser.parse_args(arguments)
+    if options.command == "port":
+        return options.run(options)
     from jaxnn.io.inspect import show
 
     try:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.base.checks import fail
-from jaxnn.base.dtypes import arrays_in, check_dtype, describe, is_array
-from jaxnn.core.arithmetic import Arithmetic, as_index, check_index
+from jaxnn.base.dtypes import check_dtype, describe, is_array
+from jaxnn.core.arithmetic import Arithmetic, as_index, check_index, plain
 from jaxnn.core.parameter import Buffer, Slot, is_computed, owner
 
 
@@ -53,8 +53,37 @@ def write(x: Any, value: Any, index: Any = ...) -> Any:
     else:
         index = as_index(index)
         check_index(box.shape, index)
-        box.value = box.value.at[index].set(jnp.asarray(arrays_in(value)).astype(box.dtype))
+        box.value = box.value.at[index].set(jnp.asarray(plain(value)).astype(box.dtype))
     return x if isinstance(x, Arithmetic) else box.read()
+
+
+def set_item(x: Any, index: Any, value: Any) -> Any:
+    """``x[index] = value``, where it is not known whether `x` is an array: write ``x = T.set_item(x, index, value)``.
+
+    Args:
+        x: an array; anything else (a list, a dict) is written into.
+        index: where.
+        value: what is written; into an array it is broadcast and cast.
+
+    Returns:
+        What `x` is from now on: a new array, or `x` itself.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxnn import tensor as T
+        >>> T.set_item(jnp.zeros(3), 1, 5.0).tolist(), T.set_item([0, 0], 1, 5)
+        ([0.0, 5.0, 0.0], [0, 5])
+
+    Follows ``torch.Tensor.__setitem__``.
+    """
+    if owner(x) is not None:
+        return write(x, value, index)
+    if is_array(x) and not isinstance(x, np.ndarray):
+        index = as_index(index)
+        check_index(x.shape, index)
+        return x.at[index].set(jnp.asarray(plain(value)).astype(x.dtype))
+    x[index] = value
+    return x
 
 
 def filled(fill: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:

@@ -58,14 +58,14 @@ ROWS = (
         row
         for name, dtype in (("FloatTensor", "float32"), ("LongTensor", "int32"), ("IntTensor", "int32"), ("BoolTensor", "bool_"), ("HalfTensor", "float16"), ("ByteTensor", "uint8"))
         for row in (
-            Row(name, "*size", f"jnp.zeros({{size:tuple}}, dtype=jnp.{dtype})", f"torch.{name}(2, 3).shape", when="size:ints", form="function"),
+            Row(name, "*size", f"jnp.zeros({{size:tuple}}, dtype=jnp.{dtype})", f"torch.{name}(2, 3).shape", when="size:counts", form="function"),
             Row(name, "data", f"jnp.asarray({{data}}, dtype=jnp.{dtype})", f"torch.{name}([1, 0])", form="function"),
         )
     ),
     Row("complex", "real, imag", "jax.lax.complex({real}, {imag})", "torch.complex(x, y)", form="function"),
     Row("polar", "abs, angle", "{abs} * jnp.exp(1j * {angle})", "torch.polar(p, x)", form="function"),
     Row("view_as_real", "x", "jnp.stack([{x}.real, {x}.imag], axis=-1)", "torch.view_as_real(z)", when="x:simple", form="function", result="array+1"),
-    Row("view_as_real", "x", "(lambda c: jnp.stack([c.real, c.imag], axis=-1))({x})", "torch.view_as_real(z * 2)", form="function", result="array+1"),
+    Row("view_as_real", "x", "(lambda _c: jnp.stack([_c.real, _c.imag], axis=-1))({x})", "torch.view_as_real(z * 2)", form="function", result="array+1"),
     Row("view_as_complex", "x", "jax.lax.complex({x}[..., 0], {x}[..., 1])", "torch.view_as_complex(c2)", when="x:simple", form="function", result="array-1"),
     Row("view_as_complex", "x", "jax.lax.complex(*jnp.unstack({x}, axis=-1))", "torch.view_as_complex(c2 * 2)", form="function", result="array-1"),
     # Random numbers, from torch's stream.
@@ -81,7 +81,7 @@ ROWS = (
     Row("multinomial", "x, num_samples, replacement=False", "T.multinomial({x}, {num_samples}, {replacement?})", "torch.multinomial(p[0], 2).shape", status="helper"),
     # Casts.
     *(
-        Row(name, "x", f"{{x}}.astype(jnp.{dtype})", f"x.{name}()", form="method", knows="array")
+        Row(name, "x", f"{{x}}.astype(jnp.{dtype})", f"{'p' if dtype == 'uint8' else 'x'}.{name}()", form="method", knows="array")
         for name, dtype in _CASTS.items()
     ),
     Row("long", "x", "{x}.astype(jnp.int32)", "x.long()", form="method", knows="array", status="changed", note=_INT),
@@ -89,7 +89,7 @@ ROWS = (
     Row("type_as", "x, other", "{x}.astype({other}.dtype)", "i.type_as(x)", form="method"),
     Row("type", "x, dtype", "{x}.astype({dtype})", "x.type(torch.int32)", when="dtype:dtype", form="method", knows="array"),
     Row("to", "x, dtype", "{x}.astype({dtype})", "i.to(torch.float32)", when="dtype:dtype", form="method", knows="array"),
-    Row("to", "x, *, dtype", "{x}.astype({dtype})", "i.to(dtype=torch.float32)", form="method", knows="array"),
+    Row("to", "x, *, dtype", "T.to({x}, dtype={dtype})", "i.to(dtype=x.dtype if n else torch.int32)", form="method", status="helper"),
     Row("to", "x, target, dtype", "{x}.astype({dtype})", "i.to(x.device, torch.float32)", when="target:device, dtype:dtype", form="method", knows="array"),
     Row("to", "x, target", "{x}", "x.to(y.device)", when="target:device", form="method", result="x", knows="array"),
     Row("to", "x", "{x}", "x.to(device=y.device)", form="method", result="x", knows="array"),

@@ -1,18 +1,22 @@
 """Sums, means, extremes, orders: what takes one dimension or more away."""
 
+from typing import Any
+
 from jaxnn.port.rules.row import Row
 
+_ANY: dict[str, Any] = {}
+_ARRAY: dict[str, Any] = {"knows": "array"}
 _DYNAMIC = "fails in a compiled function: its size depends on the numbers"
 
 
-def _plain(name: str, method: str, example: str, **options: str) -> Row:
+def _plain(name: str, method: str, example: str, **options: Any) -> Row:
     return Row(
         name,
         "x, dim=None, keepdim=False, *, dtype=None",
         f"{{x}}.{method}({{dim:axes?}}, dtype={{dtype?}}, keepdims={{keepdim?}})",
         example,
         **options,
-    )  # type: ignore[arg-type]
+    )
 
 
 def _moment(name: str) -> tuple[Row, ...]:
@@ -83,7 +87,7 @@ def _extreme(name: str) -> tuple[Row, ...]:
             name,
             "x, dim=None, keepdim=False",
             f"T.{name}({{x}}, {{dim}}, {{keepdim?}})",
-            f"x.{name}(1)[0]",
+            f"tuple(x.{name}(1))",
             knows="array",
             result="arrays",
             when="dim:int",
@@ -109,9 +113,9 @@ ROWS = (
     Row("nansum", "x, dim=None, keepdim=False", "jnp.nansum({x}, axis={dim:axes?}, keepdims={keepdim?})", "x.nansum(1)"),
     Row("nanmean", "x, dim=None, keepdim=False", "jnp.nanmean({x}, axis={dim:axes?}, keepdims={keepdim?})", "x.nanmean(1)"),
     *(
-        Row(name, "x, dim=None, keepdim=False", f"{{x}}.{ours}({{dim:axes?}}, keepdims={{keepdim?}})", f"x.{name}(1)", knows=knows)
+        Row(name, "x, dim=None, keepdim=False", f"{{x}}.{ours}({{dim:axes?}}, keepdims={{keepdim?}})", f"x.{name}(1)", **knows)
         for name, ours, knows in (
-            ("amax", "max", "name"), ("amin", "min", "name"), ("argmax", "argmax", "array"), ("argmin", "argmin", "array"),
+            ("amax", "max", _ANY), ("amin", "min", _ANY), ("argmax", "argmax", _ARRAY), ("argmin", "argmin", _ARRAY),
         )
     ),
     *(
@@ -133,13 +137,13 @@ ROWS = (
     Row("diff", "x, n=1, dim=-1", "jnp.diff({x}, {n?}, axis={dim?})", "x.diff(dim=1)"),
     Row("trace", "x", "jnp.trace({x})", "torch.trace(a)", result="array=0"),
     # Orders.
-    Row("topk", "x, k, dim=-1, largest=True, sorted=True", "jax.lax.top_k({x}, {k})", "x.topk(2)[0]", when="dim=-1, largest=True, use:unpack", result="arrays"),
+    Row("topk", "x, k, dim=-1, largest=True, sorted=True", "jax.lax.top_k({x}, {k})", "q, r = x.topk(2); q + r", when="dim=-1, largest=True, use:unpack", result="arrays"),
     Row("topk", "x, k, dim=-1, largest=True, sorted=True", "T.topk({x}, {k}, dim={dim?}, largest={largest?}, sorted={sorted?})", "x.topk(2, dim=1)[0]", result="arrays", status="helper"),
     *(
         Row(f"sort{piece}", "x, dim=-1, descending=False", f"jnp.{ours}({{x}}, axis={{dim?}}, descending={{descending?}})", f"x.sort(1){piece}")
         for piece, ours in (("[0]", "sort"), (".values", "sort"), ("[1]", "argsort"), (".indices", "argsort"))
     ),
-    Row("sort", "x, dim=-1, descending=False, stable=False", "T.sort({x}, {dim}, descending={descending?}, stable={stable?})", "x.sort(1)[0]", knows="array", result="arrays", status="helper"),
+    Row("sort", "x, dim=-1, descending=False, stable=False", "T.sort({x}, {dim}, descending={descending?}, stable={stable?})", "tuple(x.sort(1))", knows="array", result="arrays", status="helper"),
     Row("argsort", "x, dim=-1, descending=False, stable=False", "jnp.argsort({x}, axis={dim?}, descending={descending?})", "x.argsort(1, descending=True)", knows="array"),
     Row("unique", "x", "jnp.unique({x})", "i.unique()", note=_DYNAMIC, knows="array"),
     Row("nonzero", "x, *, as_tuple=False", "jnp.argwhere({x})", "m.nonzero()", when="as_tuple=False", note=_DYNAMIC, knows="array"),

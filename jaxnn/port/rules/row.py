@@ -27,7 +27,8 @@ class Row:
             call, which is left out where torch's call leaves it out (or passes the default). ``{name:axes}``: a list of
             dimensions as a tuple; ``{name:tuple}``: numbers one by one as a tuple. ``T.`` is ``jaxnn.tensor``;
             ``jnp.``, ``jax.``, ``np.``, ``nn.``, ``F.`` are imported where used.
-        example: torch's call, on the names of `rules.EXAMPLES`: executed by the tests against its port.
+        example: torch's call, on the names of `rules.EXAMPLES` (statements before it end with a semicolon): executed by the
+            tests against its port.
         when: conditions, with commas between them; all must be *proved*. ``dim``: it was given (not just as its
             default). ``!dim``: it was not. ``dim=-1``: it is this literal. ``dim:int``, ``other:array``, ``shape:ints``,
             ``dtype:dtype``, ``other:number``: what it is. ``x:name``: a plain name, which may be written twice.

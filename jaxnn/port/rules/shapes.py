@@ -64,7 +64,7 @@ ROWS = (
         "repeat_interleave", "x, repeats, dim=None, *, output_size=None",
         "jnp.repeat({x}, {repeats}, axis={dim?}, total_repeat_length={output_size?})", "x.repeat_interleave(2, dim=1)",
     ),
-    Row("meshgrid", "*tensors, indexing='ij'", "jnp.meshgrid({tensors:star}, indexing={indexing})", "torch.meshgrid(v, v)", form="function", result="arrays"),
+    Row("meshgrid", "*tensors, indexing='ij'", "jnp.meshgrid({tensors:star}, indexing={indexing})", "torch.meshgrid(v, v, indexing='ij')", form="function", result="arrays"),
     # Joined and in pieces.
     Row("cat", "tensors, dim=0", "jnp.concatenate({tensors}, axis={dim?})", "torch.cat([x, y], dim=1)", form="function", also="concat concatenate"),
     Row("stack", "tensors, dim=0", "jnp.stack({tensors}, axis={dim?})", "torch.stack([x, y], 1)", form="function"),
@@ -74,7 +74,7 @@ ROWS = (
     ),
     Row("split", "x, split_size_or_sections, dim=0", "T.split({x}, {split_size_or_sections}, {dim?})", "x.split(2, 2)", result="arrays", knows="array", status="helper"),
     Row(
-        "chunk", "x, chunks, dim=0", "jnp.split({x}, {chunks}, axis={dim?})", "x.chunk(2, dim=2)[0]",
+        "chunk", "x, chunks, dim=0", "jnp.split({x}, {chunks}, axis={dim?})", "q, r = x.chunk(2, dim=2); q + r",
         when="use:unpack", result="arrays", note=_DYNAMIC,
     ),
     Row("chunk", "x, chunks, dim=0", "T.chunk({x}, {chunks}, {dim?})", "x.chunk(2, dim=1)[0]", result="arrays", status="helper"),

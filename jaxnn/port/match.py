@@ -1,0 +1,212 @@
+"""Which row of the table a call is: its arguments bound to torch's parameters, and the row's conditions proved."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+
+from jaxnn.port.facts import NUMBERS
+from jaxnn.port.program import Program
+from jaxnn.port.rules import TABLE, Row
+from jaxnn.port.source import Source
+
+Bound = ast.expr | list[ast.expr] | None
+
+# Parameters of many torch functions that mean nothing in JAX.
+DROPPED = {"device", "requires_grad", "pin_memory", "memory_format", "non_blocking", "layout", "copy", "out_dtype"}
+_OTHER_NAMES = {"input": "x", "self": "x", "axis": "dim", "keepdims": "keepdim", "axes": "dims"}
+_NONE_DROPPED = {"out", "generator", "names"}
+
+
+@dataclass(frozen=True)
+class Match:
+    """A row that holds for a call, with its arguments."""
+
+    row: Row
+    bound: dict[str, Bound]
+    rest: tuple[ast.keyword, ...] = field(default=())  # **keywords, passed on
+
+
+def choose(
+    program: Program, source: Source, name: str, form: str, receiver: ast.expr | None, call: ast.Call, site: ast.expr
+) -> Match | None:
+    """The first row of ``name`` whose signature fits and whose conditions are proved.
+
+    Args:
+        form: "function" or "method".
+        receiver: a method's.
+        site: the call, or the piece of its result that is taken.
+    """
+    for row in TABLE.get(name, ()):
+        if row.form not in (form, "both"):
+            continue
+        if form == "method" and receiver is not None and row.knows == "array" and not _array(program, receiver):
+            continue
+        match = bind(row, receiver if form == "method" else None, call)
+        if match and all(_proved(c, match, program, source, site) for c in row.conditions):
+            return match
+    return None
+
+
+def _array(program: Program, node: ast.expr) -> bool:
+    return program.fact(node).kind in ("array", "box")
+
+
+def bind(row: Row, receiver: ast.expr | None, call: ast.Call) -> Match | None:
+    """The call's arguments by the row's parameters; None where they do not fit."""
+    bound: dict[str, Bound] = {}
+    positional = list(call.args)
+    if receiver is not None:
+        positional.insert(0, receiver)
+    takes = [p for p in row.parameters if p.kind == "positional"]
+    varargs = next((p.name for p in row.parameters if p.kind == "varargs"), None)
+    for parameter in takes:
+        if not positional:
+            break
+        if isinstance(positional[0], ast.Starred):
+            return None
+        bound[parameter.name] = positional.pop(0)
+    if positional:
+        if varargs is None:
+            return None
+        bound[varargs] = positional
+    rest = []
+    names = {p.name for p in row.parameters}
+    for keyword in call.keywords:
+        if keyword.arg is None:
+            rest.append(keyword)
+            continue
+        key = keyword.arg if keyword.arg in names else _OTHER_NAMES.get(keyword.arg, keyword.arg)
+        if key not in names or key in bound:
+            if key in DROPPED or (key in _NONE_DROPPED and _is_none(keyword.value)):
+                continue
+            if key == "size" and varargs and varargs not in bound:  # torch.zeros(size=(2, 3))
+                key = varargs
+            else:
+                return None
+        bound[key] = [keyword.value] if key == varargs else keyword.value
+    for parameter in row.parameters:
+        value = bound.get(parameter.name)
+        if isinstance(value, ast.expr) and parameter.default is not None and ast.unparse(value) == parameter.default:
+            bound[parameter.name] = None
+        if value is None and parameter.default is None and parameter.kind != "varargs":
+            return None
+        if parameter.kind == "varargs" and value is None and not any(k.arg is None for k in call.keywords):
+            return None
+    if rest and not _passes(row):
+        return None
+    return Match(row, bound, tuple(rest))
+
+
+def _passes(row: Row) -> bool:
+    """Whether ``**keywords`` (device and dtype, mostly) can be passed on: JAX's function takes the same."""
+    return row.form == "function" and row.to.startswith(
+        ("jnp.zeros(", "jnp.ones(", "jnp.full(", "jnp.arange(", "jnp.linspace(", "jnp.eye(", "jnp.asarray(", "T.rand")
+    )
+
+
+def _is_none(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
+
+
+def _proved(condition: str, match: Match, program: Program, source: Source, site: ast.expr) -> bool:
+    bound = match.bound
+    if condition.startswith("!"):
+        return bound.get(condition[1:]) is None
+    if condition.startswith("use:"):
+        return _used(condition[4:], match, source, site)
+    for sign in (">", "=", ":"):
+        if sign in condition:
+            name, wanted = condition.split(sign, 1)
+            break
+    else:
+        return bound.get(condition) is not None
+    if "." in name:
+        name, aspect = name.split(".")
+        value = bound.get(name)
+        return isinstance(value, ast.expr) and str(getattr(program.fact(value), aspect)) == wanted
+    value = bound.get(name)
+    if sign == ">":
+        return isinstance(value, list) and len(value) > int(wanted) and not _starred(value)
+    if sign == "=":
+        default = next(p.default for p in match.row.parameters if p.name == name)
+        text = default if value is None else ast.unparse(value) if isinstance(value, ast.expr) else None
+        return text in wanted.split("|")
+    if wanted == "literal" and value is None:
+        return True  # its default
+    return _is(value, wanted, program)
+
+
+def _used(wanted: str, match: Match, source: Source, site: ast.expr) -> bool:
+    parent = source.parent(site)
+    if wanted == "statement":
+        return isinstance(parent, ast.Expr)
+    if not (isinstance(parent, ast.Assign) and len(parent.targets) == 1 and isinstance(parent.targets[0], ast.Tuple)):
+        return False
+    names = parent.targets[0].elts
+    chunks = match.bound.get("chunks")
+    if isinstance(chunks, ast.Constant) and len(names) != chunks.value:
+        return False
+    return not _starred(names) and "chunks" not in match.bound or isinstance(chunks, ast.Constant)
+
+
+def _starred(nodes: list[ast.expr]) -> bool:
+    return any(isinstance(node, ast.Starred) for node in nodes)
+
+
+def number(node: ast.expr) -> bool:
+    """A number's literal, with a sign perhaps."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        node = node.operand
+    return isinstance(node, ast.Constant) and type(node.value) in (int, float)
+
+
+def simple(node: ast.AST) -> bool:
+    """A text that can stand twice: it computes nothing and has no effect."""
+    if isinstance(node, ast.Attribute):
+        return simple(node.value)
+    if isinstance(node, ast.Subscript):
+        return simple(node.value) and (simple(node.slice) or number(node.slice))
+    return isinstance(node, (ast.Name, ast.Constant))
+
+
+def negative(node: ast.expr) -> bool:
+    return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
+
+
+def _is(value: Bound, wanted: str, program: Program) -> bool:
+    if value is None:
+        return False
+    if wanted == "counts":
+        return all(_is(v, "int", program) for v in (value if isinstance(value, list) else [value]))
+    if wanted in ("ints", "positive"):
+        return _sizes(value if isinstance(value, list) else [value], wanted, program)
+    if isinstance(value, list):
+        return False
+    if wanted == "simple":
+        return simple(value) or number(value)
+    if wanted == "literal":
+        return number(value)
+    fact = program.fact(value)
+    if wanted == "number":
+        return number(value) or fact.kind in NUMBERS
+    if wanted == "int":
+        return fact.kind == "int" or (number(value) and "." not in ast.unparse(value))
+    if wanted == "dtype":  # a name may hold None
+        return fact.kind == "dtype" and fact.of is not None and isinstance(value, (ast.Attribute, ast.Name))
+    return fact.kind == wanted or (wanted == "array" and fact.kind == "box")
+
+
+def _sizes(values: list[ast.expr], wanted: str, program: Program) -> bool:
+    if len(values) == 1:
+        only = values[0]
+        if isinstance(only, (ast.Tuple, ast.List)):
+            values = only.elts
+        elif isinstance(only, ast.Starred):
+            return wanted == "ints"
+        else:
+            kind = program.fact(only).kind
+            if wanted == "positive":
+                return kind == "shape"
+            return number(only) or kind in ("shape", "int", "tuple", "list") or isinstance(only, ast.BinOp)
+    return wanted == "ints" or not any(negative(v) or isinstance(v, ast.Starred) for v in values)

@@ -1,0 +1,75 @@
+"""Porting: text, a file, a package."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+from collections.abc import Iterable
+from pathlib import Path
+
+from jaxnn.port.infer import Inference
+from jaxnn.port.program import Module, Program
+from jaxnn.port.rewrite import Rewriter
+from jaxnn.port.sites import Ported
+from jaxnn.port.source import Source
+
+
+def port_source(text: str, path: str = "<source>") -> Ported:
+    """The jaxnn source for one file of PyTorch source; nothing of it is run.
+
+    Args:
+        text: the file.
+        path: its name, for the report.
+    """
+    name = Path(path).stem if path.endswith(".py") else "__main__"
+    return next(iter(_ported({name: (text, path)}, {}).values()))
+
+
+def port_package(root: Path, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> dict[str, Ported]:
+    """All Python files of a package, by their path below its folder.
+
+    Args:
+        root: the package's folder.
+        include: globs of paths below it; all files where there are none.
+        exclude: globs of paths that are left out.
+    """
+    files = {}
+    for file in sorted(root.rglob("*.py")):
+        below = file.relative_to(root).as_posix()
+        if include and not any(fnmatch.fnmatch(below, glob) for glob in include):
+            continue
+        if any(fnmatch.fnmatch(below, glob) for glob in exclude):
+            continue
+        files[below] = file.read_text()
+    named, packages = {}, {}
+    for below, text in files.items():
+        parts = [root.name, *Path(below).with_suffix("").parts]
+        package = parts[-1] == "__init__"
+        name = ".".join(parts[:-1] if package else parts)
+        named[name] = (text, below)
+        packages[name] = package
+    return _ported(named, packages)
+
+
+def _ported(files: dict[str, tuple[str, str]], packages: dict[str, bool]) -> dict[str, Ported]:
+    program = Program()
+    failed: dict[str, Ported] = {}
+    for name, (text, path) in files.items():
+        try:
+            program.modules[name] = Module(name, Source(text, path), packages.get(name, False))
+        except SyntaxError as error:
+            failed[path] = Ported(path, text, [])
+            failed[path].sites.append(_unparsed(path, error))
+    Inference(program).run()
+    done = {module.source.path: Rewriter(program, module).run() for module in program.modules.values()}
+    for ported in done.values():
+        ast.parse(ported.text)  # what is written is Python
+    return done | failed
+
+
+def _unparsed(path: str, error: SyntaxError):
+    from jaxnn.port.sites import Site
+
+    return Site(
+        path, error.lineno or 0, error.offset or 0, "syntax", "cannot", "", f"Python cannot read the file: {error.msg}"
+    )

@@ -1,0 +1,118 @@
+"""The files of a port: modules, classes and functions, and what is known of each."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxnn.port.facts import BOTTOM, UNKNOWN, Fact, join
+from jaxnn.port.source import Source
+
+
+@dataclass(eq=False)
+class Function:
+    """A function or method: its tree, and what its parameters get and what it gives, joined over all calls seen."""
+
+    node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+    module: Module
+    name: str
+    owner: Class | None = None
+    outer: dict[str, Fact] = field(default_factory=dict)
+    parameters: dict[str, Fact] = field(default_factory=dict)
+    result: Fact = BOTTOM
+    called: bool = False
+    kind: str = "plain"  # or static, class, property
+
+    def __repr__(self) -> str:
+        return f"{self.module.name}.{self.name}"
+
+
+@dataclass(eq=False)
+class Class:
+    """A class of the package, with what its instances' attributes are."""
+
+    node: ast.ClassDef
+    module: Module
+    name: str
+    bases: tuple[Fact, ...] = ()
+    methods: dict[str, Function] = field(default_factory=dict)
+    attributes: dict[str, Fact] = field(default_factory=dict)
+
+    def ancestry(self) -> list[Class]:
+        found, queue = [], [self]
+        while queue:
+            at = queue.pop(0)
+            if at not in found:
+                found.append(at)
+                queue += [base.of for base in at.bases if base.kind == "class" and isinstance(base.of, Class)]
+        return found
+
+    def method(self, name: str) -> Function | None:
+        return next((c.methods[name] for c in self.ancestry() if name in c.methods), None)
+
+    def attribute(self, name: str) -> Fact | None:
+        found = [c.attributes[name] for c in self.ancestry() if name in c.attributes]
+        result: Fact | None = None
+        for fact in found:
+            result = join(result, fact)
+        return result
+
+    def external_bases(self) -> list[str]:
+        return [base.of for c in self.ancestry() for base in c.bases if base.kind == "external"]
+
+    @property
+    def is_module(self) -> bool:
+        return any(
+            base.startswith("torch.nn.") or base.endswith(("Module", "Model", "Layer"))
+            for base in self.external_bases()
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether all its ancestors are in the package or torch's own."""
+        return all(
+            base.kind == "class"
+            and base.of is not None
+            or base.kind == "external"
+            and str(base.of).split(".")[0] in ("torch", "object", "abc", "typing", "enum", "builtins")
+            for c in self.ancestry()
+            for base in c.bases
+        )
+
+
+@dataclass(eq=False)
+class Module:
+    """A file of the port."""
+
+    name: str
+    source: Source
+    package: bool = False  # an __init__.py
+    names: dict[str, Fact] = field(default_factory=dict)
+    stars: list[str] = field(default_factory=list)  # external modules whose names all come in
+    state: str = "new"
+
+    def absolute(self, level: int, name: str | None) -> str:
+        """The dotted name that ``from ..name import x`` means here."""
+        if not level:
+            return name or ""
+        parts = self.name.split(".")
+        parts = parts[: len(parts) - level + (1 if self.package else 0)]
+        return ".".join([*parts, *([name] if name else [])])
+
+
+@dataclass(eq=False)
+class Program:
+    """All files of a port."""
+
+    modules: dict[str, Module] = field(default_factory=dict)
+    functions: dict[int, Function] = field(default_factory=dict)
+    classes: dict[int, Class] = field(default_factory=dict)
+    facts: dict[int, Fact] = field(default_factory=dict)
+    learned: dict[Any, Fact] = field(default_factory=dict)
+    method_names: set[str] = field(default_factory=set)
+
+    def fact(self, node: ast.AST) -> Fact:
+        """What is known of an expression."""
+        found = self.facts.get(id(node), UNKNOWN)
+        return UNKNOWN if found.kind == "bottom" else found

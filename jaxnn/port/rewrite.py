@@ -1,0 +1,561 @@
+"""One file's edits: calls, attributes and names with torch in them, decided and rendered."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import replace
+
+from jaxnn.port.emit import Emitter, needed, parenthesised, tight
+from jaxnn.port.facts import ARRAY, NOT_ARRAYS, Fact
+from jaxnn.port.imports import Imports
+from jaxnn.port.match import Match, choose
+from jaxnn.port.names import ANSWERS, IDENTITIES, NARROWED, NOTHING, is_torch, translate
+from jaxnn.port.program import Module, Program
+from jaxnn.port.rules import TABLE, Row
+from jaxnn.port.sites import Ported, Site
+from jaxnn.port.source import Edits, Source
+from jaxnn.port.writes import Writes
+
+GONE = "\0"  # a statement that goes, with its line
+_SEEN = {
+    "is_cuda": "False",
+    "is_sparse": "False",
+    "is_quantized": "False",
+    "is_mps": "False",
+    "is_meta": "False",
+    "is_leaf": "True",
+}
+_GRADIENTS = {"grad", "grad_fn"}
+
+
+class Rewriter(Writes):
+    """Decides every site of one file."""
+
+    def __init__(self, program: Program, module: Module) -> None:
+        self.program = program
+        self.module = module
+        self.source: Source = module.source
+        self.edits = Edits(self.source)
+        self.imports = Imports(program, module, self.edits)
+        self.emitter = Emitter(self.edits.text, self.imports.alias)
+        self.sites: list[Site] = []
+        self._functions: list[ast.AST] = []
+
+    def run(self) -> Ported:
+        if self.imports.ported:
+            return Ported(self.source.path, self.source.text, [])
+        self.imports.decide(self)
+        for statement in self.source.tree.body:  # type: ignore[attr-defined]
+            self.visit(statement)
+        text = self.imports.render()
+        text = re.sub(rf"^[ \t]*(?:{GONE})+[ \t]*(#.*)?\n", "", text, flags=re.M).replace(GONE, "")
+        for site in self.sites:
+            if site.text is not None:
+                site.after = site.text()
+        self._left(text)
+        return Ported(self.source.path, text, self.sites)
+
+    def _left(self, text: str) -> None:
+        """What of torch still stands in the new text (in f-strings on old Pythons, in strings that are code)."""
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Name) and node.id == "torch" and isinstance(node.ctx, ast.Load):
+                self.sites.append(
+                    Site(
+                        self.source.path,
+                        node.lineno,
+                        node.col_offset,
+                        "torch",
+                        "cannot",
+                        "torch",
+                        "not reached by the rewriter",
+                    )
+                )
+
+    # Sites.
+
+    def site(self, node: ast.AST, name: str, status: str, why: str = "", row: Row | None = None) -> Site:
+        before = self.source.segment(node)
+        site = Site(self.source.path, node.lineno, node.col_offset + 1, name, status, before, why, row=row)  # type: ignore[attr-defined]
+        site.text = lambda: self.edits.text(node)
+        self.sites.append(site)
+        return site
+
+    def cannot(self, node: ast.expr, name: str, why: str) -> None:
+        """The expression becomes one that raises NotPorted when it is used."""
+        self.site(node, name, "cannot", why)
+        self.edits[node] = lambda _: self.imports.not_ported(name, node)
+
+    def fact(self, node: ast.AST) -> Fact:
+        return self.program.fact(node)
+
+    def replace(self, node: ast.expr, text: str) -> None:
+        self.edits[node] = text
+
+    # Traversal.
+
+    def visit(self, node: ast.AST) -> None:
+        method = getattr(self, f"_{type(node).__name__}", None)
+        if method is None:
+            self.children(node)
+        else:
+            method(node)
+
+    def children(self, node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            self.visit(child)
+
+    def _Import(self, node: ast.Import) -> None: ...
+
+    def _ImportFrom(self, node: ast.ImportFrom) -> None: ...
+
+    def _FunctionDef(self, node: ast.FunctionDef) -> None:
+        self._decorators(node)
+        self._functions.append(node)
+        self.begin(node)
+        for child in ast.iter_child_nodes(node):
+            if child not in node.decorator_list:
+                self.visit(child)
+        self._functions.pop()
+
+    _AsyncFunctionDef = _FunctionDef
+
+    def _ClassDef(self, node: ast.ClassDef) -> None:
+        self._decorators(node)
+        for child in ast.iter_child_nodes(node):
+            if child not in node.decorator_list:
+                self.visit(child)
+
+    def _decorators(self, node: ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef) -> None:
+        for decorator in node.decorator_list:
+            target = decorator.func if isinstance(decorator, ast.Call) else decorator
+            fact = self.fact(target)
+            if fact.kind == "external" and fact.of in IDENTITIES:
+                self.site(decorator, fact.of, "exact", "a decorator with no meaning here goes")
+                self.edits[decorator] = GONE
+            else:
+                self.visit(decorator)
+
+    # Names and attributes that stand for themselves.
+
+    def _Name(self, node: ast.Name) -> None:
+        fact = self.fact(node)
+        if not isinstance(node.ctx, ast.Load) or node.id in self.imports.bound:
+            if isinstance(node.ctx, ast.Load) and fact.kind == "external" and node.id in self.imports.functions:
+                self.external(node, fact.of)
+            return
+        if fact.kind == "external" and is_torch(fact.of):
+            self.external(node, fact.of)
+        elif fact.kind == "dtype" and fact.of and is_torch(fact.of):
+            self.external(node, fact.of)
+
+    def _Attribute(self, node: ast.Attribute) -> None:
+        fact = self.fact(node)
+        if (
+            node.attr in ("values", "indices")
+            and isinstance(node.value, ast.Call)
+            and self.piece(node, f".{node.attr}")
+        ):
+            return
+        if not isinstance(node.ctx, ast.Load):
+            self.children(node)
+        elif (fact.kind == "external" and is_torch(fact.of)) or (
+            fact.kind == "dtype" and fact.of and self._named(node)
+        ):
+            self.external(node, fact.of)
+        else:
+            self._array_attribute(node)
+
+    def _named(self, node: ast.Attribute) -> bool:
+        return self.fact(node.value).kind == "external"
+
+    def external(self, node: ast.Name | ast.Attribute, dotted: str) -> None:
+        """A torch name as a value."""
+        named = translate(dotted)
+        rest = dotted.partition(".")[2]
+        if named is not None:
+            text = self.imports.spelled(named.text)
+            note = NARROWED.get(dotted, "")
+            # What an array's dtype equals and hashes to, where it is looked up.
+            if isinstance(self.source.parent(node), ast.Dict) and text.startswith(self.imports.alias("jnp") + "."):
+                text = f"{self.imports.alias('jnp')}.dtype({text})"
+            if text != self.source.segment(node) or note:
+                self.site(node, dotted, "changed" if note else "exact", note)
+            if text != self.source.segment(node):
+                self.edits[node] = lambda _: self.imports.spelled(named.text) if "dtype(" not in text else text
+        elif dotted in ANSWERS:
+            self.site(node, dotted, "exact")
+            self.edits[node] = f"(lambda *_: {ANSWERS[dotted]})"
+        elif dotted in IDENTITIES:
+            self.site(node, dotted, "exact")
+            self.edits[node] = "(lambda f: f)"
+        elif dotted == "torch.utils.checkpoint.checkpoint":
+            self.site(node, dotted, "exact")
+            self.edits[node] = lambda _: f"(lambda f, *xs, **_: {self.imports.alias('nn')}.checkpoint(f)(*xs))"
+        elif rest in TABLE and self._as_function(node, rest):
+            pass
+        else:
+            self.cannot(node, dotted, f"{dotted} has no counterpart")
+
+    def _as_function(self, node: ast.expr, name: str) -> bool:
+        """A torch function that is passed on: JAX's, or a lambda of torch's parameters."""
+        rows = [row for row in TABLE[name] if row.form in ("function", "both")]
+        if not rows:
+            return False
+        row = rows[0]
+        template = row.template.node
+        self.site(node, f"torch.{name}", row.status, row.note, row)
+        if (
+            len(row.parameters) == 1
+            and isinstance(template, ast.Call)
+            and len(template.args) == 1
+            and not template.keywords
+        ):
+            only = template.args[0]
+            if isinstance(only, ast.Name) and only.id in row.template.places:
+                root, _, tail = ast.unparse(template.func).partition(".")
+                self.edits[node] = lambda _: f"{self.imports.alias(root)}.{tail}"
+                return True
+        if any(p.kind == "varargs" for p in row.parameters) or row.when:
+            self.sites.pop()
+            return False
+        required = [p for p in row.parameters if p.default is None]
+        call = ast.parse(f"_({', '.join(p.name for p in required)})", mode="eval").body
+        bound: dict = {p.name: argument for p, argument in zip(required, call.args)}  # type: ignore[attr-defined]
+        emitter = Emitter(ast.unparse, self.imports.alias)
+        parameters = ", ".join(p.name for p in required)
+        self.edits[node] = lambda _: f"(lambda {parameters}: {emitter.row(Match(row, bound))})"
+        return True
+
+    def _array_attribute(self, node: ast.Attribute) -> None:
+        base, name = self.fact(node.value), node.attr
+        parent = self.source.parent(node)
+        if base.kind == "device" and name in ("type", "index") and not isinstance(node.value, ast.Name):
+            self.site(node, "device.type", "exact")
+            self.edits[node] = '"cpu"' if name == "type" else "None"
+            return
+        if base.kind == "dtype" and name in ("is_floating_point", "is_complex"):
+            self.children(node)
+            kind = {"is_floating_point": "floating", "is_complex": "complexfloating"}[name]
+            self.site(node, f"dtype.{name}", "exact")
+            jnp = self.imports.alias
+            self.edits[node] = lambda _: f"{jnp('jnp')}.issubdtype({self.edits.text(node.value)}, {jnp('jnp')}.{kind})"
+            return
+        self.children(node)
+        unknown = base.kind == "unknown" and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+        if base.kind != "array" and not unknown:
+            return
+        if name == "data" and (base.kind == "array" or _weight(node.value)):
+            self.site(node, "Tensor.data", "exact")
+            self.edits[node] = lambda _: self.edits.text(node.value)
+        elif name == "device" and not (isinstance(parent, ast.Attribute) and parent.attr not in ("type", "index")):
+            self.site(node, "Tensor.device", "exact", "JAX places arrays")
+            self.edits[node] = "None"
+        elif name in _SEEN and base.kind == "array":
+            self.site(node, f"Tensor.{name}", "exact")
+            self.edits[node] = _SEEN[name]
+        elif name in _GRADIENTS and base.kind == "array":
+            self.cannot(node, f"Tensor.{name}", "gradients are values: nn.value_and_grad gives them")
+        elif name == "H" and base.kind == "array":
+            self.site(node, "Tensor.H", "exact")
+            self.edits[node] = lambda _: f"{tight(self.edits.text(node.value))}.conj().T"
+
+    def _Subscript(self, node: ast.Subscript) -> None:
+        if (
+            isinstance(node.value, ast.Call)
+            and isinstance(node.slice, ast.Constant)
+            and self.piece(node, f"[{node.slice.value!r}]")
+        ):
+            return
+        self.children(node)
+        if self.fact(node.value).kind == "array" and isinstance(node.ctx, ast.Load):
+            self.index(node.slice)
+
+    def index(self, index: ast.expr) -> None:
+        """A list as an index: JAX takes arrays."""
+        for part in index.elts if isinstance(index, ast.Tuple) else [index]:
+            if isinstance(part, ast.List):
+                inner = part
+                self.edits[inner] = lambda n: f"{self.imports.alias('jnp')}.asarray({self.edits.inside(n)})"
+
+    # Calls.
+
+    def arguments(self, node: ast.Call) -> None:
+        for argument in [*node.args, *node.keywords]:
+            self.visit(argument)
+
+    def piece(self, node: ast.Subscript | ast.Attribute, piece: str) -> bool:
+        """``x.max(1)[0]``: a piece of a result has a row of its own."""
+        call = node.value
+        assert isinstance(call, ast.Call)
+        name, form, receiver = self._operation(call)
+        if name is None or f"{name}{piece}" not in TABLE:
+            return False
+        match = choose(self.program, self.source, f"{name}{piece}", form, receiver, call, node)
+        if match is None:
+            return False
+        if form == "method":
+            self.children(call)
+        else:
+            self.arguments(call)
+        self.emit(node, match, f"{name}{piece}")
+        return True
+
+    def _operation(self, call: ast.Call) -> tuple[str | None, str, ast.expr | None]:
+        fact = self.fact(call.func)
+        if fact.kind == "external" and fact.of.startswith("torch."):
+            return fact.of[6:], "function", None
+        if isinstance(call.func, ast.Attribute) and self.fact(call.func.value).kind in ("array", "unknown"):
+            return call.func.attr, "method", call.func.value
+        return None, "", None
+
+    def _Call(self, node: ast.Call) -> None:
+        func = node.func
+        fact = self.fact(func)
+        if fact.kind == "external" and is_torch(fact.of):
+            self._torch_call(node, fact.of)
+            return
+        if fact.kind == "external" and fact.of == "builtins.hasattr" and self._probe(node):
+            return
+        if isinstance(func, ast.Attribute):
+            base = self.fact(func.value)
+            if (
+                base.kind in ("array", "unknown")
+                and fact.kind in ("unknown", "bottom", "array")
+                or (base.kind == "array" and func.attr in TABLE)
+            ):
+                self._method(node, func, base)
+                return
+        self.children(node)
+        self.rebound(node)
+
+    def _probe(self, node: ast.Call) -> bool:
+        """``hasattr(torch, "x")``: whether it is here."""
+        if len(node.args) != 2 or not isinstance(node.args[1], ast.Constant):
+            return False
+        owner, name = self.fact(node.args[0]), node.args[1].value
+        if owner.kind != "external" or not is_torch(owner.of):
+            return False
+        dotted = f"{owner.of}.{name}"
+        here = translate(dotted) is not None or dotted[6:] in TABLE or dotted in ANSWERS or dotted in IDENTITIES
+        self.site(node, dotted, "exact", "a probe, folded")
+        self.edits[node] = str(here)
+        return True
+
+    def _torch_call(self, node: ast.Call, dotted: str) -> None:
+        rest = dotted[6:]
+        if dotted in ANSWERS:
+            self.site(node, dotted, "exact", "a probe, folded")
+            self.edits[node] = ANSWERS[dotted]
+        elif dotted in IDENTITIES:
+            self._identity(node, dotted)
+        elif dotted in NOTHING:
+            self.site(node, dotted, "exact", "has no meaning here")
+            self.edits[node] = "None"
+        elif rest in TABLE:
+            match = choose(self.program, self.source, rest, "function", None, node, node)
+            self.arguments(node)
+            if match is None:
+                self._unmatched(node, rest)
+            else:
+                self.emit(node, match, dotted)
+        elif dotted == "torch.device":
+            self.site(node, dotted, "exact", "JAX places arrays")
+            self.edits[node] = "None"
+        elif dotted == "torch.utils.checkpoint.checkpoint":
+            self._checkpoint(node)
+        elif dotted.startswith("torch.nn.init.") and self.initialised(node, dotted):
+            pass
+        else:
+            self.children(node)
+
+    def _unmatched(self, node: ast.Call, name: str) -> None:
+        """A call that no row fits: an argument without counterpart."""
+        given = ", ".join(k.arg or "**" for k in node.keywords)
+        forms = any(row.form in ("function", "both") for row in TABLE[name])
+        if (
+            forms
+            and any(row.form in ("method", "both") for row in TABLE[name])
+            and node.args
+            and not isinstance(node.args[0], ast.Starred)
+        ):
+            self.site(node, f"torch.{name}", "dispatch", f"no row fits these arguments ({given})")
+            rest = [*node.args[1:], *node.keywords]
+            self.edits[node] = lambda _: (
+                f'{self.imports.alias("T")}.dispatch({self.edits.text(node.args[0])}, "{name}")'
+                f"({', '.join(self.edits.text(a) for a in rest)})"
+            )
+            return
+        self.cannot(node, f"torch.{name}", f"these arguments have no counterpart: {given or 'the positional ones'}")
+
+    def _identity(self, node: ast.Call, dotted: str) -> None:
+        self.arguments(node)
+        self.site(node, dotted, "exact", "gives back what it gets")
+        at = 1 if dotted == "torch.jit.annotate" else 0
+        if len(node.args) > at:
+            inner = node.args[at]
+            self.edits[node] = lambda _: self.placed(node, self.edits.text(inner))
+        else:
+            self.edits[node] = "(lambda f: f)"
+
+    def _checkpoint(self, node: ast.Call) -> None:
+        self.arguments(node)
+        keywords = [
+            k
+            for k in node.keywords
+            if k.arg
+            not in ("use_reentrant", "preserve_rng_state", "determinism_check", "debug", "context_fn", "early_stop")
+        ]
+        if not node.args or isinstance(node.args[0], ast.Starred):
+            self.cannot(node, "torch.utils.checkpoint.checkpoint", "its function must be written first")
+            return
+        self.site(node, "torch.utils.checkpoint.checkpoint", "exact")
+        rest = [*node.args[1:], *keywords]
+        self.edits[node] = lambda _: (
+            f"{self.imports.alias('nn')}.checkpoint({self.edits.text(node.args[0])})"
+            f"({', '.join(self.edits.text(a) for a in rest)})"
+        )
+
+    def _method(self, node: ast.Call, func: ast.Attribute, base: Fact) -> None:
+        name = func.attr
+        if isinstance(func.value, ast.Name) and func.value.id in ("self", "cls"):
+            self.children(node)
+            return
+        written = (
+            name.endswith("_")
+            and not name.startswith("_")
+            and (name in TABLE or name[:-1] in TABLE or name in self.fills)
+        )
+        if written and (base.kind == "array" or name not in self.program.method_names):
+            self.in_place(node, func, base)
+            return
+        if name not in TABLE:
+            self.children(node)
+            if base.kind == "array" and name in _REFUSED:
+                self.cannot(node.func, f"Tensor.{name}", _REFUSED[name])
+            return
+        if base.kind == "unknown" and name in self.program.method_names:
+            match = None
+        else:
+            match = choose(self.program, self.source, name, "method", func.value, node, node)
+        self.children(node)
+        if match is not None:
+            self.emit(node, match, f"Tensor.{name}")
+        else:
+            self._asked(node, func, base)
+
+    def _asked(self, node: ast.Call, func: ast.Attribute, base: Fact) -> None:
+        """Whether it is a tensor is not known: leave what would be the same, ask the rest when it runs."""
+        name = func.attr
+        kept = self.program.facts.get(id(func.value))
+        self.program.facts[id(func.value)] = ARRAY
+        match = choose(self.program, self.source, name, "method", func.value, node, node)
+        self.program.facts[id(func.value)] = kept if kept is not None else replace(ARRAY, kind="unknown")
+        if base.kind == "unknown" and match is not None and self.emitter.row(match) == self.edits.inside(node):
+            return
+        if base.kind == "unknown" and not any(row.form in ("method", "both") for row in TABLE[name]):
+            return
+        if base.kind == "unknown" and match is None and not node.keywords:
+            return  # called as no tensor method is
+        why = (
+            "whether this is a tensor is not known: annotate it"
+            if base.kind == "unknown"
+            else "no row fits these arguments"
+        )
+        self.site(node, f"Tensor.{name}", "dispatch", why)
+        self.edits[node] = lambda _: (
+            f'{self.imports.alias("T")}.dispatch({self.edits.text(func.value)}, "{name}")'
+            f"({', '.join(self.edits.text(a) for a in [*node.args, *node.keywords])})"
+        )
+
+    # Rendering.
+
+    def emit(self, node: ast.expr, match: Match, name: str) -> None:
+        """Put a row's text in the node's place."""
+        row = match.row
+        status = "helper" if row.status == "exact" and row.to.startswith("T.") else row.status
+        if status == "cannot":
+            self.cannot(node, name, row.note)
+            return
+        self.site(node, name, status, row.note, row)
+        self.edits[node] = lambda _: self._rendered(node, match)
+
+    def _rendered(self, node: ast.expr, match: Match) -> str:
+        kept = self._kept(node, match)
+        if kept is not None:
+            return kept
+        text = self.emitter.row(match)
+        if "\n" in text and not _enclosed(text) and not isinstance(self.source.parent(node), (ast.Call, ast.Subscript)):
+            return f"({text})"
+        return self.placed(node, text)
+
+    def placed(self, node: ast.expr, text: str) -> str:
+        """The text in parentheses where the place of `node` asks for them."""
+        return parenthesised(text, needed(self.source.parent(node), node))
+
+    def _kept(self, node: ast.expr, match: Match) -> str | None:
+        """The call with only its name and keywords changed, where its arguments stay in order: its layout stays."""
+        template = match.row.template.node
+        if not (isinstance(node, ast.Call) and isinstance(template, ast.Call)) or node.lineno == node.end_lineno:
+            return None
+        wanted = self.emitter._arguments(template, match)
+        written = [*node.args, *node.keywords]
+        method = isinstance(node.func, ast.Attribute) and match.bound.get("x") is node.func.value
+        if method and not (
+            isinstance(template.func, ast.Attribute)
+            and isinstance(template.func.value, ast.Name)
+            and template.func.value.id in match.row.template.places
+        ):
+            return None
+        if len(wanted) != len(written):
+            return None
+        pieces = []
+        for text, argument in zip(wanted, written):
+            value = argument.value if isinstance(argument, ast.keyword) else argument
+            if not text.endswith(self.edits.text(value)):
+                return None
+            pieces.append((argument, text))
+        func = self.emitter._node(template.func, template, match)
+        at = self.source.end(node.func)
+        if method:
+            assert isinstance(node.func, ast.Attribute)
+            gap = self.source.slice(self.source.end(node.func.value), self.source.end(node.func))
+            func = self.edits.text(node.func.value) + re.sub(r"\w+$", func.rsplit(".", 1)[1], gap)
+        out = [func]
+        for argument, text in pieces:
+            out += [self.source.slice(at, self.source.start(argument)), text]
+            at = self.source.end(argument)
+        return "".join([*out, self.source.slice(at, self.source.end(node))])
+
+
+_REFUSED = {
+    "backward": "gradients are values: nn.value_and_grad gives them",
+    "register_hook": "there are no hooks on arrays; jax.custom_vjp, or a module's backward hook",
+    "retain_grad": "gradients are values: nn.value_and_grad gives them",
+    "data_ptr": "arrays have no address to compare",
+    "storage": "arrays have no storage to share",
+    "untyped_storage": "arrays have no storage to share",
+    "as_strided": "arrays have no strides",
+    "stride": "arrays have no strides",
+    "set_": "arrays have no storage to share",
+    "record_stream": "JAX orders computations itself",
+    "to_sparse": "sparse arrays are not ported",
+    "share_memory_": "arrays have no storage to share",
+}
+
+
+def _weight(node: ast.expr) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr in ("weight", "bias", "in_proj_weight", "in_proj_bias")
+
+
+def _enclosed(text: str) -> bool:
+    """Whether every line break stands in brackets."""
+    depth = 0
+    for char in text:
+        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(char, 0)
+        if char == "\n" and depth <= 0:
+            return False
+    return True
+
+
+__all__ = ["NOT_ARRAYS", "Rewriter"]

@@ -1,0 +1,714 @@
+"""Writes: what torch changes in place becomes a new array under the same name, in the same attribute or box."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from jaxnn.port.emit import Emitter, parenthesised, tight
+from jaxnn.port.facts import ARRAY, Fact
+from jaxnn.port.match import choose
+from jaxnn.port.rules import TABLE
+
+if TYPE_CHECKING:
+    from jaxnn.port.source import Edits
+
+_VIEW_METHODS = {
+    "view", "reshape", "flatten", "unsqueeze", "squeeze", "transpose", "permute", "t", "detach", "contiguous", "expand", "narrow",
+    "select", "chunk", "split", "unbind", "diagonal", "view_as", "expand_as", "swapaxes", "movedim", "unflatten", "to", "float",
+    "type_as", "half", "data", "T", "mT", "real", "imag",
+}  # fmt: skip
+_RESHAPES = {"view", "reshape", "flatten", "unsqueeze", "squeeze", "view_as", "unflatten"}
+_ADDED = {ast.Add: "add", ast.Mult: "multiply", ast.Div: "divide", ast.Sub: "subtract", ast.Pow: "power"}
+_SIGNS: dict[type, str] = {
+    ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//", ast.Mod: "%", ast.Pow: "**", ast.MatMult: "@",
+    ast.BitAnd: "&", ast.BitOr: "|", ast.BitXor: "^", ast.LShift: "<<", ast.RShift: ">>",
+}  # fmt: skip
+_INITS = {"normal_": "normal_", "uniform_": "uniform_", "zero_": "zeros_", "fill_": "constant_"}
+
+
+class Refused(Exception):
+    """A write that cannot be made without changing something else that is read."""
+
+
+@dataclass
+class Scope:
+    """A function's names: where they come from, what may share their numbers, where they are read."""
+
+    node: ast.AST
+    parameters: set[str] = field(default_factory=set)
+    local: set[str] = field(default_factory=set)
+    sources: dict[str, list[tuple[str, str, int]]] = field(default_factory=dict)  # name -> (how, other name, line)
+    bound: dict[str, list[ast.stmt]] = field(default_factory=dict)  # plain assignments to a name
+    reads: dict[str, list[int]] = field(default_factory=dict)
+    loops: list[tuple[int, int]] = field(default_factory=list)
+    returned: set[str] = field(default_factory=set)
+    kept: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # where a name's array is put into a list, dict or attribute
+
+    def shares(self, name: str, since: int, line: int) -> dict[str, str]:
+        """The other names that may share the numbers of `name` at `line`, and how.
+
+        Args:
+            since: the line of the assignment that surely gave `name` what it holds; what was shared before is no more.
+        """
+        around = [(start, end) for start, end in self.loops if start <= line <= end and not start <= since]
+
+        def alive(at: int, first: bool) -> bool:
+            return (since if first else 0) <= at <= line or any(start <= at <= end for start, end in around)
+
+        found: dict[str, str] = {}
+        queue = [(name, True)]
+        while queue:
+            at, first = queue.pop()
+            for one, sources in self.sources.items():
+                for how, other, place in sources:
+                    if how in ("same", "view") and at in (one, other) and alive(place, first):
+                        next_ = other if at == one else one
+                        if next_ != name and next_ not in found:
+                            found[next_] = how
+                            queue.append((next_, False))
+        return found
+
+    def looped(self, at: int, line: int, since: int) -> bool:
+        """Whether what stands at `at` can run before `line` does, in a loop that does not assign anew."""
+        return any(start <= at <= end and start <= line <= end and not start <= since for start, end in self.loops)
+
+    def read_after(self, name: str, line: int) -> bool:
+        lines = self.reads.get(name, ())
+        around = [(start, end) for start, end in self.loops if start <= line <= end]
+        return any(at > line or any(start <= at <= end for start, end in around) for at in lines)
+
+
+class Writes:
+    """The part of the rewriter that looks at statements."""
+
+    edits: Edits
+    fills = {
+        *_INITS,
+        "copy_",
+        "requires_grad_",
+        "detach_",
+        "bernoulli_",
+        "exponential_",
+        "random_",
+        "trunc_normal_",
+        "squeeze_",
+    }
+    _scopes: dict[int, Scope]
+    _row: Any = None  # of the last value of an in-place call
+
+    # Scopes.
+
+    def begin(self: Any, node: ast.AST) -> Scope:
+        if not hasattr(self, "_scopes"):
+            self._scopes = {}
+        found = self._scopes.get(id(node))
+        if found is None:
+            found = self._scopes[id(node)] = self._scope(node)
+        return found
+
+    def scope(self: Any) -> Scope:
+        return self.begin(self._functions[-1] if self._functions else self.source.tree)
+
+    def _scope(self: Any, node: ast.AST) -> Scope:
+        scope = Scope(node)
+        arguments = getattr(node, "args", None)
+        if isinstance(arguments, ast.arguments):
+            every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+            scope.parameters = {a.arg for a in every if a}
+            scope.local |= scope.parameters
+        for child in _own(node):
+            if isinstance(child, ast.Name):
+                if isinstance(child.ctx, ast.Load):
+                    scope.reads.setdefault(child.id, []).append(child.lineno)
+                else:
+                    scope.local.add(child.id)
+            elif isinstance(child, (ast.For, ast.While, ast.AsyncFor)):
+                scope.loops.append((child.lineno, child.end_lineno or child.lineno))
+            elif isinstance(child, ast.Return) and child.value is not None:
+                scope.returned |= {n.id for n in ast.walk(child.value) if isinstance(n, ast.Name)}
+            for name in _put_away(child):
+                scope.kept.setdefault(name.id, []).append(name.lineno)
+            if isinstance(child, (ast.Global, ast.Nonlocal)):
+                scope.local -= set(child.names)
+            if isinstance(child, ast.Assign):
+                for target in child.targets:
+                    self._sourced(scope, target, child.value)
+                    for part in _parts(target):
+                        if isinstance(part, ast.Name):
+                            scope.bound.setdefault(part.id, []).append(child)
+            elif isinstance(child, (ast.AnnAssign, ast.NamedExpr)) and child.value is not None:
+                self._sourced(scope, child.target, child.value)
+            elif isinstance(child, ast.For):
+                for name in ast.walk(child.target):
+                    if isinstance(name, ast.Name):
+                        how = "item"
+                        if isinstance(child.iter, ast.Call) and getattr(child.iter.func, "id", "") == "range":
+                            how = "fresh"
+                        scope.sources.setdefault(name.id, []).append((how, "", child.lineno))
+        return scope
+
+    def _sourced(self: Any, scope: Scope, target: ast.expr, value: ast.expr) -> None:
+        if isinstance(target, (ast.Tuple, ast.List)):
+            values = (
+                value.elts
+                if isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts)
+                else [value] * len(target.elts)
+            )
+            for one, each in zip(target.elts, values):
+                self._sourced(scope, one.value if isinstance(one, ast.Starred) else one, each)
+        elif isinstance(target, ast.Name):
+            for how, other in self._origins(value):
+                if not (how == "same" and other == target.id):
+                    scope.sources.setdefault(target.id, []).append((how, other, value.lineno))
+
+    def _origins(self: Any, value: ast.expr) -> list[tuple[str, str]]:
+        """Where a value's numbers come from: another name, an attribute, an item; or nowhere else."""
+        if isinstance(value, ast.Name):
+            return [("same", value.id)]
+        if isinstance(value, ast.IfExp):
+            return [*self._origins(value.body), *self._origins(value.orelse)]
+        if isinstance(value, ast.BoolOp):
+            return [o for v in value.values for o in self._origins(v)]
+        if isinstance(value, ast.NamedExpr):
+            return self._origins(value.value)
+        if isinstance(value, ast.Attribute):
+            if value.attr in _VIEW_METHODS:
+                return _viewed(self._origins(value.value))
+            return [("attribute", "")]
+        if isinstance(value, ast.Subscript):
+            base = self.fact(value.value)
+            if base.kind in ("array", "unknown"):
+                return _viewed(self._origins(value.value)) if not _gathers(value.slice) else [("fresh", "")]
+            return [("item", "")] if base.kind in ("list", "dict", "tuple", "modules") else [("fresh", "")]
+        if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
+            base = self.fact(value.func.value)
+            if base.kind in ("array", "unknown", "box"):
+                if value.func.attr in _VIEW_METHODS:
+                    return _viewed(self._origins(value.func.value))
+                if value.func.attr.endswith("_"):
+                    return self._origins(value.func.value)
+            called = self.fact(value.func)
+            if called.kind == "external" and called.of.partition(".")[2] in _VIEW_METHODS and value.args:
+                return _viewed(self._origins(value.args[0]))
+        return [("fresh", "")]
+
+    # Statements.
+
+    def _Assign(self: Any, node: ast.Assign) -> None:
+        target = node.targets[0]
+        if len(node.targets) == 1 and isinstance(target, ast.Subscript):
+            base = self.fact(target.value)
+            if base.kind == "array":
+                self.children(node)
+                self.index(target.slice)
+                self._stored(node, target, lambda _: self.edits.text(node.value), "x[i] = v")
+                return
+            if base.kind == "unknown" and self._maybe_array(target):
+                self.children(node)
+                self._asked_item(node, target, lambda: self.edits.text(node.value), "x[i] = v")
+                return
+        elif any(
+            isinstance(t, ast.Subscript) and self.fact(t.value).kind == "array"
+            for one in node.targets
+            for t in _parts(one)
+        ):
+            self.children(node)
+            self._refuse(node, "x[i] = v", "several targets at once: write one statement for each")
+            return
+        self._attribute_written(node)
+        self.children(node)
+
+    def _attribute_written(self: Any, node: ast.Assign) -> None:
+        """``m.weight.data = v``, ``x.data = v``: jaxnn's arrays take it where a module owns them."""
+        for target in node.targets:
+            if isinstance(target, ast.Attribute) and target.attr == "data" and isinstance(target.value, ast.Name):
+                if self.fact(target.value).kind == "array" and target.value.id not in self.scope().parameters:
+                    self.site(node, "x.data = v", "exact")
+                    self.edits[target] = target.value.id
+
+    def _maybe_array(self: Any, target: ast.Subscript) -> bool:
+        """Whether a subscript that is written to may be a tensor's."""
+        index = target.slice
+        if isinstance(index, ast.Constant) and isinstance(index.value, str):
+            return False
+        root = target.value
+        while isinstance(root, (ast.Attribute, ast.Subscript)):
+            root = root.value
+        return self.fact(index).kind != "str" and not isinstance(index, ast.JoinedStr)
+
+    def _asked_item(self: Any, node: ast.stmt, target: ast.Subscript, value: Callable[[], str], name: str) -> None:
+        """A write into what may be an array, a list or a dict: asked when it runs."""
+        if not isinstance(target.value, (ast.Name, ast.Attribute, ast.Subscript)):
+            return
+        self.site(node, name, "dispatch", "whether this is a tensor is not known: annotate it")
+
+        def text(_: ast.AST) -> str:
+            owner = self.edits.text(target.value)
+            return f"{owner} = {self.imports.alias('T')}.set_item({owner}, {self._index(target.slice)}, {value()})"
+
+        self.edits[node] = text
+
+    def _AugAssign(self: Any, node: ast.AugAssign) -> None:
+        target, value = node.target, node.value
+        fact = self.fact(target.value) if isinstance(target, ast.Subscript) else self.fact(target)
+        self.children(node)
+        sign = _SIGNS[type(node.op)]
+        if isinstance(target, ast.Subscript) and fact.kind == "array":
+            self.index(target.slice)
+            method = _ADDED.get(type(node.op))
+
+            def new(old: str) -> str:
+                inner = self.edits.text(value)
+                return f"{tight(old)} {sign} {parenthesised(inner, 16)}"
+
+            if method and not _gathers(target.slice, self.fact):
+                self._stored(node, target, lambda _: self.edits.text(value), f"x[i] {sign}= v", method)
+            else:
+                self._stored(node, target, new, f"x[i] {sign}= v")
+        elif isinstance(target, ast.Subscript) and fact.kind == "unknown" and self._maybe_array(target):
+            if isinstance(target.value, (ast.Name, ast.Attribute)):
+
+                def changed() -> str:
+                    item = f"{self.edits.text(target.value)}[{self._index(target.slice)}]"
+                    return f"{item} {sign} {parenthesised(self.edits.text(value), 16)}"
+
+                self._asked_item(node, target, changed, f"x[i] {sign}= v")
+        elif isinstance(target, ast.Name) and fact.kind == "array":
+            self._aug_name(node, target, sign)
+        elif isinstance(target, ast.Attribute) and target.attr == "data":
+            self._stored(
+                node,
+                target,
+                lambda old: f"{tight(old)} {sign} {parenthesised(self.edits.text(value), 16)}",
+                f"x.data {sign}= v",
+            )
+
+    def _aug_name(self: Any, node: ast.AugAssign, target: ast.Name, sign: str) -> None:
+        """``x += y`` makes a new array here: right unless another name must see it too."""
+        try:
+            others, why = self._allowed(target, node)
+        except Refused as refused:
+            self._refuse(node, f"x {sign}= y", str(refused))
+            return
+        if others:
+            value = node.value
+            names = " = ".join([target.id, *others])
+            self.site(node, f"x {sign}= y", "exact", "names of one array stay so")
+            self.edits[node] = lambda _: f"{names} = {target.id} {sign} {parenthesised(self.edits.text(value), 16)}"
+        elif why:
+            self.site(node, f"x {sign}= y", "changed", why)
+
+    def _allowed(self: Any, target: ast.Name, node: ast.AST) -> tuple[list[str], str]:
+        """Other names of the same array, that must be rebound too, and what changes; Refused where it would be wrong."""
+        scope, name = self.scope(), target.id
+        if name not in scope.local and self._functions:
+            raise Refused(f"{name} belongs to an outer scope")
+        since = self._since(scope, name, node)
+        shared = scope.shares(name, since, node.lineno)  # type: ignore[attr-defined]
+        for one in (name, *shared):
+            for at in scope.kept.get(one, ()):
+                if since < at < node.lineno or (at > node.lineno and scope.looped(at, node.lineno, since)):  # type: ignore[attr-defined]
+                    raise Refused(f"{one} was put where it can be read again, on line {at}")
+        others = []
+        for other, how in shared.items():
+            if scope.read_after(other, node.lineno):  # type: ignore[attr-defined]
+                names = (other, name)
+                if how != "same" or any(
+                    h == "view" for n in names for h, _, at in scope.sources.get(n, ()) if at >= since
+                ):
+                    raise Refused(f"{other}, read later, may be a view of {name}")
+                others.append(other)
+        if self.fact(target).fresh:
+            return others, ""
+        reaching = {how for how, _, at in scope.sources.get(name, ()) if at >= since}
+        reaching |= {how for other in shared for how, _, _ in scope.sources.get(other, ())}
+        if "item" in reaching:
+            raise Refused(f"{name} is an item of something that torch writes into")
+        if (name in scope.parameters and not since) or shared.keys() & scope.parameters:
+            return others, "the caller's array is not written to"
+        return others, "attribute" if "attribute" in reaching else ""
+
+    def _since(self: Any, scope: Scope, name: str, node: ast.AST) -> int:
+        """The line of the last assignment to `name` that every way to `node` has passed; 0 where there is none."""
+        blocks = set()
+        at: ast.AST | None = node
+        while at is not None and at is not scope.node:
+            blocks.add(id(self.source.parent(at)) if isinstance(at, ast.stmt) else 0)
+            at = self.source.parent(at)
+        line = node.lineno  # type: ignore[attr-defined]
+        best = 0
+        for statement in scope.bound.get(name, ()):
+            parent = self.source.parent(statement)
+            if statement.lineno < line and id(parent) in blocks and self._same_branch(parent, statement, node):
+                best = max(best, statement.lineno)
+        return best
+
+    def _same_branch(self: Any, parent: ast.AST, statement: ast.stmt, node: ast.AST) -> bool:
+        at: ast.AST | None = node
+        while at is not None and self.source.parent(at) is not parent:
+            at = self.source.parent(at)
+        for block in ("body", "orelse", "finalbody"):
+            inside = getattr(parent, block, None)
+            if isinstance(inside, list) and statement in inside:
+                return at in inside
+        return False
+
+    # Storing into a place.
+
+    def _stored(
+        self: Any, node: ast.stmt, target: ast.expr, value: Callable[[str], str], name: str, method: str = "set"
+    ) -> None:
+        """The statement becomes one that stores into `target`."""
+        notes: list[str] = []
+        try:
+            self.store(target, value, node, notes, method)  # tried now, so that what is refused is refused now
+        except Refused as refused:
+            self._refuse(node, name, str(refused))
+            return
+        self.site(node, name, "changed" if notes else "exact", "; ".join(sorted(set(notes))))
+        self.edits[node] = lambda _: self.store(target, value, node, [], method)
+
+    def store(
+        self: Any, target: ast.expr, value: Callable[[str], str], node: ast.AST, notes: list[str], method: str = "set"
+    ) -> str:
+        """The statement after which `target` holds ``value(text of target)``."""
+        if isinstance(target, ast.Name):
+            if self.fact(target).kind == "box":
+                raise Refused("a Parameter object is written by its own methods")
+            others, why = self._allowed(target, node)
+            new = value(target.id)
+            if why == "attribute" or (why and self._initialises()):
+                return f"{target.id} = {self.imports.alias('T')}.write({target.id}, {new})"
+            if why:
+                notes.append(why)
+            return f"{' = '.join([target.id, *others])} = {new}"
+        if isinstance(target, ast.Attribute):
+            if target.attr == "data":
+                return self.store(target.value, value, node, notes, method)
+            if self.fact(target.value).kind == "array":
+                raise Refused(f"a write through .{target.attr}")
+            text = self.edits.text(target)
+            return f"{text} = {value(text)}"
+        if isinstance(target, ast.Subscript):
+            return self._store_item(target, value, node, notes, method)
+        if (
+            isinstance(target, ast.Call)
+            and isinstance(target.func, ast.Attribute)
+            and not target.func.attr.endswith("_")
+        ):
+            inner, name = target.func.value, target.func.attr
+            if name == "detach":
+                return self.store(inner, value, node, notes, method)
+            if name in _RESHAPES and self.fact(inner).kind in ("array", "unknown"):
+                pattern = self._retargeted(target, inner)
+                return self.store(
+                    inner, lambda old: f"{tight(value(pattern(old)))}.reshape({tight(old)}.shape)", node, notes
+                )
+            if name == "t":
+                return self.store(inner, lambda old: f"{tight(value(f'{tight(old)}.T'))}.T", node, notes)
+        raise Refused(f"a write into {ast.unparse(target)[:60]}")
+
+    def _retargeted(self: Any, call: ast.Call, receiver: ast.expr) -> Callable[[str], str]:
+        match = choose(self.program, self.source, call.func.attr, "method", receiver, call, call)  # type: ignore[union-attr]
+        if match is None:
+            raise Refused(f"a write through {ast.unparse(call)[:60]}")
+        return lambda old: Emitter(lambda n: old if n is receiver else self.edits.text(n), self.imports.alias).row(
+            match
+        )
+
+    def _store_item(
+        self: Any, target: ast.Subscript, value: Callable[[str], str], node: ast.AST, notes: list[str], method: str
+    ) -> str:
+        base = self.fact(target.value)
+        index = self._index(target.slice)
+        if base.kind in ("list", "dict", "modules"):
+            text = f"{self.edits.text(target.value)}[{index}]"
+            return f"{text} = {value(text)}"
+        if base.kind != "array" and not (base.kind == "unknown" and isinstance(target.value, ast.Attribute)):
+            raise Refused("whether this is a tensor is not known: annotate it")
+        return self.store(
+            target.value,
+            lambda old: f"{tight(old)}.at[{index}].{method}({value(f'{tight(old)}[{index}]')})",
+            node,
+            notes,
+        )
+
+    def _index(self: Any, index: ast.expr) -> str:
+        text = self.edits.text(index)
+        return text
+
+    def _initialises(self: Any) -> bool:
+        """Whether the function at hand is there to fill what it is given."""
+        node = self._functions[-1] if self._functions else None
+        name = getattr(node, "name", "").lower()
+        return name.endswith("_") or "init" in name or "reset" in name or "copy" in name or "load" in name
+
+    def _refuse(self: Any, node: ast.stmt, name: str, why: str) -> None:
+        self.site(node, name, "cannot", why)
+        self.edits[node] = lambda _: f"{self.imports.not_ported(name, node)}()"
+
+    # Methods that write.
+
+    def in_place(self: Any, node: ast.Call, func: ast.Attribute, base: Fact) -> None:
+        """``x.add_(y)`` and its like."""
+        root = _root(func.value)
+        if self.fact(root).kind == "box" or (
+            isinstance(root, ast.Attribute) and root.attr == "data" and self.fact(root.value).kind == "box"
+        ):
+            self.children(node)
+            return
+        self.children(node)
+        parent = self.source.parent(node)
+        name = func.attr
+        if name == "requires_grad_":
+            self._requires_grad(node, root, parent)
+            return
+        statement = parent if isinstance(parent, ast.Expr) else None
+        if statement is not None:
+            direct = self._module_fill(node, func)
+            if direct is not None:
+                self.site(node, f"Tensor.{name}", "exact")
+                self.edits[node] = direct
+                return
+            if self._value(node, None) is None:
+                self.cannot(node, f"Tensor.{name}", "no row fits")
+                return
+            self._stored(statement, root, lambda old: self._value(node, old) or "", f"Tensor.{name}")
+            return
+        self._in_place_value(node, root, parent)
+
+    def _in_place_value(self: Any, node: ast.Call, root: ast.expr, parent: ast.AST | None) -> None:
+        name = node.func.attr  # type: ignore[union-attr]
+        if self._value(node, None) is None:
+            self.cannot(node, f"Tensor.{name}", "no row fits")
+            return
+        direct = self._module_fill(node, node.func)  # type: ignore[arg-type]
+        if direct is not None:
+            self.site(node, f"Tensor.{name}", "exact")
+            self.edits[node] = direct
+            return
+        why = ""
+        if isinstance(root, ast.Name):
+            try:
+                others, why = self._allowed(root, node)
+                if others:
+                    raise Refused(f"{others[0]} is the same array")
+            except Refused as refused:
+                self.cannot(node, f"Tensor.{name}", str(refused))
+                return
+        elif isinstance(root, (ast.Attribute, ast.Subscript)) or (
+            isinstance(root, ast.Call) and self._origins(root)[0][0] != "fresh"
+        ):
+            self.cannot(node, f"Tensor.{name}", f"its value is used, and it writes into {ast.unparse(root)[:40]}")
+            return
+        inner = (
+            isinstance(parent, ast.Attribute)
+            and isinstance(self.source.parent(parent), ast.Call)
+            and parent.attr.endswith("_")
+        )
+        if inner:
+            return  # the outer call writes
+        self.site(
+            node,
+            f"Tensor.{name}",
+            "changed" if why and why != "attribute" else "exact",
+            why if why != "attribute" else "",
+            self._row,
+        )
+        plain = isinstance(parent, ast.Return) or not isinstance(root, ast.Name)
+        if isinstance(parent, ast.Assign) and isinstance(root, ast.Name):
+            plain = any(
+                isinstance(t, ast.Name) and t.id == root.id for t in parent.targets
+            ) or not self.scope().read_after(root.id, node.lineno)
+        if plain:
+            self.edits[node] = lambda _: self._value(node, None) or ""
+        else:
+            assert isinstance(root, ast.Name)
+            name_ = root.id
+            self.edits[node] = lambda _: f"({name_} := {self._value(node, None)})"
+
+    def _requires_grad(self: Any, node: ast.Call, root: ast.expr, parent: ast.AST | None) -> None:
+        if self.fact(root).kind != "array":
+            return
+        if isinstance(parent, ast.Expr) and isinstance(root, ast.Attribute):
+            self.site(node, "Tensor.requires_grad_", "exact")
+            value = self.edits.text(node.args[0]) if node.args else "True"
+            self.edits[node] = lambda _: f"{self.edits.text(root)}.requires_grad = {value}"
+        else:
+            self.site(
+                node,
+                "Tensor.requires_grad_",
+                "exact",
+                "every array that a function is differentiated by has a gradient",
+            )
+            self.edits[node] = lambda _: self.edits.text(root)
+
+    def _module_fill(self: Any, node: ast.Call, func: ast.Attribute) -> Callable[[ast.AST], str] | None:
+        """``m.weight.data.normal_(0, 0.02)``: nn.init on the module's own attribute."""
+        target, name = func.value, func.attr
+        while isinstance(target, ast.Attribute) and target.attr == "data":
+            target = target.value
+        if name not in _INITS or not isinstance(target, ast.Attribute):
+            return None
+        if self.fact(target.value).kind not in ("module", "unknown", "object") or any(
+            k.arg not in ("mean", "std", "a", "b", "from", "to", "value", "generator") for k in node.keywords
+        ):
+            return None
+        return lambda _: (
+            f"{self.imports.alias('nn')}.init.{_INITS[name]}({', '.join([self.edits.text(target), *self._fill_arguments(node)])})"
+        )
+
+    def _fill_arguments(self: Any, node: ast.Call) -> list[str]:
+        keys = {"from": "a", "to": "b", "value": "val"}
+        return [self.edits.text(a) for a in node.args] + [
+            f"{keys.get(k.arg or '', k.arg)}={self.edits.text(k.value)}" for k in node.keywords
+        ]
+
+    def _value(self: Any, node: ast.Call, old: str | None) -> str | None:
+        """What an in-place call writes; `old` is the text of what it is called on."""
+        func = node.func
+        assert isinstance(func, ast.Attribute)
+        receiver, name = func.value, func.attr
+        if isinstance(receiver, ast.Call) and _writes(receiver):
+            inner = self._value(receiver, old)
+            if inner is None:
+                return None
+            text = tight(inner)
+        else:
+            stripped = _root(receiver)
+            text = tight(old if old is not None else self.edits.text(stripped))
+        if name in ("normal_", "uniform_"):
+            T, nn = self.imports.alias("T"), self.imports.alias("nn")
+            return f"{T}.filled({', '.join([f'{nn}.init.{name}', text, *self._fill_arguments(node)])})"
+        base = name if name in TABLE else name[:-1]
+        if base not in TABLE:
+            return None
+        kept = self.program.facts.get(id(receiver))
+        self.program.facts[id(receiver)] = ARRAY
+        match = choose(self.program, self.source, base, "method", receiver, node, node)
+        self.program.facts[id(receiver)] = kept if kept is not None else replace(ARRAY, kind="unknown")
+        if match is None or match.row.status == "cannot":
+            return None
+        self._row = match.row
+        if (
+            old is not None and old.endswith("]") and name in ("copy_", "fill_", "zero_")
+        ):  # .at[...].set broadcasts and casts
+            return "0" if name == "zero_" else self.edits.text(node.args[0]) if node.args else None
+        return Emitter(lambda n: text if n is receiver else self.edits.text(n), self.imports.alias).row(match)
+
+    def initialised(self: Any, node: ast.Call, dotted: str) -> bool:
+        """``nn.init.normal_(w)`` on an array that no module owns yet: drawn, and bound to its name."""
+        if (
+            not node.args
+            or not dotted.endswith("_")
+            or not isinstance(node.args[0], (ast.Name, ast.Call, ast.Subscript))
+        ):
+            return False
+        target = node.args[0]
+        fact = self.fact(target)
+        if fact.kind != "array" or (
+            isinstance(target, ast.Name) and target.id in self.scope().parameters and not fact.fresh
+        ):
+            return False
+        self.children(node)
+        rest = [*node.args[1:], *node.keywords]
+        parent = self.source.parent(node)
+
+        def value(old: str) -> str:
+            function = self.edits.text(node.func)
+            return (
+                f"{self.imports.alias('T')}.filled({', '.join([function, old, *(self.edits.text(a) for a in rest)])})"
+            )
+
+        if isinstance(parent, ast.Expr):
+            self._stored(parent, target, value, dotted)
+        elif isinstance(target, ast.Call):
+            self.site(node, dotted, "helper")
+            self.edits[node] = lambda _: value(self.edits.text(target))
+        elif isinstance(target, ast.Name) and not (
+            isinstance(parent, ast.Return) or fact.fresh and not self.scope().read_after(target.id, node.lineno)
+        ):
+            self.site(node, dotted, "helper")
+            name = target.id
+            self.edits[node] = lambda _: f"({name} := {value(name)})"
+        else:
+            self.site(node, dotted, "helper")
+            self.edits[node] = lambda _: value(self.edits.text(target))
+        return True
+
+    def rebound(self: Any, node: ast.Call) -> None:
+        """``fill(w)`` as a statement, where the package's own `fill` writes into its argument and gives it back."""
+
+
+def _own(node: ast.AST) -> list[ast.AST]:
+    """The nodes of a function that are not those of functions inside it."""
+    found: list[ast.AST] = []
+    queue = list(ast.iter_child_nodes(node))
+    while queue:
+        at = queue.pop(0)
+        found.append(at)
+        if not isinstance(at, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            queue += list(ast.iter_child_nodes(at))
+    return found
+
+
+def _put_away(node: ast.AST) -> list[ast.Name]:
+    """The names that a statement puts into a list, dict, tuple or attribute that lives on."""
+    found: list[ast.expr | None] = []
+    if isinstance(node, ast.Assign):
+        value = node.value
+        if any(isinstance(t, (ast.Attribute, ast.Subscript)) for t in node.targets):
+            found = [value]
+        elif not isinstance(node.targets[0], ast.Tuple):
+            if isinstance(value, (ast.List, ast.Tuple, ast.Set)):
+                found = list(value.elts)
+            elif isinstance(value, ast.Dict):
+                found = list(value.values)
+    elif (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("append", "insert", "add")
+    ):
+        found = [*node.args[-1:]]
+    return [one for one in found if isinstance(one, ast.Name)]
+
+
+def _viewed(origins: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [("view" if how == "same" else how, other) for how, other in origins]
+
+
+def _gathers(index: ast.expr, fact: Callable[[ast.AST], Fact] | None = None) -> bool:
+    """Whether an index may be an array (whose places may repeat), and so makes a copy when read."""
+    for part in index.elts if isinstance(index, ast.Tuple) else [index]:
+        if isinstance(part, (ast.Slice, ast.Constant, ast.UnaryOp)):
+            continue
+        if fact is not None and fact(part).kind in ("int", "none"):
+            continue
+        if fact is None and isinstance(part, (ast.Name, ast.BinOp)):
+            continue  # a number, or an array: taken for a view, the careful way
+        return True
+    return False
+
+
+def _parts(target: ast.expr) -> list[ast.expr]:
+    return [p for e in target.elts for p in _parts(e)] if isinstance(target, (ast.Tuple, ast.List)) else [target]
+
+
+def _writes(call: ast.Call) -> bool:
+    return isinstance(call.func, ast.Attribute) and call.func.attr.endswith("_") and not call.func.attr.startswith("_")
+
+
+def _root(node: ast.expr) -> ast.expr:
+    """What a chain of writes is called on."""
+    while True:
+        if isinstance(node, ast.Call) and _writes(node):
+            node = node.func.value  # type: ignore[union-attr]
+        elif isinstance(node, ast.Attribute) and node.attr == "data":
+            node = node.value
+        else:
+            return node
