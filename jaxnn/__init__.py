@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any
 
 from jaxnn import functional as functional
@@ -26,6 +27,7 @@ from jaxnn.base.modes import no_grad as no_grad
 from jaxnn.base.modes import set_float32_matmul_precision as set_float32_matmul_precision
 from jaxnn.base.modes import set_grad_enabled as set_grad_enabled
 from jaxnn.base.names import public_names as _public_names
+from jaxnn.core import arithmetic as _arithmetic
 from jaxnn.core.module import Module as Module
 from jaxnn.core.parameter import Buffer as Buffer
 from jaxnn.core.parameter import DeletedArrayError as DeletedArrayError
@@ -206,6 +208,7 @@ from jaxnn.modules.upsampling import Upsample as Upsample
 from jaxnn.modules.upsampling import UpsamplingBilinear2d as UpsamplingBilinear2d
 from jaxnn.modules.upsampling import UpsamplingNearest2d as UpsamplingNearest2d
 from jaxnn.parallel.data_parallel import DataParallel as DataParallel
+from jaxnn.parallel.init_sharded import init_sharded as init_sharded
 from jaxnn.transforms.checkpoint import checkpoint as checkpoint
 from jaxnn.transforms.functional_call import functional_call as functional_call
 from jaxnn.transforms.gradients import value_and_grad as value_and_grad
@@ -256,10 +259,8 @@ if not TYPE_CHECKING:  # a checker knows the names above, and reports any other
         if name not in _LAZY:
             remedy = _explaining.of_attribute("nn", name)
             raise AttributeError(f"module 'jaxnn' has no attribute {name!r}" + (f". {remedy}" if remedy else ""))
-        import importlib
-
         module, _, attribute = _LAZY[name].partition(":")
-        value = importlib.import_module(module)
+        value = _import_module(module)
         value = getattr(value, attribute) if attribute else value
         globals()[name] = value
         return value
@@ -270,3 +271,4 @@ def __dir__() -> list[str]:
 
 
 _explaining.explain_uncaught()
+_arithmetic.of_tensors = lambda: _import_module("jaxnn.tensor")

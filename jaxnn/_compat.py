@@ -13,6 +13,8 @@ import jax
 import jax.core
 import jax.export
 from jax._src import core as _core
+from jax._src import distributed as _distributed
+from jax._src import xla_bridge as _xla_bridge
 from jax._src.array import ArrayImpl as ArrayImpl
 from jax._src.export import _export
 from jax._src.lib import utils as _utils  # pyright: ignore[reportPrivateImportUsage]
@@ -127,3 +129,23 @@ def varying_like(aval: Any, operand: Any) -> Any:
     """The type `aval`, varying over the mesh axes that the type `operand` varies over (inside shard_map)."""
     axes = getattr(operand, "mat", None)
     return aval.update(manual_axis_type=axes) if axes is not None and axes.varying else aval
+
+
+def process_count() -> int:
+    """As ``jax.process_count()`` after ``jax.distributed.initialize``, without making the devices ready; 1 before it."""
+    return _distributed.global_state.num_processes
+
+
+def process_index() -> int:
+    """As ``jax.process_index()`` after ``jax.distributed.initialize``, without making the devices ready; 0 before it."""
+    return _distributed.global_state.process_id
+
+
+def coordination() -> Any:
+    """The client of JAX's coordination service: keys and values that all processes see; None in a single process."""
+    return _distributed.global_state.client
+
+
+def devices_are_known() -> bool:
+    """Whether a computation has made the devices ready, after which no process group can be made."""
+    return _xla_bridge.backends_are_initialized()

@@ -20,10 +20,11 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base.dtypes import describe, is_floating
-from jaxnn.core import random
+from jaxnn.core import filling, random, spanning
 from jaxnn.core.arithmetic import Arithmetic
 from jaxnn.core.parameter import Buffer, Slot, is_computed, owner
 from jaxnn.mersenne import twister
+from jaxnn.mersenne.parts import Parts, PartTwister, index_of
 
 __all__ = [
     "calculate_gain",
@@ -91,17 +92,23 @@ def _spec(box: Slot) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return tuple(box.shape), np.dtype(box.dtype)
 
 
-def _placement(old: Any) -> Any:
-    """The sharding that was asked for, or None."""
+def _placement(name: str, box: Slot) -> Any:
+    """The sharding that was planned or asked for, or None."""
+    planned = filling.placement(name, box)
+    if planned is not None:
+        return planned
+    old = box.value
     if isinstance(old, _compat.Tracer):
         return None
     return old.sharding if isinstance(old, jax.ShapeDtypeStruct) or getattr(old, "committed", False) else None
 
 
-def _put(box: Slot, value: Any) -> Any:
-    """Place `value` on the device of the box's array, and put it in the box."""
-    if not isinstance(value, _compat.Tracer):
-        value = jax.device_put(value, _placement(box.value))
+def _put(box: Slot, value: Any, sharding: Any) -> Any:
+    """Place `value` as `sharding` says, and put it in the box."""
+    if isinstance(value, Parts):
+        value = jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
+    elif not isinstance(value, _compat.Tracer):
+        value = spanning.place(value, sharding)
     box.value = value
     return box.read()
 
@@ -115,23 +122,37 @@ def _fill(
     *,
     check: bool = True,
     parts: bool = False,
+    in_slices: bool = False,
 ) -> Any:
     """Fill `tensor` with what `host` draws from a twister at top level, or `traced` from a jax key elsewhere."""
     box = _box(name, tensor)
     shape, dtype = _spec(box)
     if check and not (is_floating(dtype) or (parts and np.issubdtype(dtype, np.complexfloating))):
         raise NotImplementedError(f"init.{name}: tensor: expected a floating dtype, got {describe(box)}")
-    return _put(box, _drawn(name, generator, shape, dtype, host, traced))
+    sharding = _placement(name, box)
+    slices = sharding if in_slices and sharding is not None and len(sharding.device_set) > 1 else None
+    return _put(box, _drawn(name, generator, shape, dtype, host, traced, slices), sharding)
 
 
 def _drawn(
-    name: str, generator: random.Generator | None, shape: tuple[int, ...], dtype: Any, host: Draw, traced: Draw
+    name: str,
+    generator: random.Generator | None,
+    shape: tuple[int, ...],
+    dtype: Any,
+    host: Draw,
+    traced: Draw,
+    slices: Any = None,
 ) -> Any:
+    """What `host` or `traced` draws; of what the twister draws, the slices of this process if it has a sharding."""
     if generator is not None and not isinstance(generator, random.Generator):
         raise TypeError(f"init.{name}: generator: expected a nn.Generator or None, got {type(generator).__name__}")
     source = random.current() if generator is None else generator
     if source.draws_on_host:
-        return host(source.host, shape, dtype)
+        twister = source.host
+        if slices is not None:
+            owned = slices.addressable_devices_indices_map(shape).values()
+            twister = PartTwister(twister, shape, [index_of(part, shape) for part in owned])
+        return host(twister, shape, dtype)
     return traced(source.next_key(), shape, dtype)
 
 
@@ -155,11 +176,11 @@ def _uniform(name: str, tensor: Any, a: float, b: float, generator: random.Gener
     def host(source: Any, shape: tuple[int, ...], dtype: Any, share: float) -> Any:
         return source.uniform(shape, a, b, dtype)
 
-    return _fill(name, tensor, generator, _in_parts(host), _in_parts(traced), parts=True)
+    return _fill(name, tensor, generator, _in_parts(host), _in_parts(traced), parts=True, in_slices=True)
 
 
 def _normal(name: str, tensor: Any, mean: float, std: float, generator: random.Generator | None) -> Any:
-    return _fill(name, tensor, generator, *_normal_draws(mean, std), parts=True)
+    return _fill(name, tensor, generator, *_normal_draws(mean, std), parts=True, in_slices=True)
 
 
 def _normal_draws(mean: float, std: float) -> tuple[Draw, Draw]:
@@ -176,9 +197,13 @@ def _normal_draws(mean: float, std: float) -> tuple[Draw, Draw]:
 def _constant(name: str, tensor: Any, value: Any) -> Any:
     box = _box(name, tensor)
     shape, dtype = _spec(box)
-    if isinstance(value, jax.Array):
-        return _put(box, jnp.broadcast_to(value.astype(dtype), shape))
-    return _put(box, np.full(shape, value, dtype))
+    sharding = _placement(name, box)
+    if isinstance(value, jax.Array) or not _compat.at_top_level():  # no large constant in a program
+        return _put(box, jnp.broadcast_to(jnp.asarray(value, dtype), shape), sharding)
+    whole = sharding is None or len(sharding.device_set) == 1
+    return _put(
+        box, np.full(shape, value, dtype) if whole else np.broadcast_to(np.array(value, dtype), shape), sharding
+    )
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
@@ -371,7 +396,7 @@ def eye_(tensor: Any) -> jax.Array:
     box = _box("eye_", tensor)
     shape, dtype = _spec(box)
     _check_ndim("eye_", shape, (2,))
-    return _put(box, np.eye(*shape, dtype=dtype))
+    return _put(box, np.eye(*shape, dtype=dtype), _placement("eye_", box))
 
 
 def dirac_(tensor: Any, groups: int = 1) -> jax.Array:
@@ -404,7 +429,7 @@ def dirac_(tensor: Any, groups: int = 1) -> jax.Array:
     value = np.zeros(shape, dtype)
     for group in range(groups):
         value[(group * outputs + channels, channels, *middle)] = 1
-    return _put(box, value)
+    return _put(box, value, _placement("dirac_", box))
 
 
 def xavier_uniform_(tensor: Any, gain: float = 1.0, generator: random.Generator | None = None) -> jax.Array:
@@ -512,7 +537,8 @@ def _kaiming_std(tensor: Any, a: float, mode: str, nonlinearity: str) -> float |
 def _unchanged(name: str, tensor: Any) -> Any:
     """A box without elements: nothing to draw, but what was ``empty`` becomes an array."""
     box = _box(name, tensor)
-    return _put(box, np.zeros(*_spec(box))) if isinstance(box.value, jax.ShapeDtypeStruct) else box.read()
+    sharding = _placement(name, box)
+    return _put(box, np.zeros(*_spec(box)), sharding) if isinstance(box.value, jax.ShapeDtypeStruct) else box.read()
 
 
 def orthogonal_(tensor: Any, gain: float = 1, generator: random.Generator | None = None) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The command line: ``python -m parity run | record | replay | golden | precision | report | compare | train | api | hunt``."""
+"""The command line of parity: ``python -m parity --help`` lists what there is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from parity import compile as compiling
 from parity import hunt, models, rejects, train
 from parity.run import SOURCES, Options
 
@@ -68,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     api.add_argument("--all", action="store_true", help="print the explained differences too")
     hunt.add_arguments(
         commands.add_parser("hunt", help="random programs in child processes: none may die, hang or be wrong")
+    )
+    compiling.add_arguments(
+        commands.add_parser("compile", help="every class and function for TPUs and GPUs that are not here")
     )
     names = commands.add_parser("names", help="every public name by path, from the record of PyTorch's")
     names.add_argument("--record", action="store_true", help="write the record from the PyTorch that is installed")
@@ -165,6 +169,10 @@ def _rejects(arguments: argparse.Namespace) -> int:
 
 def _hunt(arguments: argparse.Namespace) -> int:
     return hunt.main(arguments)
+
+
+def _compile(arguments: argparse.Namespace) -> int:
+    return compiling.main(arguments)
 
 
 def _names(arguments: argparse.Namespace) -> int:

@@ -11,29 +11,24 @@ import argparse
 import collections
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import pickle
-import selectors
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from parity.children import cause, child, end_all, lines, stopping
 from parity.hunt_programs import FAMILIES, Environment, block, environment, names, program
 from parity.run import INTERRUPTED
 
 # So many of a hundred programs may be unjudged; with more the hunt has shown too little to pass.
 UNJUDGED = 2
-
-_stopping = threading.Event()
-_children: set[subprocess.Popen[bytes]] = set()
 
 
 @dataclasses.dataclass
@@ -76,7 +71,7 @@ def main(arguments: argparse.Namespace) -> int:
         arguments.program or names(arguments.only or [*FAMILIES], arguments.skip + arguments.count)[arguments.skip :]
     )
     findings: list[Finding] = []
-    _stopping.clear()
+    stopping.clear()
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for finding in hunt(arguments.seed, wanted, arguments.jobs, arguments.timeout, arguments.slow):
@@ -110,28 +105,10 @@ def hunt(seed: int, wanted: Sequence[str], jobs: int = 1, timeout: float = 150, 
         for found in pool.map(lambda part: _run_block(seed, part, timeout, slow), blocks.values()):
             yield from found
     except BaseException:
-        _stopping.set()
-        for process in list(_children):
-            process.kill()
+        end_all()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _child(command: list[str], env: dict[str, str], **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that ends with the hunt."""
-    if _stopping.is_set():
-        raise InterruptedError
-    process: Any = subprocess.Popen(command, env=env, **streams)
-    _children.add(process)
-    try:
-        yield process
-    finally:
-        _children.discard(process)
-        if process.poll() is None:
-            process.kill()
-            process.wait()
 
 
 def _line(seed: int, finding: Finding) -> str:
@@ -166,7 +143,7 @@ def _find_truth(seed: int, path: pathlib.Path, wanted: Sequence[str], timeout: f
     variables = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "parity.hunt_child", "truth", str(seed), str(path), *wanted]
     limit = 60 + timeout * len(wanted) / 4
-    with _child(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with child(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         with contextlib.suppress(subprocess.TimeoutExpired):
             if process.wait(limit) == 0:
                 return list(wanted)
@@ -190,18 +167,18 @@ def _run(
     command = [sys.executable, "-m", "parity.hunt_child", "run", str(seed), str(path), *wanted]
     with (
         tempfile.TemporaryFile("w+") as errors,
-        _child(command, env=variables, stdout=subprocess.PIPE, stderr=errors) as process,
+        child(command, env=variables, stdout=subprocess.PIPE, stderr=errors) as process,
     ):
         current = wanted[0]
         assert process.stdout is not None
         with process.stdout:
-            for line in _lines(process, timeout):
+            for line in lines(process, timeout):
                 if line is None:
                     process.send_signal(signal.SIGABRT)  # faulthandler writes where it stood
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         process.wait(10)
                     errors.seek(0)
-                    yield Finding(current, "hung", f"no result in {timeout:.0f} s: {_cause(errors.read())}")
+                    yield Finding(current, "hung", f"no result in {timeout:.0f} s: {cause(errors.read())}")
                     return
                 if line["event"] == "start":
                     current = line["name"]
@@ -212,14 +189,7 @@ def _run(
                         return
         status = process.wait()
         errors.seek(0)
-        yield Finding(current, "died", f"exit status {status}: {_cause(errors.read())}")
-
-
-def _cause(errors: str) -> str:
-    """What a process wrote before it died: the failed check of XLA where there is one, else the last lines."""
-    lines = [text for text in errors.splitlines() if text.strip()]
-    checks = [text for text in lines if "Check failed" in text]
-    return " | ".join(checks or lines[-12:])[:600]
+        yield Finding(current, "died", f"exit status {status}: {cause(errors.read())}")
 
 
 def _finding(line: dict[str, Any], slow: float) -> Finding:
@@ -231,22 +201,3 @@ def _finding(line: dict[str, Any], slow: float) -> Finding:
     if cpu > slow:
         return Finding(name, "slow", f"{cpu:.0f} s of CPU time", cpu)
     return Finding(name, "held", "", cpu)
-
-
-def _lines(process: subprocess.Popen[bytes], timeout: float) -> Iterator[dict[str, Any] | None]:
-    """The lines that the process writes; None where it writes none for so long."""
-    assert process.stdout is not None
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        waiting = b""
-        while True:
-            if not selector.select(timeout):
-                yield None
-                return
-            chunk = os.read(process.stdout.fileno(), 1 << 16)
-            if not chunk:
-                return
-            *whole, waiting = (waiting + chunk).split(b"\n")
-            for text in whole:
-                if text.startswith(b"{"):
-                    yield json.loads(text)

@@ -27,11 +27,11 @@ ROOMS = (
     "tensor",
     "modules",
     "attention",
-    "parallel",
     "utils",
     "optim",
     "amp",
     "io",
+    "parallel",
     "targets",
     "export",
     "",  # jaxnn itself: what users see

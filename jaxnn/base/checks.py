@@ -161,10 +161,15 @@ def ints_of(function: str, argument: str, value: Any, takes: tuple[type, ...] = 
 
 
 def concrete(value: Any) -> np.ndarray[Any, Any] | None:
-    """The array's numbers where they are known now (eager mode), else None (inside a trace)."""
-    if isinstance(value, _compat.Tracer) or value is None:
+    """The array's numbers where this process knows them now (eager mode), else None (inside a trace)."""
+    if isinstance(value, _compat.Tracer) or value is None or _is_spread(value):
         return None
     return np.asarray(value)
+
+
+def _is_spread(value: Any) -> bool:
+    """Whether parts of an array lie with other processes, and only there."""
+    return isinstance(value, jax.Array) and not (value.is_fully_addressable or value.is_fully_replicated)
 
 
 def check_indices(
@@ -175,6 +180,10 @@ def check_indices(
     Inside a trace values are unknown; the operation itself gives NaN there.
     """
     known = concrete(indices)
+    if known is None and not isinstance(indices, _compat.Tracer) and indices is not None and indices.size:
+        # Spread over processes, which all come here: each gets the largest and the smallest, and says the same.
+        counted = indices if ignore is None else jnp.where(indices == ignore, low, indices)
+        known = np.asarray(jnp.stack([jnp.max(counted), jnp.min(counted)]))
     if known is None or known.size == 0:
         return
     bad = (known < low) | (known >= size)

@@ -162,5 +162,19 @@ def is_box(kind: type) -> bool:
 
 
 def array_in(value: Any) -> Any:
-    """The array of a parameter or buffer; anything else as it is."""
+    """The array of a parameter or buffer, without its gradient under ``no_grad``; anything else as it is."""
     return value.__jax_array__() if is_box(type(value)) and not isinstance(value, jax.Array) else value
+
+
+def arrays_in(value: Any) -> Any:
+    """`value` with every box in it, also in lists and tuples, replaced by its array."""
+    if isinstance(value, (list, tuple)):
+        return rebuilt(value, [arrays_in(item) for item in value])
+    return array_in(value)
+
+
+def rebuilt(like: Any, items: list[Any]) -> Any:
+    """The items as a list, tuple or named tuple, as `like` is one."""
+    if isinstance(like, list):
+        return items
+    return type(like)(*items) if hasattr(like, "_fields") else tuple(items)

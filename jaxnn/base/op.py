@@ -16,7 +16,7 @@ from jaxnn import _compat
 from jaxnn.base import modes
 from jaxnn.base.autocast import cast_arguments
 from jaxnn.base.checks import check_room, ints_of
-from jaxnn.base.dtypes import array_in, as_array, is_box
+from jaxnn.base.dtypes import arrays_in, as_array, is_box, rebuilt
 from jaxnn.base.naming import renamed
 from jaxnn.lowering.compiling import Jitted
 
@@ -37,12 +37,10 @@ class _Box(TypeError):
     """An argument is no array, but has one: a parameter."""
 
 
-def _unboxed(value: Any) -> Any:
-    """`value`, a parameter or buffer or containers of them, as arrays."""
-    if isinstance(value, (list, tuple)):
-        items = [_unboxed(item) for item in value]
-        return items if isinstance(value, list) else type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    return array_in(value)
+class Number(float):
+    """A number that is an argument of the compiled call, not part of its program: another one compiles nothing."""
+
+    __slots__ = ()
 
 
 class _Hole:
@@ -57,6 +55,12 @@ _HOLE = _Hole()
 
 _ATOMS = frozenset((int, bool, str, type(None)))
 _INT = frozenset((int,))
+
+# So many programs of an operation differ in nothing but float options. Calls with more of such numbers (a temperature
+# that falls at every step) run operation by operation, which compiles for shapes alone.
+_MOST_FLOATS = 16
+# So many signatures of an operation are known (as many as JAX itself keeps programs at hand); then all are forgotten.
+_MOST_KNOWN = 4096
 
 
 def _signature(mode: Any, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Any]) -> tuple[Any, ...]:
@@ -86,11 +90,16 @@ def _key(value: Any, arrays: list[Any]) -> Any:
     kind = type(value)
     if kind in _ATOMS:
         return kind, value
+    if kind is Number:
+        arrays.append(float(value))
+        return _HOLE, float
     if isinstance(value, (jax.Array, np.ndarray)):
         arrays.append(value)
         return _HOLE, value.shape, value.dtype
     if isinstance(value, float):
         return kind, value.hex()
+    if isinstance(value, (np.generic, complex)):  # 0.0 and -0.0 are two, NaN is one
+        return kind, repr(value)
     if isinstance(value, (list, tuple)):
         return kind, *[_key(item, arrays) for item in value]
     if isinstance(value, dict):
@@ -104,14 +113,20 @@ def _key(value: Any, arrays: list[Any]) -> Any:
     return kind, value
 
 
+def _but_for_floats(key: Any) -> Any:
+    """A signature with nothing in the places of float options."""
+    parts, is_float = [], False
+    for part in key:
+        parts.append(None if is_float else _but_for_floats(part) if isinstance(part, tuple) else part)
+        is_float = isinstance(part, type) and issubclass(part, (float, np.floating))
+    return tuple(parts)
+
+
 def _take_arrays(value: Any) -> Any:
-    if isinstance(value, (jax.Array, np.ndarray)):
+    if isinstance(value, (jax.Array, np.ndarray, Number)):
         return _HOLE
     if isinstance(value, (list, tuple)):
-        items = [_take_arrays(item) for item in value]
-        if isinstance(value, tuple):
-            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-        return items
+        return rebuilt(value, [_take_arrays(item) for item in value])
     return value
 
 
@@ -119,10 +134,7 @@ def _put_arrays(value: Any, arrays: Any) -> Any:
     if value is _HOLE:
         return next(arrays)
     if isinstance(value, (list, tuple)):
-        items = [_put_arrays(item, arrays) for item in value]
-        if isinstance(value, tuple):
-            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-        return items
+        return rebuilt(value, [_put_arrays(item, arrays) for item in value])
     return value
 
 
@@ -200,6 +212,7 @@ def op(
     parameters = tuple(inspect.signature(inner).parameters)
     integers = _integer_parameters(inner)
     known: dict[Any, _Static] = {}  # by signatures that have passed `check`
+    floats: dict[Any, int] = {}  # how many of them are alike but for float options
 
     def compute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The function's result, which is refused before it is compiled where no machine could hold it."""
@@ -253,7 +266,7 @@ def op(
 
     def careful(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Every call that is not at top level, or not like one before it."""
-        args, kwargs = tuple(map(_unboxed, args)), {name: _unboxed(value) for name, value in kwargs.items()}
+        args, kwargs = tuple(map(arrays_in, args)), {name: arrays_in(value) for name, value in kwargs.items()}
         args, kwargs = converted(args, kwargs)
         eager = compiled and not _compat.under_jit()
         key, arrays, static = find(args, kwargs) if eager else (None, [], None)
@@ -266,9 +279,20 @@ def op(
         if key is None:
             return modes.stop_gradients(compute(args, kwargs))
         if static is None:
+            if len(known) >= _MOST_KNOWN:
+                known.clear()
+                floats.clear()
+                jitted.clear_cache()
+            alike = _but_for_floats(key)
+            if alike != key:
+                count = floats[alike] = floats.get(alike, 0) + 1
+                if count > _MOST_FLOATS:
+                    return modes.stop_gradients(compute(args, kwargs))
             bare = tuple(_take_arrays(value) for value in args)
             named = {name: _take_arrays(value) for name, value in kwargs.items()}
-            is_checked = check is not None and (check_each_call or any(array.ndim == 0 for array in arrays))
+            is_checked = check is not None and (
+                check_each_call or any(np.ndim(array) == 0 for array in arrays if type(array) is not float)
+            )
             static = known[key] = _Static(bare, named, is_checked)
         return modes.stop_gradients(jitted.current()(static, arrays))
 
@@ -294,5 +318,6 @@ def op(
         "inner": inner,
         "check": check,
         "check_each_call": check_each_call,
+        "known": known,
     }
     return operation

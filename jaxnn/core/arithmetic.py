@@ -6,6 +6,7 @@ The functions are in tables, with torch's argument names beside jnp's.
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections import namedtuple
 from collections.abc import Callable, Sequence
@@ -17,25 +18,17 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base import modes
-from jaxnn.base.dtypes import check_dtype, is_floating
+from jaxnn.base.checks import check_indices, concrete, fail
+from jaxnn.base.dtypes import arrays_in, check_dtype, is_floating, is_inexact
 
 Picked = namedtuple("Picked", ["values", "indices"])
-
-
-def plain(value: Any) -> Any:
-    """`value` with every box in it replaced by its array."""
-    if isinstance(value, Arithmetic):
-        return value.value
-    if isinstance(value, (tuple, list)) and any(isinstance(item, (Arithmetic, tuple, list)) for item in value):
-        return type(value)(plain(item) for item in value)
-    return value
 
 
 def as_index(index: Any) -> Any:
     """An index with arrays in the places of boxes and lists: JAX takes no lists."""
     if isinstance(index, tuple):
         return tuple(as_index(part) for part in index)
-    return jnp.asarray(np.asarray(plain(index))) if isinstance(index, list) else plain(index)
+    return jnp.asarray(np.asarray(arrays_in(index))) if isinstance(index, list) else arrays_in(index)
 
 
 def check_index(shape: tuple[int, ...], index: Any) -> None:
@@ -44,6 +37,26 @@ def check_index(shape: tuple[int, ...], index: Any) -> None:
     if not any(isinstance(part, _compat.Tracer) for part in parts):
         known = tuple(np.asarray(part) if isinstance(part, (jax.Array, list)) else part for part in parts)
         _ = np.broadcast_to(np.zeros((), bool), shape)[known]
+
+
+def _is_unknown(index: Any) -> bool:
+    """Whether integers that are known only when the program runs are in an index."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(isinstance(part, _compat.Tracer) and jnp.issubdtype(part.dtype, jnp.integer) for part in parts)
+
+
+def read_at(array: Any, index: Any) -> Any:
+    """``array[index]``; IndexError, or NaN where the index is not known yet, for what is out of range."""
+    check_index(array.shape, index)
+    return array.at[index].get(mode="fill") if _is_unknown(index) else array[index]
+
+
+def _poisoned(array: Any, index: Any) -> Any:
+    """`array`, all NaN where an index that is not known yet is out of range: JAX would drop what is written there."""
+    if not _is_unknown(index) or not is_inexact(array):
+        return array
+    probe = jnp.zeros(array.shape, jnp.float32).at[index].get(mode="fill")
+    return jnp.where(jnp.isnan(probe).any(), jnp.asarray(jnp.nan, array.dtype), array)
 
 
 class Arithmetic:
@@ -68,19 +81,17 @@ class Arithmetic:
         return np.asarray(self.__jax_array__(), dtype=dtype)
 
     def __getitem__(self, index: Any) -> Any:
-        index = as_index(index)
-        check_index(self.__jax_array__().shape, index)
-        return self.__jax_array__()[index]
+        return read_at(self.__jax_array__(), as_index(index))
 
     def __setitem__(self, index: Any, value: Any) -> None:
         index, array = as_index(index), self.__jax_array__()
         check_index(array.shape, index)
-        value = _cast("=", jnp.asarray(plain(value)), array.dtype)
+        value = _cast("=", jnp.asarray(arrays_in(value)), array.dtype)
         if getattr(index, "dtype", None) == np.bool_ and value.ndim == 0:  # also where the mask is not known yet
             mask = jnp.asarray(index).reshape(index.shape + (1,) * (array.ndim - index.ndim))
             self._write(jnp.where(mask, value, array))
         else:
-            self._write(array.at[index].set(value))
+            self._write(_poisoned(array, index).at[index].set(value))
 
     def __iter__(self) -> Any:
         return iter(self.__jax_array__())
@@ -226,15 +237,15 @@ def define(name: str, function: Callable[..., Any]) -> None:
 
 
 def _forward(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self, other: function(self.__jax_array__(), plain(other))
+    return lambda self, other: function(self.__jax_array__(), arrays_in(other))
 
 
 def _reflected(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self, other: function(plain(other), self.__jax_array__())
+    return lambda self, other: function(arrays_in(other), self.__jax_array__())
 
 
 def _augmented(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self, other: self._put(name, function(self.__jax_array__(), plain(other)))
+    return lambda self, other: self._put(name, function(self.__jax_array__(), arrays_in(other)))
 
 
 for _name, _function in _OPERATORS.items():
@@ -342,12 +353,6 @@ def _flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     return x.reshape(*x.shape[:start], -1, *x.shape[end + 1 :])
 
 
-def _split(x: Any, size: Any, dim: int = 0) -> tuple[Any, ...]:
-    length = x.shape[dim]
-    sizes = list(size) if isinstance(size, (tuple, list)) else [size] * -(-length // size)
-    return tuple(jnp.split(x, np.cumsum(sizes)[:-1], axis=dim))
-
-
 def _transpose(x: Any, *dims: Any) -> Any:
     return jnp.swapaxes(x, *dims) if len(dims) == 2 else x.transpose(*dims)
 
@@ -360,21 +365,61 @@ def _sort(x: Any, dim: int = -1, descending: bool = False, **options: Any) -> An
     return _picked(x, jnp.argsort(x, axis=dim, descending=descending), dim)
 
 
-def _topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
-    order = jnp.argsort(x, axis=dim, descending=largest)
-    return _picked(x, jax.lax.slice_in_dim(order, 0, k, axis=dim % x.ndim), dim)
+# -- reading and writing at indices: what is out of range raises where it is known, and is NaN where it is not
 
 
-def _scatter(x: Any, dim: int, index: Any, src: Any, add: bool = False) -> Any:
-    places = list(jnp.meshgrid(*[jnp.arange(size) for size in index.shape], indexing="ij"))
-    places[dim] = index
-    src = src if jnp.ndim(src) == 0 else src[tuple(slice(size) for size in index.shape)]
-    at = x.at[tuple(places)]
-    return at.add(src) if add else at.set(src)
+of_tensors: Callable[[], Any]  # gives the module ``jaxnn.tensor``; set by the package
 
 
-def _along(x: Any, dim: int, index: Any) -> Any:
-    return x.at[(slice(None),) * (dim % x.ndim) + (index,)]
+def _of_tensors(name: str) -> Callable[..., Any]:
+    """A function of ``jaxnn.tensor``, which stands above: it is found when it is called."""
+
+    def method(x: Any, *args: Any, **options: Any) -> Any:
+        return getattr(of_tensors(), name)(x, *args, **options)
+
+    return method
+
+
+def _axis(name: str, x: Any, dim: int) -> int:
+    if not -max(x.ndim, 1) <= dim < max(x.ndim, 1):
+        limits = f"from {-max(x.ndim, 1)} to {max(x.ndim, 1) - 1}"
+        fail(IndexError, name, "dim", f"a dimension {limits} of the array", dim)
+    return dim % max(x.ndim, 1)
+
+
+def _select(x: Any, dim: int, index: Any) -> Any:
+    axis = _axis("select", x, dim)
+    check_indices("select", "index", jnp.asarray(index), x.shape[axis], low=-x.shape[axis])
+    return jnp.take(x, index, axis=axis, mode="fill")
+
+
+def _index_select(x: Any, dim: int, index: Any) -> Any:
+    axis, index = _axis("index_select", x, dim), jnp.asarray(index)
+    if not jnp.issubdtype(index.dtype, jnp.integer):
+        fail(RuntimeError, "index_select", "index", "integers", index)
+    check_indices("index_select", "index", index, x.shape[axis])
+    index = jnp.where(index < 0, x.shape[axis], index)  # JAX counts negative ones from the end
+    return jnp.take(x, index, axis=axis, mode="fill")
+
+
+def _take(x: Any, index: Any) -> Any:
+    check_indices("take", "index", jnp.asarray(index), x.size, low=-x.size)
+    return jnp.take(x.reshape(-1), index, mode="fill")
+
+
+def _narrow(x: Any, dim: int, start: Any, length: int) -> Any:
+    axis = _axis("narrow", x, dim)
+    size = x.shape[axis]
+    if length < 0:
+        fail(RuntimeError, "narrow", "length", "a number from 0 up", length)
+    known = concrete(start)
+    if known is None:  # what begins too late, or ends too late, is NaN there
+        return jnp.take(x, jnp.where(start < 0, start + size, start) + jnp.arange(length), axis=axis, mode="fill")
+    check_indices("narrow", "start", jnp.asarray(start), size + 1, low=-size)
+    start = int(known) + (size if known < 0 else 0)
+    if start + length > size:
+        fail(RuntimeError, "narrow", "length", f"at most {size - start} from {start} on, for a size of {size}", length)
+    return jax.lax.slice_in_dim(x, start, start + length, axis=axis)
 
 
 def _numpy(x: Any, force: bool = False) -> np.ndarray[Any, Any]:
@@ -420,7 +465,7 @@ METHODS: dict[str, Callable[..., Any]] = {name: getattr(jnp, name) for name in _
     "max": _extreme(jnp.max, jnp.argmax, jnp.maximum), "min": _extreme(jnp.min, jnp.argmin, jnp.minimum),
     "argmax": _reduction(jnp.argmax), "argmin": _reduction(jnp.argmin), "count_nonzero": _reduction(jnp.count_nonzero),
     "cumsum": lambda x, dim: jnp.cumsum(x, axis=dim), "cumprod": lambda x, dim: jnp.cumprod(x, axis=dim),
-    "sort": _sort, "topk": _topk, "nonzero": lambda x: jnp.argwhere(x), "unique": lambda x: jnp.unique(x),
+    "sort": _sort, "nonzero": lambda x: jnp.argwhere(x), "unique": lambda x: jnp.unique(x),
     "view": _view, "reshape": lambda x, *shape: x.reshape(_sizes(shape[0], shape[1:])), "flatten": _flatten,
     "view_as": lambda x, other: x.reshape(other.shape), "reshape_as": lambda x, other: x.reshape(other.shape),
     "unflatten": lambda x, dim, sizes: x.reshape(*x.shape[: dim % x.ndim], *sizes, *x.shape[dim % x.ndim + 1 :]),
@@ -430,16 +475,8 @@ METHODS: dict[str, Callable[..., Any]] = {name: getattr(jnp, name) for name in _
     "expand": _expand, "expand_as": lambda x, other: jnp.broadcast_to(x, other.shape),
     "broadcast_to": jnp.broadcast_to, "repeat": lambda x, *sizes: jnp.tile(x, _sizes(sizes[0], sizes[1:])),
     "repeat_interleave": lambda x, repeats, dim=None: jnp.repeat(x, repeats, axis=dim),
-    "chunk": lambda x, chunks, dim=0: _split(x, -(-x.shape[dim] // chunks), dim), "split": _split,
     "unbind": lambda x, dim=0: tuple(jnp.moveaxis(x, dim, 0)), "flip": lambda x, *dims: jnp.flip(x, _sizes(dims[0], dims[1:])),
-    "narrow": lambda x, dim, start, length: jax.lax.slice_in_dim(x, start, start + length, axis=dim % x.ndim),
-    "select": lambda x, dim, index: jnp.take(x, index, axis=dim),
-    "index_select": lambda x, dim, index: jnp.take(x, index, axis=dim),
-    "gather": lambda x, dim, index: jnp.take_along_axis(x, index, axis=dim), "take": lambda x, index: x.reshape(-1)[index],
-    "scatter": _scatter, "scatter_add": lambda x, dim, index, src: _scatter(x, dim, index, src, add=True),
-    "index_fill": lambda x, dim, index, value: _along(x, dim, index).set(value),
-    "index_copy": lambda x, dim, index, source: _along(x, dim, index).set(source),
-    "index_add": lambda x, dim, index, source, *, alpha=1: _along(x, dim, index).add(alpha * source),
+    "narrow": _narrow, "select": _select, "index_select": _index_select, "take": _take,
     "clone": lambda x, **options: jnp.copy(x), "copy": lambda x: jnp.copy(x),
     "contiguous": lambda x, **options: x, "numpy": _numpy,
     "item": lambda x: x.item(), "tolist": lambda x: x.tolist(), "astype": lambda x, dtype: x.astype(dtype),
@@ -457,6 +494,10 @@ METHODS: dict[str, Callable[..., Any]] = {name: getattr(jnp, name) for name in _
     "stride": lambda x, dim=None: _strides(x.shape)[slice(None) if dim is None else dim], "devices": lambda x: x.devices(),
     "data_ptr": lambda x: x.unsafe_buffer_pointer(), "block_until_ready": lambda x: x.block_until_ready(),
 }  # fmt: skip
+METHODS |= {
+    name: _of_tensors(name)
+    for name in "gather scatter scatter_add index_fill index_copy index_add topk split chunk".split()
+}
 
 
 def _strides(shape: Sequence[int]) -> tuple[int, ...]:
@@ -480,19 +521,32 @@ _WRITES: dict[str, Callable[..., Any]] = {
 }
 
 
+# torch's names for the second operand, which operators and jnp's functions take by its place.
+_SECOND = ("other", "exponent", "vec", "vec2", "mat2")
+
+
+def _by_place(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if not args and kwargs:
+        try:
+            taken = inspect.signature(function).parameters
+        except ValueError:
+            taken = ()
+        args = tuple(kwargs.pop(name) for name in _SECOND if name in kwargs and name not in taken)
+    return args, kwargs
+
+
 def _method(function: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return function(
-            self.__jax_array__(), *map(plain, args), **{name: plain(value) for name, value in kwargs.items()}
-        )
+        args, kwargs = _by_place(function, args, {name: arrays_in(value) for name, value in kwargs.items()})
+        return function(self.__jax_array__(), *map(arrays_in, args), **kwargs)
 
     return method
 
 
 def _in_place(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = {key: plain(value) for key, value in kwargs.items()}
-        return self._put(name, function(self.__jax_array__(), *map(plain, args), **given))
+        args, kwargs = _by_place(function, args, {key: arrays_in(value) for key, value in kwargs.items()})
+        return self._put(name, function(self.__jax_array__(), *map(arrays_in, args), **kwargs))
 
     return method
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnn import _compat
-from jaxnn.base.dtypes import is_inexact
-from jaxnn.core.arithmetic import Arithmetic, as_index, check_index, plain
+from jaxnn.base.checks import warn_caller
+from jaxnn.base.dtypes import arrays_in, is_inexact
+from jaxnn.core.arithmetic import Arithmetic, as_index, check_index, read_at
+from jaxnn.core.processes import spans
+from jaxnn.core.spanning import on_host, place
 
 
 class Data(Arithmetic):
@@ -22,10 +24,11 @@ class Data(Arithmetic):
     ``backup = p.data; p.data = other; p.data = backup``.
     """
 
-    __slots__ = ("_box", "_index", "_own", "_stops", "__weakref__")
+    __slots__ = ("_box", "_index", "_own", "_stops", "_given", "__weakref__")
 
-    def __init__(self, box: Any, index: Any = None, own: Any = None, stops: bool = False) -> None:
+    def __init__(self, box: Any, index: Any = None, own: Any = None, stops: bool = False, given: bool = False) -> None:
         self._box, self._index, self._own, self._stops = box, index, own, stops
+        self._given = given  # to a function under a transform, which has a copy
 
     @property
     def value(self) -> Any:
@@ -39,6 +42,12 @@ class Data(Arithmetic):
     def _write(self, array: Any) -> None:
         if self._box is None:
             self._own = array
+            if self._given:
+                self._given = False
+                warn_caller(
+                    "p.data was given to a function under a jax transformation, which writes to a copy of it. Give it the "
+                    "parameter: nn.jit and its kin bring back what is written to that"
+                )
         elif self._index is None:
             self._box._write(array if isinstance(self._box, Data) else unrecorded(self._box.value, array))
         else:
@@ -57,11 +66,11 @@ class Data(Arithmetic):
         self._own, self._box = self.value, None
 
     def __getitem__(self, index: Any) -> Data:
-        index = as_index(index)
-        check_index(self.value.shape, index)
+        index, array = as_index(index), self.value
+        check_index(array.shape, index)
         parts = index if isinstance(index, tuple) else (index,)
         if not all(part is None or part is Ellipsis or isinstance(part, (int, slice)) for part in parts):
-            return Data(None, own=self.value[index])  # a copy, as torch's: indices and masks make no views
+            return Data(None, own=read_at(array, index))  # a copy, as torch's: indices and masks make no views
         return Data(self, index)
 
     @property
@@ -78,7 +87,9 @@ class Data(Arithmetic):
         on_cpu = isinstance(self.value, _compat.Tracer) or {device.platform for device in self.value.devices()} == {
             "cpu"
         }
-        return self if on_cpu else Data(None, own=jax.device_put(self.value, jax.devices("cpu")[0]))
+        if on_cpu and not spans(self.value):
+            return self
+        return Data(None, own=place(self.value, jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])))
 
     def __repr__(self) -> str:
         return repr(self.value)
@@ -87,12 +98,14 @@ class Data(Arithmetic):
         return jnp.copy(self.value)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return jnp.asarray, (np.asarray(self.value),)
+        return jnp.asarray, (on_host(self.value, "pickle"),)
 
 
-jax.tree_util.register_pytree_node(
-    Data, lambda data: ((data.value,), None), lambda _, leaves: Data(None, own=leaves[0])
-)
+def _copy_given(_: Any, leaves: Any) -> Data:
+    return Data(None, own=leaves[0], given=not _compat.at_top_level())
+
+
+jax.tree_util.register_pytree_node(Data, lambda data: ((data.value,), None), _copy_given)
 
 
 @jax.custom_jvp
@@ -134,5 +147,5 @@ def replace_data(box: Any, value: Any) -> Any:
     view = _views.pop(id(box), lambda: None)()
     if view is not None and view.belongs_to(box):
         view.keep()
-    value = plain(value)
+    value = arrays_in(value)
     return jnp.copy(value) if isinstance(value, jax.Array) else value

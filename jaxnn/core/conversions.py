@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.base.dtypes import check_dtype, describe, is_floating
+from jaxnn.core import spanning
 from jaxnn.core.arithmetic import Arithmetic, define
 from jaxnn.core.parameter import Slot, as_sharding
 
@@ -154,17 +155,15 @@ def place(array: Any, sharding: Any) -> Any:
     ``device_put`` commits an array to its device even where that is the default one, and a step that was compiled for it
     would be compiled anew.
     """
-    if isinstance(array, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
-    if isinstance(array, np.ndarray):
+    if isinstance(array, np.ndarray) and sharding.is_fully_addressable:
         array = jnp.asarray(array)
-    return array if getattr(array, "sharding", None) == sharding else jax.device_put(array, sharding)
+    return spanning.place(array, sharding)
 
 
 def _converted(self: Arithmetic, *args: Any, **options: Any) -> Any:
     device, dtype = parse_to(args, {name: value for name, value in options.items() if name != "copy"})
     array = self.value if dtype is None else self.value.astype(check_dtype(dtype, "to"))
-    return array if device is None else jax.device_put(array, as_sharding(device, "to: device"))
+    return array if device is None else spanning.place(array, as_sharding(device, "to: device"))
 
 
 define("to", _converted)

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnn.core.box_data import Data, data_of
 from jaxnn.core.parameter import Slot
 
 _ATOMS = (type(None), bool, int, str, bytes, type, types.FunctionType, types.BuiltinFunctionType, enum.Enum, np.dtype)
@@ -88,6 +89,8 @@ def freeze(value: Any, places: Places) -> tuple[Any, ...]:
     if isinstance(value, Slot):
         places.refers = True
         return "box", places.number_box(value)
+    if isinstance(value, Data):
+        return _freeze_data(value, places)
     if hasattr(type(value), "__jaxnn_stateful__"):
         places.refers = True
         return "module", places.number_object(value)
@@ -95,6 +98,17 @@ def freeze(value: Any, places: Places) -> tuple[Any, ...]:
         if isinstance(value, kinds):
             return handler(value, places)
     return _freeze_object(value, places)
+
+
+def _freeze_data(value: Data, places: Places) -> tuple[Any, ...]:
+    """A view of all of a box stays one; a part of a box, or what is no box's, is the array that it shows."""
+    box = value.box()
+    while isinstance(box, Data):
+        box = box.box()
+    if box is None:
+        return freeze(value.value, places)
+    places.refers = True
+    return "data", places.number_box(box)
 
 
 def _freeze_sequence(value: Any, places: Places) -> tuple[Any, ...]:
@@ -287,6 +301,7 @@ _THAW: dict[str, Callable[[tuple[Any, ...], Thawing], Any]] = {
     "number": _number,
     "array": lambda frozen, source: next(source.arrays),
     "box": lambda frozen, source: source.boxes[frozen[1]],
+    "data": lambda frozen, source: data_of(source.boxes[frozen[1]]),
     "module": lambda frozen, source: source.modules[frozen[1]],
     "sequence": _thaw_sequence,
     "mapping": _thaw_mapping,

@@ -36,7 +36,7 @@ from jaxnn.core.tree import Registry, Structure
 
 
 class Bundle(Stateful):
-    """Several stateful objects as one tree, so that what they share is one leaf."""
+    """Several stateful objects, and boxes that are given by themselves, as one tree: what they share is one leaf."""
 
     transparent = True
 
@@ -44,12 +44,23 @@ class Bundle(Stateful):
         held = self.__dict__
         for registry in tree.REGISTRIES:
             held[registry] = Registry()
-        held["_modules"] = Registry({str(number): obj for number, obj in enumerate(objects)})
+        modules, slots, order = Registry(), Registry(), []
+        for obj in objects:
+            registry = slots if isinstance(obj, Slot) else modules
+            name = str(len(modules))
+            if registry is slots:  # under its own name, which errors say
+                name = obj.label or type(obj).__name__
+                while name in slots:
+                    name += "'"
+            registry[name] = obj
+            order.append((registry is slots, name))
+        held["_modules"], held["_slots"], held["order"] = modules, slots, tuple(order)
         held["_home"] = None
 
     def objects(self) -> list[Any]:
         """The objects, in order."""
-        return list(self._modules.values())
+        tree.build(self)
+        return [self.__dict__["_slots" if alone else "_modules"][name] for alone, name in self.__dict__["order"]]
 
 
 @jax.tree_util.register_static
@@ -67,29 +78,33 @@ class Ref:
 
 
 def is_stateful(value: Any) -> bool:
-    """Whether `value` is a module, an optimizer or another object of boxes."""
-    return isinstance(value, Stateful)
+    """Whether `value` is a module, an optimizer or another object of boxes, or a box."""
+    return isinstance(value, (Stateful, Slot))
 
 
 def find_objects(args: Any, kwargs: Any) -> list[Any]:
-    """The distinct stateful objects in the arguments, in order; looks into containers."""
+    """The distinct stateful objects and boxes in the arguments, in order; looks into containers."""
     return find_distinct(args, kwargs)[0]
 
 
 def find_distinct(args: Any, kwargs: Any) -> tuple[list[Any], bool]:
-    """As `find_objects`, and whether any object stands in the arguments more than once."""
+    """As `find_objects`, and whether they can only be one tree: an object stands in the arguments twice, or a box does."""
     found: dict[int, Any] = {}
-    count = 0
+    count, boxes = 0, False
     for value in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(value, Stateful):
             found[id(value)] = value
             count += 1
         elif isinstance(value, (tuple, list, dict)):
             for leaf in jax.tree.leaves(value, is_leaf=is_stateful):
-                if isinstance(leaf, Stateful):
+                if isinstance(leaf, (Stateful, Slot)):
                     found[id(leaf)] = leaf
                     count += 1
-    return list(found.values()), count > len(found)
+                    boxes |= isinstance(leaf, Slot)
+        elif isinstance(value, Slot):
+            found[id(value)] = value
+            count, boxes = count + 1, True
+    return list(found.values()), boxes or count > len(found)
 
 
 def replace_objects(value: Any, objects: Sequence[Any]) -> Any:
@@ -110,7 +125,12 @@ def restore_objects(value: Any, objects: Sequence[Any]) -> Any:
 
 def one_tree(objects: Sequence[Any]) -> Any:
     """The objects as one tree: the only one itself, or a bundle of several."""
-    return objects[0] if len(objects) == 1 else Bundle(objects)
+    return objects[0] if len(objects) == 1 and isinstance(objects[0], Stateful) else Bundle(objects)
+
+
+def boxes_of(obj: Any) -> list[Slot]:
+    """The boxes of an object, or the box itself."""
+    return [obj] if isinstance(obj, Slot) else tree.cache_of(obj)[0].boxes
 
 
 def parts(root: Any) -> list[Any]:
@@ -122,7 +142,7 @@ def share_boxes(objects: Sequence[Any]) -> bool:
     """Whether any box is reached through two of the objects."""
     seen: set[int] = set()
     for obj in objects:
-        boxes = {id(box) for box in tree.cache_of(obj)[0].boxes}
+        boxes = {id(box) for box in boxes_of(obj)}
         if not seen.isdisjoint(boxes):
             return True
         seen |= boxes

@@ -23,10 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import _compat
-from jaxnn.base import modes
+from jaxnn.base import counts, modes
 from jaxnn.base.dtypes import as_array, check_dtype, describe, is_floating
 from jaxnn.core.arithmetic import METHODS, Arithmetic
 from jaxnn.core.box_data import Data, data_of, replace_data, unrecorded
+from jaxnn.core.spanning import refuse_spanning
 
 # Another number after every change that may alter the structure of some tree; a cached structure is trusted only
 # while it stands still (see core/tree.py). No number comes twice, whichever threads change trees at once.
@@ -156,6 +157,11 @@ def is_computed(array: Any) -> bool:
     return _computed.get(id(array)) is array
 
 
+def strong(value: Any) -> Any:
+    """`value`, its dtype its own: ``jnp.full(3, 0.5)`` gives up its dtype to others', and jit compiles for that."""
+    return value.astype(value.dtype) if getattr(value, "weak_type", False) else value
+
+
 def update_owner(array: Any, value: Any) -> bool:
     """Put `value` into the box that `array` was read from; False, and nothing done, where no box owns it."""
     box = owner(array)
@@ -180,10 +186,10 @@ class Slot:
     def _stored(self, value: Any) -> Any:
         """What the box keeps for `value`: a jax array, or whatever a transform put in an array's place."""
         if isinstance(value, (Slot, Data)):
-            return value.value
+            value = value.value
         if isinstance(value, (np.ndarray, np.generic)):
             return as_array(value, self.label or type(self).__name__)
-        return value
+        return strong(value)
 
     @property
     def value(self) -> Any:
@@ -335,6 +341,7 @@ class Slot:
         return twin
 
     def __reduce__(self) -> tuple[Any, ...]:
+        refuse_spanning("pickle", self._value, self.label)
         return Slot.from_meta, (self.meta(), self._value, None, self.label), self._attributes
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
@@ -668,8 +675,10 @@ class Buffer(Attributed, _ReadsAsArray):
     """A box around an array that is state but not trained: running statistics, tables, counters.
 
     Integers that torch keeps in int64 (given as NumPy int64) are int32 inside and int64 in the state_dict. A
-    single such number is a counter, kept in a float32 leaf while that is exact, so that plain ``jax.grad``,
-    which refuses integer leaves, takes modules with BatchNorm; reading it gives int32.
+    single such number is a counter, kept in a float32 leaf (``base/counts.py``), so that plain ``jax.grad``, which
+    refuses integer leaves, takes modules with BatchNorm; reading it gives int32. It counts exactly up to 889192447 in
+    compiled code (where it is read after more, an OverflowError says so), and in eager mode on to 2**31 - 1; under
+    ``jax_enable_x64`` it is an int64.
 
     A Buffer that was assigned to an attribute has a second name where that attribute is assigned to a new one
     (``self.tied = self.table``), as a Parameter has: one box, two keys in the state_dict. An array that is put in it by
@@ -714,27 +723,44 @@ class Buffer(Attributed, _ReadsAsArray):
         super().__init__(data)
 
     def _stored(self, value: Any) -> Any:
-        if type(value) is not _compat.ArrayImpl:
+        if type(value) is not _compat.ArrayImpl or value.weak_type:
             value = super()._stored(value)
         if not self.int64_outside:
             return value
+        was = self.counter
         self.counter = getattr(value, "shape", None) == () and self._counts(value)
-        return value.astype(jnp.float32) if self.counter and not is_floating(value.dtype) else value
+        if self.counter:
+            return _leaf(value) if not is_floating(value.dtype) or isinstance(value, _compat.Tracer) else value
+        if was:
+            note_structure()
+        return value
 
     def _counts(self, value: Any) -> bool:
         if isinstance(value, _compat.Tracer):
             return self.counter
-        exact = isinstance(value, jax.Array) and abs(int(value)) <= 2**24
-        if not exact and self.counter:
-            note_structure()
-        return exact
+        if not isinstance(value, jax.Array):
+            return False
+        if is_floating(value.dtype):  # as it stands in a leaf
+            return abs(float(value)) <= 2**24
+        return abs(int(value)) <= counts.limit(counts.leaf_dtype())
 
     @property
     def value(self) -> Any:
         """The array. Assigning puts another in the box."""
         if open_reads:
             note_reads((self,))
-        return self._value.astype(jnp.int32) if self.counter and isinstance(self._value, jax.Array) else self._value
+        value = self._value
+        if not self.counter or not isinstance(value, jax.Array):
+            return value
+        if type(value) is not _compat.ArrayImpl:
+            return counts.as_count(value)
+        if (value.is_fully_addressable or value.is_fully_replicated) and np.isinf(value).any():
+            raise OverflowError(
+                f"{self.label or 'Buffer'}: more was counted in compiled code than the {counts.limit(value.dtype)} that its "
+                "leaf can hold. Keep the count in an integer buffer, nn.Buffer(jnp.zeros((), jnp.int32)), which jax.grad "
+                "refuses and nn.grad takes; or set jax_enable_x64"
+            )
+        return _count(value)
 
     @value.setter
     def value(self, value: Any) -> None:
@@ -757,7 +783,7 @@ class Buffer(Attributed, _ReadsAsArray):
         return value
 
     def plus_one(self) -> Any:
-        """What to put in the box of a counter next; eagerly, its float32 leaf stays one."""
+        """What to put in the box of a counter next; eagerly, its leaf stays one."""
         value = self._value
         if self.counter and type(value) is _compat.ArrayImpl and _compat.at_top_level() and int(value) < 2**24:
             return _plus_one(value)
@@ -765,7 +791,7 @@ class Buffer(Attributed, _ReadsAsArray):
 
     @property
     def dtype(self) -> Any:
-        return np.dtype("int32") if self.counter else self._value.dtype
+        return counts.count_dtype(self._value.dtype) if self.counter else self._value.dtype
 
     @property
     def persistent(self) -> bool:
@@ -789,6 +815,16 @@ class Buffer(Attributed, _ReadsAsArray):
             raise RuntimeError(
                 f"{self.label or 'Buffer'}: requires_grad: a buffer is not trained here; make it nn.Parameter"
             )
+
+
+_count = jax.jit(counts.as_count)
+
+
+def _leaf(value: Any) -> Any:
+    return counts.as_leaf(value) if isinstance(value, _compat.Tracer) else _as_leaf(value)
+
+
+_as_leaf = jax.jit(counts.as_leaf)
 
 
 @jax.jit
@@ -817,7 +853,7 @@ def as_sharding(device: Any, where: str = "device") -> Any:
     if isinstance(device, str):
         platform, _, index = device.partition(":")
         try:
-            return jax.sharding.SingleDeviceSharding(jax.devices(platform)[int(index or 0)])
+            return jax.sharding.SingleDeviceSharding(jax.local_devices(backend=platform)[int(index or 0)])
         except (RuntimeError, IndexError, ValueError):
             known = sorted({d.platform for d in jax.devices()})
             raise RuntimeError(

@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base.dtypes import as_array, describe, is_floating
-from jaxnn.core import tree
+from jaxnn.core import spanning, tree
 from jaxnn.core.box_data import Data
 from jaxnn.core.parameter import (
     Buffer,
@@ -308,7 +308,8 @@ def _load_box(box: Any, value: Any, key: str, assign: bool, errors: list[str]) -
             errors.append(f'While copying the parameter named "{key}", the state_dict has no array for it yet')
         return
     try:
-        array = incoming(value, key, None if assign else box.dtype)
+        cut = not assign and _is_cut_from_host(value, box)
+        array = value if cut else incoming(value, key, None if assign else box.dtype)
     except (TypeError, OverflowError) as error:
         errors.append(f'While copying the parameter named "{key}", {error}')
         return
@@ -339,11 +340,21 @@ def _like(array: Any, box: Slot) -> Any:
     """`array` in the dtype, device and sharding of what the box holds."""
     if isinstance(array, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(array.shape, box.dtype)
-    array = array.astype(box.dtype)
     sharding = getattr(box._value, "sharding", None)
+    if isinstance(array, np.ndarray):
+        host, dtype = array, box.dtype
+        return jax.make_array_from_callback(host.shape, sharding, lambda part: np.array(host[part], dtype))
+    array = array.astype(box.dtype)
     if isinstance(array, _compat.Tracer) or sharding is None or array.sharding == sharding:
         return array
-    return jax.device_put(array, sharding)
+    return spanning.place(array, sharding)
+
+
+def _is_cut_from_host(value: Any, box: Slot) -> bool:
+    """Whether each process takes its own part of `value`, a NumPy array, for a box of several processes."""
+    sharding = getattr(box._value, "sharding", None)
+    several = sharding is not None and not sharding.is_fully_addressable
+    return several and isinstance(value, np.ndarray) and is_floating(value.dtype) and is_floating(box.dtype)
 
 
 def _key_errors(unexpected: list[str], missing: list[str]) -> list[str]:

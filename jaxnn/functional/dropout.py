@@ -16,7 +16,7 @@ from jaxtyping import Array, Shaped
 
 from jaxnn.base.checks import check_array, concrete, fail, warn_caller
 from jaxnn.base.dtypes import compute_dtype
-from jaxnn.base.op import op
+from jaxnn.base.op import Number, op
 from jaxnn.core import random
 from jaxnn.functional._elementwise import check_takes
 
@@ -32,9 +32,10 @@ def _check_probability(function: str, p: Any) -> None:
         fail(ValueError, function, "p", "a probability from 0 to 1", str(known))
 
 
-def _keep(key: Any, p: Any, shape: tuple[int, ...]) -> jax.Array:
-    """Which values stay. The one place where random bits for dropout are drawn."""
-    return jax.random.bernoulli(key, jnp.asarray(1 - p, jnp.float32), shape)
+def _keep(key: Any, kept: Any, input: Any, by_channel: bool) -> jax.Array:
+    """Which values stay, each with the probability `kept`. The one place where random bits for dropout are drawn."""
+    mask = jax.random.bernoulli(key, jnp.asarray(kept, jnp.float32), _mask_shape(input, by_channel))
+    return jnp.broadcast_to(mask, input.shape)
 
 
 def _mask_shape(input: Any, by_channel: bool) -> tuple[int, ...]:
@@ -44,20 +45,31 @@ def _mask_shape(input: Any, by_channel: bool) -> tuple[int, ...]:
 # torch: a product with a mask of zeros, so that NaN and infinity stay NaN where they are dropped. The same here,
 # written as a choice of factor, because then only the mask (one byte a value) is kept for the gradient.
 @op
-def _drop(input: jax.Array, key: Any, p: Any, by_channel: bool) -> jax.Array:
+def _drop(input: jax.Array, key: Any, by_channel: bool, kept: Any, scale: Any) -> jax.Array:
     x = input.astype(compute_dtype(input.dtype))
-    keep = _keep(key, p, _mask_shape(input, by_channel))
-    keep = jnp.broadcast_to(keep, input.shape)
-    return jnp.where(keep, x * _number(1 / (1 - p), x), x * 0).astype(input.dtype)
+    return jnp.where(_keep(key, kept, input, by_channel), x * _number(scale, x), x * 0).astype(input.dtype)
+
+
+def _factors(p: Any) -> tuple[Any, ...]:
+    return 1 - p, 1 / (1 - p)
 
 
 @op
-def _drop_alpha(input: jax.Array, key: Any, p: Any, by_channel: bool) -> jax.Array:
+def _drop_alpha(
+    input: jax.Array, key: Any, by_channel: bool, kept: Any, scale: Any, shift: Any, dropped: Any
+) -> jax.Array:
     x = input.astype(compute_dtype(input.dtype))
+    stays = x * _number(scale, x) + _number(shift, x)
+    return jnp.where(_keep(key, kept, input, by_channel), stays, x * 0 + _number(dropped, x)).astype(input.dtype)
+
+
+def _factors_alpha(p: Any) -> tuple[Any, ...]:
     scale = ((_ALPHA * _ALPHA * p + 1) * (1 - p)) ** -0.5
-    keep = jnp.broadcast_to(_keep(key, p, _mask_shape(input, by_channel)), input.shape)
-    kept = x * _number(scale, x) + _number(_ALPHA * scale * p, x)
-    return jnp.where(keep, kept, x * 0 + _number(_ALPHA * scale * (p - 1), x)).astype(input.dtype)
+    return 1 - p, scale, _ALPHA * scale * p, _ALPHA * scale * (p - 1)
+
+
+# What each takes after its other arguments: arguments of its program, so that another p compiles nothing.
+_FACTORS = {_drop: _factors, _drop_alpha: _factors_alpha}
 
 
 @op
@@ -87,7 +99,8 @@ def _dropout(function: str, core: Any, input: Any, p: Any, training: bool, key: 
         fail(RuntimeError, function, "input", "at least 2D: a batch and a channel dimension", input)
     check_takes(function, "input", input, "floating")
     key = random.next_key() if key is None else key
-    return core(input, key, p if known is None else float(known), by_channel)
+    factors = _FACTORS[core](p if known is None else float(known))
+    return core(input, key, by_channel, *(factors if known is None else map(Number, factors)))
 
 
 def dropout(

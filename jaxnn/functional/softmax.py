@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Num
 
 from jaxnn.base.checks import as_int, fail, warn_caller
 from jaxnn.base.dtypes import check_dtype, compute_dtype, is_floating
-from jaxnn.base.op import op
+from jaxnn.base.op import Number, op
 from jaxnn.core import random
 from jaxnn.functional._elementwise import check_dim, check_takes, scalar
 from jaxnn.functional._short_sums import is_short, spread, sum_over
@@ -234,4 +234,5 @@ def gumbel_softmax(
     if eps != 1e-10:
         warn_caller("gumbel_softmax: eps is deprecated and has no effect")
     key = random.next_key() if key is None else key
+    tau = Number(tau) if isinstance(tau, (int, float)) else tau
     return _gumbel(logits, key, tau, bool(hard), dim)

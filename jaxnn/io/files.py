@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnn.io import _content, gguf_files
+from jaxnn.io import _across, _content, gguf_files
 from jaxnn.io._atomic import write_atomically
 from jaxnn.io.errors import CheckpointError, plain, quoted
 
@@ -23,6 +23,9 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
 
     A symbolic link stays and what it names is replaced; a file that is replaced hands its permissions on.
 
+    Arrays of which other processes hold parts: all processes call this; they gather one array after another, and process 0
+    writes. (``nn.parallel.checkpoint.save`` gathers nothing.)
+
     Args:
         obj: what to write. As ``.safetensors``: names to arrays, as ``model.state_dict()`` gives. As ``.pt``,
             ``.pth``, ``.ckpt`` or ``.bin``: also nested dicts, lists and tuples of arrays and plain values, which
@@ -33,6 +36,7 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
         ValueError: another ending.
         TypeError: a value that the format cannot hold; names where it is.
         OSError: the disk is full, or the folder is missing or read-only; what was there before is still there.
+        RuntimeError: arrays with parts in other processes, and not all processes called this; names who did not.
 
     Example:
         >>> import tempfile, os, jaxnn as nn
@@ -42,16 +46,17 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
         7
     """
     path = Path(path)
+    put = _across.save if _across.is_spread(obj) else write_atomically
     if path.suffix == ".safetensors":
         from jaxnn.io import safetensors_files
 
         prepared = safetensors_files.prepare(obj)
-        write_atomically(path, lambda file: safetensors_files.write(prepared, file))
+        put(path, lambda file: safetensors_files.write(prepared, file))
     elif path.suffix in TORCH_ENDINGS:
         from jaxnn.io import torch_writer
 
         pickled = torch_writer.prepare(obj)
-        write_atomically(path, lambda file: torch_writer.write(pickled, file, path.stem))
+        put(path, lambda file: torch_writer.write(pickled, file, path.stem))
     else:
         endings = ", ".join((".safetensors", *TORCH_ENDINGS))
         raise ValueError(f"save: path: expected a name that ends in one of {endings}, got {path.name!r}")
@@ -189,6 +194,31 @@ def _is_safetensors(path: Path, content: _content.Bytes) -> bool:
 
 def _read_index(path: Path, verify: bool, strict: bool, mapped: bool | None) -> tuple[dict[str, Any], list[str]]:
     """The arrays of a checkpoint in several files, of which `path` lists where each name is."""
+    places = {name: part.name for name, part in index_of(path).items()}
+    files = {file: path.parent / file for file in dict.fromkeys(places.values())}
+    if mapped is None:
+        mapped = sum(part.stat().st_size for part in files.values()) > _content.COPIED
+    parts, left_out = {}, []
+    for file, part in files.items():
+        parts[file], left = _load(part, verify, strict, mapped)
+        left_out += [f"{plain(file)}: {name}" for name in left]
+        if not isinstance(parts[file], dict):
+            raise CheckpointError(f"{quoted(file)} holds no names and arrays")
+    arrays = {}
+    for name, file in places.items():
+        if name in parts[file]:
+            arrays[name] = parts[file][name]
+        elif strict or not left_out:
+            raise CheckpointError(f"{plain(file)} lacks {quoted(name)}, which the index places there")
+    return arrays, left_out
+
+
+def index_of(path: Path) -> dict[str, Path]:
+    """For each name in an index, the file beside it.
+
+    Raises:
+        CheckpointError: no index, or one that names anything but files beside it.
+    """
     try:
         with _content.open_regular(path) as file:
             places = json.loads(file.read().decode("utf-8"))["weight_map"].items()
@@ -201,21 +231,7 @@ def _read_index(path: Path, verify: bool, strict: bool, mapped: bool | None) -> 
         if type(file) is not str or not _is_file_name(file):
             raise CheckpointError(f"the index names {quoted(file)}, which is not a file beside it")
     files = {file: _beside(path, file) for file in dict.fromkeys(file for _, file in places)}
-    if mapped is None:
-        mapped = sum(part.stat().st_size for part in files.values()) > _content.COPIED
-    parts, left_out = {}, []
-    for file, part in files.items():
-        parts[file], left = _load(part, verify, strict, mapped)
-        left_out += [f"{plain(file)}: {name}" for name in left]
-        if not isinstance(parts[file], dict):
-            raise CheckpointError(f"{quoted(file)} holds no names and arrays")
-    arrays = {}
-    for name, file in places:
-        if name in parts[file]:
-            arrays[name] = parts[file][name]
-        elif strict or not left_out:
-            raise CheckpointError(f"{plain(file)} lacks {quoted(name)}, which the index places there")
-    return arrays, left_out
+    return {name: files[file] for name, file in places}
 
 
 def _is_file_name(name: str) -> bool:

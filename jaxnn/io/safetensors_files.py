@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import jax
@@ -12,7 +13,9 @@ import ml_dtypes
 import numpy as np
 
 from jaxnn.base.dtypes import array_in, describe
+from jaxnn.core.spanning import whole
 from jaxnn.io._content import Bytes
+from jaxnn.io._content import read as read_content
 from jaxnn.io.errors import CheckpointError, plain, quoted
 
 # The format's dtypes, in its own order of alignment. F4 is packed two to a byte, the first in the low half.
@@ -81,6 +84,26 @@ def read(content: Bytes, strict: bool = True) -> tuple[dict[str, np.ndarray[Any,
     if at != len(data):
         raise CheckpointError(f"{len(data) - at} bytes behind the last array")
     return arrays, left_out
+
+
+def header_of(path: Path) -> tuple[int, dict[str, tuple[str, tuple[int, ...], int, int]]]:
+    """Where the data of a file begins, and for each name the dtype, the shape and the place in the data; only this is read.
+
+    Raises:
+        CheckpointError: a broken file.
+    """
+    try:
+        content = read_content(path, mapped=True)
+        begin, entries = _header(content)
+        for name, (kind, shape, first, last) in entries.items():
+            bits = math.prod(shape) * _BITS[kind]
+            if bits % 8 or bits // 8 != last - first or begin + last > len(content):
+                raise CheckpointError(
+                    f"array {quoted(name)} of shape {quoted(shape)} and dtype {kind} at {first} to {last}"
+                )
+        return begin, entries
+    except CheckpointError as error:
+        raise CheckpointError(f"load: {path}: {error}") from error.__cause__
 
 
 def _header(content: Bytes) -> tuple[int, dict[str, tuple[str, tuple[int, ...], int, int]]]:
@@ -187,7 +210,7 @@ def write(prepared: tuple[bytes, list[tuple[str, Any]]], file: BinaryIO) -> None
     header, arrays = prepared
     file.write(header)
     for _, value in arrays:
-        array = np.asarray(value)
+        array = whole(value)
         array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).reshape(-1)
         data = array.view(np.uint8)
         if array.dtype == DTYPES["F4"]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.base.dtypes import array_in, describe
+from jaxnn.core import processes, spanning
 from jaxnn.io._pickle_writer import Call, Global, Persistent, Where, Writer, where_text
 from jaxnn.io._tensors import STORAGE_OF
 from jaxnn.io.dtypes import NAMES
@@ -23,7 +24,7 @@ class _Tensors:
     """Collects the arrays of an object as storages; an array that occurs twice is stored once, and stays tied."""
 
     def __init__(self) -> None:
-        self.storages: list[np.ndarray[Any, Any]] = []
+        self.storages: list[Any] = []
         self._keys: dict[tuple[Any, ...], str] = {}
         self._alive: list[Any] = []
 
@@ -38,7 +39,7 @@ class _Tensors:
             raise TypeError(
                 f"save: {where_text(where)}: expected arrays, plain values and containers, got {describe(value)}"
             )
-        array = np.asarray(value)
+        array = value if processes.spans(value) else np.asarray(value)  # those are gathered when they are written
         array = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
         name = NAMES.get(array.dtype)
         if name is None:
@@ -55,7 +56,7 @@ class _Tensors:
             Global("torch._utils _rebuild_tensor_v3"), storage, 0, array.shape, strides, False, _no_hooks(), dtype
         )
 
-    def _key(self, value: Any, array: np.ndarray[Any, Any]) -> str:
+    def _key(self, value: Any, array: Any) -> str:
         """The name of the storage; new arrays get a new one."""
         identity: tuple[Any, ...] = (id(value),)
         if isinstance(value, np.ndarray) and value.size:
@@ -88,7 +89,7 @@ def _contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def prepare(obj: Any) -> tuple[bytes, list[np.ndarray[Any, Any]]]:
+def prepare(obj: Any) -> tuple[bytes, list[Any]]:
     """The pickle of an object, and the arrays that it refers to.
 
     Raises:
@@ -98,14 +99,14 @@ def prepare(obj: Any) -> tuple[bytes, list[np.ndarray[Any, Any]]]:
     return Writer(tensors).dump(obj), tensors.storages
 
 
-def write(prepared: tuple[bytes, list[np.ndarray[Any, Any]]], file: Any, stem: str) -> None:
+def write(prepared: tuple[bytes, list[Any]], file: Any, stem: str) -> None:
     """Write what `prepare` made; `stem` names the folder inside the archive, as torch.save names it."""
     pickle, storages = prepared
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         _add(archive, f"{stem}/data.pkl", pickle)
         _add(archive, f"{stem}/byteorder", sys.byteorder.encode())
         for key, array in enumerate(storages):
-            data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            data = np.ascontiguousarray(spanning.whole(array)).reshape(-1).view(np.uint8)
             _add(archive, f"{stem}/data/{key}", data.data)
         _add(archive, f"{stem}/version", b"3\n")
 

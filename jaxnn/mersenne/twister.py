@@ -24,10 +24,11 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from jaxnn.mersenne import box_muller, compiled_fills
+from jaxnn.mersenne import box_muller, compiled_fills, jump
 
 Array = np.ndarray[Any, Any]
 
+_JUMPED = 1 << 25  # draws that are skipped by a jump: so many take a tenth of a second, as a jump of a new length does
 _PIECE = 1 << 15  # draws turned at a time: the scratch arrays stay in the cache
 _STATE_BYTES = 5056  # torch's size; the layout below is torch's own, so either side can read the other's
 _STATE = np.dtype(
@@ -137,6 +138,15 @@ class Twister:
         """`count` numbers of 64 bits, each of two draws, the first one high."""
         return self._draw.integers(0, 2**64, size=count, dtype=np.uint64)
 
+    def skip(self, count: int) -> None:
+        """Go on as if `count` numbers of 32 bits had been drawn."""
+        if count < _JUMPED:
+            self._bits.random_raw(count, output=False)
+            return
+        inner: Any = self._bits.state["state"]
+        key, position = jump.jumped(inner["key"].astype(np.uint32), int(inner["pos"]), count)
+        self._bits.state = {"bit_generator": "MT19937", "state": {"key": key, "pos": position}}
+
     def _units(self, count: int, dtype: np.dtype[Any]) -> Array:
         """`count` numbers in [0, 1), float64 or float32."""
         return _as_units(self.long_words(count) if dtype == np.float64 else self.words(count))
@@ -199,18 +209,7 @@ class Twister:
         dtype = _check("uniform_", dtype)
         check_uniform(low, high, dtype)
         out = _empty(shape, dtype)
-
-        def finish(values: Array, piece: Array) -> None:
-            np.copyto(piece, values, casting="same_kind")
-            _keep_below(piece, low, high)
-
-        def turn(draws: Array, piece: Array) -> None:
-            finish(_affine(draws, low, high, piece.dtype), piece)
-
-        scalars = np.float32(low), np.float32(high)
-        self._pieces(
-            out.reshape(-1), turn, ("uniform", lambda window: compiled_fills.uniform(window, *scalars), finish)
-        )
+        self._pieces(out.reshape(-1), *uniform_fill(low, high))
         return out
 
     def normal(self, shape: tuple[int, ...], mean: float = 0.0, std: float = 1.0, dtype: Any = np.float32) -> Array:
@@ -223,26 +222,18 @@ class Twister:
             flat[:] = [std * self._scalar_normal() + mean for _ in range(flat.size)]
             return out
         whole = flat.size // 16 * 16
-
-        def turn(draws: Array, piece: Array) -> None:
-            values = _as_units(draws)
-            if values.dtype == np.float64:
-                values = _normal_float64(values, mean, std)
-            else:
-                box_muller.fill(values, mean, std)
-            np.copyto(piece, values, casting="same_kind")
-
-        def finish(values: Array, piece: Array) -> None:
-            box_muller.scale(values, mean, std, piece)
-
-        self._pieces(flat[:whole], turn, ("normal", compiled_fills.normal, finish))
-        extra = flat.size - whole
-        if extra and dtype not in _REDUCED:
-            # Uniform numbers for every place are drawn first, also for those of the tail, which it then overwrites.
-            self._units(extra, dtype)
-        if extra:
-            turn(self.long_words(16) if dtype == np.float64 else self.words(16), flat[-16:])
+        fill = normal_fill(mean, std)
+        self._pieces(flat[:whole], *fill)
+        if flat.size > whole:
+            self.normal_tail(flat.size - whole, fill[0], flat[-16:])
         return out
+
+    def normal_tail(self, extra: int, turn: Turn, out: Array) -> None:
+        """The last 16 numbers of a size with `extra` ones behind the last group of 16."""
+        if out.dtype not in _REDUCED:
+            # Uniform numbers for every place are drawn first, also for those of the tail, which it then overwrites.
+            self._units(extra, out.dtype)
+        turn(self.long_words(16) if out.dtype == np.float64 else self.words(16), out)
 
     def _scalar_normal(self) -> float:
         """One standard normal number in float64; every second one was made with the one before it."""
@@ -393,6 +384,37 @@ def _affine(draws: Array, low: float, high: float, dtype: np.dtype[Any]) -> Arra
     wide = np.multiply(draws.view(np.int32), np.float64(high_scalar - low_scalar) * 2.0**-24, dtype=np.float64)
     wide += np.float64(low_scalar)
     return wide if dtype == np.float32 else wide.astype(np.float32)
+
+
+def uniform_fill(low: float, high: float) -> tuple[Turn, Bulk]:
+    """How draws become uniform numbers in [low, high)."""
+
+    def finish(values: Array, piece: Array) -> None:
+        np.copyto(piece, values, casting="same_kind")
+        _keep_below(piece, low, high)
+
+    def turn(draws: Array, piece: Array) -> None:
+        finish(_affine(draws, low, high, piece.dtype), piece)
+
+    scalars = np.float32(low), np.float32(high)
+    return turn, ("uniform", lambda window: compiled_fills.uniform(window, *scalars), finish)
+
+
+def normal_fill(mean: float, std: float) -> tuple[Turn, Bulk]:
+    """How draws become normal numbers, 16 at a time."""
+
+    def turn(draws: Array, piece: Array) -> None:
+        values = _as_units(draws)
+        if values.dtype == np.float64:
+            values = _normal_float64(values, mean, std)
+        else:
+            box_muller.fill(values, mean, std)
+        np.copyto(piece, values, casting="same_kind")
+
+    def finish(values: Array, piece: Array) -> None:
+        box_muller.scale(values, mean, std, piece)
+
+    return turn, ("normal", compiled_fills.normal, finish)
 
 
 def _keep_below(values: Array, low: float, high: float) -> None:

@@ -28,6 +28,7 @@ class Adafactor(Rule):
             machine epsilon of the parameter's dtype.
         maximize: as in torch.
         foreach: torch's implementation switch; it changes nothing here.
+        master_weights: step float32 copies of bfloat16 and float16 parameters, which then are these, rounded.
 
     Raises:
         ValueError: an option out of its range.
@@ -55,10 +56,11 @@ class Adafactor(Rule):
         *,
         foreach: bool | None = None,
         maximize: bool = False,
+        master_weights: bool = False,
     ) -> None:
         super().__init__(params, dict(
             lr=lr, beta2_decay=beta2_decay, eps=eps, d=d, weight_decay=weight_decay, foreach=foreach, maximize=maximize
-        ))  # fmt: skip
+        ), master_weights)  # fmt: skip
 
     def check(self, options: Mapping[str, Any]) -> None:
         check_ranges(options)

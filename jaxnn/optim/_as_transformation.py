@@ -8,6 +8,7 @@ import jax
 import optax
 
 from jaxnn.core.parameter import Parameter, assign_all
+from jaxnn.optim._master import OPTION, master_of
 from jaxnn.optim._rule import Rule
 
 
@@ -41,7 +42,8 @@ def as_transformation(rule: type[Rule], **options: Any) -> optax.GradientTransfo
         new = jax.tree.map(lambda leaf: leaf, state)
         named = {str(i): g for i, g in enumerate(jax.tree.leaves(updates))}
         assign_all(*new._update(boxes, tuple(boxes), named))
-        changes = [box.value - leaf for box, leaf in zip(boxes.values(), leaves)]
+        wide = master_of if options.get(OPTION) else lambda leaf: leaf  # 16 bits do not hold every difference
+        changes = [wide(box.value) - wide(leaf) for box, leaf in zip(boxes.values(), leaves)]
         return treedef.unflatten(changes), new
 
     return optax.GradientTransformation(init, update)

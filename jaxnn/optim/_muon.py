@@ -25,6 +25,7 @@ class Muon(Rule):
         params: matrices, or groups of them: ``[p for p in model.parameters() if p.ndim == 2]``.
         lr, weight_decay, momentum, ns_coefficients, eps: numbers (data: changing them compiles nothing).
         nesterov, ns_steps, adjust_lr_fn: as in torch.
+        master_weights: step float32 copies of bfloat16 and float16 parameters, which then are these, rounded.
 
     Raises:
         ValueError: an option out of its range, or a parameter that is no matrix.
@@ -53,11 +54,13 @@ class Muon(Rule):
         eps: float = 1e-7,
         ns_steps: int = 5,
         adjust_lr_fn: str | None = None,
+        *,
+        master_weights: bool = False,
     ) -> None:
         super().__init__(params, dict(
             lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, ns_coefficients=ns_coefficients,
             eps=eps, ns_steps=ns_steps, adjust_lr_fn=adjust_lr_fn,
-        ))  # fmt: skip
+        ), master_weights)  # fmt: skip
 
     def check(self, options: Mapping[str, Any]) -> None:
         check_ranges(options)

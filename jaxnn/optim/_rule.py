@@ -19,10 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import _compat
-from jaxnn.base.dtypes import promote_types
+from jaxnn.base.dtypes import is_half, promote_types
+from jaxnn.core import spanning
 from jaxnn.core.parameter import Parameter, Slot
 from jaxnn.optim import _double
 from jaxnn.optim._groups import Layout, named
+from jaxnn.optim._master import FIELD, OPTION, current, master_of
 from jaxnn.optim._state import State
 from jaxnn.optim.optimizer import Optimizer
 
@@ -54,9 +56,9 @@ class Rule(Optimizer):
     #: whether torch makes the state with the optimizer rather than at the first step
     saved_at_once = False
 
-    def __init__(self, params: Any, defaults: Mapping[str, Any]) -> None:
+    def __init__(self, params: Any, defaults: Mapping[str, Any], master_weights: bool = False) -> None:
         self._held: tuple[Held, ...] = ()
-        super().__init__(params, None, defaults)
+        super().__init__(params, None, {**defaults, OPTION: True} if master_weights else defaults)
 
     # -- what a rule says -----------------------------------------------------------------------------------------
 
@@ -114,6 +116,9 @@ class Rule(Optimizer):
         self._held = tuple(held)
 
     def _init_one(self, p: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        if _has_master(p, options):
+            master = master_of(p)
+            return self.init(master, options) | {FIELD: master}
         state = self.init(_as_real(p), options)
         return {field: _as_given(value, p) for field, value in state.items()}
 
@@ -146,8 +151,10 @@ class Rule(Optimizer):
                 )
         self._begin(group, {i: params[i] for i in members if i in present and self._held[i].clock < 0})
         asked = set(self._fields(dict(self._configuration(group))))
+        masters = dict(self._fixed[group]).get(OPTION, False)
         for i in present.intersection(members):  # state that an option asked for since: momentum set from 0 to 0.9
-            if asked <= set(self._held[i].fields):
+            more = {FIELD} if masters and is_half(params[i].dtype) else set()
+            if asked | more <= set(self._held[i].fields):
                 continue
             for field, value in self._init_one(params[i], self._options(group)).items():
                 if field not in self._held[i].fields:
@@ -271,14 +278,14 @@ class Rule(Optimizer):
         fields = {}
         for field, value in template.items():
             array = saved.get(field)
-            if array is None and given and field not in self._optional():
+            if array is None and given and field not in (*self._optional(), FIELD):
                 raise ValueError(f"{type(self).__name__}.load_state_dict: parameter {number}: {field} is missing")
             if array is not None and np.shape(array) != value.shape:
                 raise ValueError(
                     f"{type(self).__name__}.load_state_dict: parameter {number}: {field}: expected the shape "
                     f"{value.shape}, got {np.shape(array)}"
                 )
-            fields[field] = value if array is None else jnp.array(np.asarray(array), value.dtype)
+            fields[field] = value if array is None else spanning.copied(array, value.dtype)
         return fields
 
     def _optional(self) -> tuple[str, ...]:
@@ -295,6 +302,10 @@ class Rule(Optimizer):
 
 def _dtype_of(count: str) -> Any:
     return np.dtype("int32") if count in ("step", "buffered") else np.dtype("float32")
+
+
+def _has_master(p: Any, options: Mapping[str, Any]) -> bool:
+    return bool(options.get(OPTION)) and is_half(p.dtype)
 
 
 def _as_real(array: Any) -> Any:
@@ -362,8 +373,12 @@ def _updated(key: Key, options: Any, counts: Any, params: Any, grads: Any, state
         dtype = promote_types(real, jnp.float32)  # torch: float16 rules round after each operation
         s = cast.get((clock, dtype)) or cast.setdefault((clock, dtype), _cast(values[clock], dtype))
         wide = {field: _as_real(array).astype(dtype) for field, array in state.items()}
-        value, new = _one(key.rule, _as_real(p).astype(dtype), _as_real(jnp.asarray(g)).astype(dtype), wide, s)
+        master = wide.pop(FIELD, None)
+        begin = _as_real(p).astype(dtype) if master is None else current(p, master)
+        value, new = _one(key.rule, begin, _as_real(jnp.asarray(g)).astype(dtype), wide, s)
         new_params.append(_as_given(value, p))
+        if master is not None:
+            new = {**new, FIELD: value}
         new_states.append({field: _as_given(array, state[field]) for field, array in new.items()})
     return counts, new_params, new_states
 

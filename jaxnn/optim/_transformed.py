@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from jaxnn import _compat
+from jaxnn.core import spanning
 from jaxnn.core.parameter import Parameter, Slot
 
 
@@ -165,7 +166,7 @@ def load_state(optimizer: Any, saved: Mapping[Any, Any]) -> Callable[[], None]:
                     f"{type(optimizer).__name__}.load_state_dict: group {group}: {place}: expected the shape "
                     f"{leaf.shape}, got {got}"
                 )
-            loaded.append(jnp.array(np.asarray(value), leaf.dtype))
+            loaded.append(spanning.copied(value, leaf.dtype))
         groups.append((group, names, treedef.unflatten(loaded)))
 
     def put() -> None:

@@ -21,6 +21,7 @@ class Adagrad(Rule):
         initial_accumulator_value: what ``s`` begins with.
         maximize: as in torch.
         foreach, differentiable, fused: torch's implementation switches; they change nothing here.
+        master_weights: step float32 copies of bfloat16 and float16 parameters, which then are these, rounded.
 
     Raises:
         ValueError: an option out of its range.
@@ -49,12 +50,13 @@ class Adagrad(Rule):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        master_weights: bool = False,
     ) -> None:
         super().__init__(params, dict(
             lr=lr, lr_decay=lr_decay, eps=eps, weight_decay=weight_decay,
             initial_accumulator_value=initial_accumulator_value, foreach=foreach, maximize=maximize,
             differentiable=differentiable, fused=fused,
-        ))  # fmt: skip
+        ), master_weights)  # fmt: skip
 
     def check(self, options: Mapping[str, Any]) -> None:
         check_ranges(options, "lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps")

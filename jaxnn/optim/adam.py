@@ -23,6 +23,7 @@ class Adam(Moments):
         betas, eps, weight_decay: numbers. They and `lr` are data: changing them compiles nothing.
         amsgrad, maximize, decoupled_weight_decay: as in torch.
         foreach, capturable, differentiable, fused: torch's implementation switches; they change nothing here.
+        master_weights: step float32 copies of bfloat16 and float16 parameters, which then are these, rounded.
 
     Raises:
         ValueError: an option out of its range.
@@ -51,12 +52,13 @@ class Adam(Moments):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
+        master_weights: bool = False,
     ) -> None:
         super().__init__(params, dict(
             lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize, foreach=foreach,
             capturable=capturable, differentiable=differentiable, fused=fused,
             decoupled_weight_decay=decoupled_weight_decay,
-        ))  # fmt: skip
+        ), master_weights)  # fmt: skip
 
     def check(self, options: Mapping[str, Any]) -> None:
         beyond = [("lr", options["lr"]), *((f"betas[{i}]", beta) for i, beta in enumerate(options["betas"]))]

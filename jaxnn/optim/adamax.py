@@ -20,6 +20,7 @@ class Adamax(Moments):
         lr, betas, eps, weight_decay: numbers (data: changing them compiles nothing).
         maximize: as in torch.
         foreach, differentiable, capturable: torch's implementation switches; they change nothing here.
+        master_weights: step float32 copies of bfloat16 and float16 parameters, which then are these, rounded.
 
     Raises:
         ValueError: an option out of its range.
@@ -45,11 +46,12 @@ class Adamax(Moments):
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
+        master_weights: bool = False,
     ) -> None:
         super().__init__(params, dict(
             lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, foreach=foreach, maximize=maximize,
             differentiable=differentiable, capturable=capturable,
-        ))  # fmt: skip
+        ), master_weights)  # fmt: skip
 
     @staticmethod
     def init(p: Any, options: Mapping[str, Any]) -> dict[str, Any]:

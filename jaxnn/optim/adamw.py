@@ -10,7 +10,7 @@ from jaxnn.optim.adam import Adam
 class AdamW(Adam):
     """Adam with weight decay apart from the gradient: ``p`` is first scaled by ``1 - lr * weight_decay``.
 
-    Follows ``torch.optim.AdamW``; Loshchilov and Hutter, 2019. Arguments as `Adam`.
+    Follows ``torch.optim.AdamW``; Loshchilov and Hutter, 2019. Arguments as `Adam`, `master_weights` among them.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -34,8 +34,9 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        master_weights: bool = False,
     ) -> None:
         super().__init__(
             params, lr, betas, eps, weight_decay, amsgrad, foreach=foreach, maximize=maximize, capturable=capturable,
-            differentiable=differentiable, fused=fused, decoupled_weight_decay=True,
+            differentiable=differentiable, fused=fused, decoupled_weight_decay=True, master_weights=master_weights,
         )  # fmt: skip

@@ -22,6 +22,7 @@ class ASGD(Rule):
         lr, lambd, alpha, t0, weight_decay: numbers (data: changing them compiles nothing).
         maximize: as in torch.
         foreach, differentiable, capturable: torch's implementation switches; they change nothing here.
+        master_weights: step float32 copies of bfloat16 and float16 parameters, which then are these, rounded.
 
     Raises:
         ValueError: an option out of its range.
@@ -50,11 +51,13 @@ class ASGD(Rule):
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
+        *,
+        master_weights: bool = False,
     ) -> None:
         super().__init__(params, dict(
             lr=lr, lambd=lambd, alpha=alpha, t0=t0, weight_decay=weight_decay, foreach=foreach, maximize=maximize,
             differentiable=differentiable, capturable=capturable,
-        ))  # fmt: skip
+        ), master_weights)  # fmt: skip
 
     def check(self, options: Mapping[str, Any]) -> None:
         check_ranges(options, "lr", "weight_decay")

@@ -22,6 +22,7 @@ class NAdam(Moments):
         lr, betas, eps, weight_decay, momentum_decay: numbers (data: changing them compiles nothing).
         decoupled_weight_decay, maximize: as in torch.
         foreach, capturable, differentiable: torch's implementation switches; they change nothing here.
+        master_weights: step float32 copies of bfloat16 and float16 parameters, which then are these, rounded.
 
     Raises:
         ValueError: an option out of its range.
@@ -52,12 +53,13 @@ class NAdam(Moments):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        master_weights: bool = False,
     ) -> None:
         super().__init__(params, dict(
             lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, momentum_decay=momentum_decay,
             decoupled_weight_decay=decoupled_weight_decay, maximize=maximize, foreach=foreach, capturable=capturable,
             differentiable=differentiable,
-        ))  # fmt: skip
+        ), master_weights)  # fmt: skip
 
     def check(self, options: Mapping[str, Any]) -> None:
         super().check(options)

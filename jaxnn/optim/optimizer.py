@@ -34,6 +34,7 @@ from jaxnn.core.stateful import Stateful
 from jaxnn.optim import _transformed
 from jaxnn.optim._groups import Group, Layout, as_boxes, as_groups, check_switches, decode, encode, warn_of_typo
 from jaxnn.optim._hooks import Hooked
+from jaxnn.optim._master import with_masters
 from jaxnn.transforms.gradients import value_and_grad
 
 
@@ -47,6 +48,7 @@ class Optimizer(Hooked, Stateful):
         params: the model; or as in torch its ``parameters()``, ``named_parameters()``, or a list of groups, each a
             dict with ``"params"`` and its own options.
         transformation: any ``optax.GradientTransformation``. It includes its learning rate.
+        master_weights: let the transformation see float32 copies of 16-bit parameters, which then are these, rounded.
 
     Raises:
         TypeError: `params` holds anything but parameters.
@@ -61,8 +63,17 @@ class Optimizer(Hooked, Stateful):
         >>> optimizer.step(model, grads)
     """
 
-    def __init__(self, params: Any, transformation: Any = None, defaults: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        transformation: Any = None,
+        defaults: Mapping[str, Any] | None = None,
+        *,
+        master_weights: bool = False,
+    ) -> None:
         self._init_state()
+        if master_weights and transformation is not None:
+            transformation = with_masters(transformation)
         self._transformation = transformation
         # The numbers are an array here too: two optimizers that differ in them share their programs.
         self._default_layout, numbers, self._default_fixed = encode(defaults or {})

@@ -24,6 +24,7 @@ class RMSprop(Rule):
         alpha, eps, weight_decay, momentum: numbers. They and `lr` are data: changing them compiles nothing.
         centered, maximize: as in torch.
         capturable, foreach, differentiable: torch's implementation switches; they change nothing here.
+        master_weights: step float32 copies of bfloat16 and float16 parameters, which then are these, rounded.
 
     Raises:
         ValueError: an option out of its range.
@@ -50,11 +51,13 @@ class RMSprop(Rule):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        *,
+        master_weights: bool = False,
     ) -> None:
         super().__init__(params, dict(
             lr=lr, momentum=momentum, alpha=alpha, eps=eps, centered=centered, weight_decay=weight_decay,
             capturable=capturable, foreach=foreach, maximize=maximize, differentiable=differentiable,
-        ))  # fmt: skip
+        ), master_weights)  # fmt: skip
 
     def check(self, options: Mapping[str, Any]) -> None:
         check_ranges(options, "lr", "eps", "momentum", "weight_decay", "alpha")

@@ -24,6 +24,7 @@ class Rprop(Rule):
         etas, step_sizes: pairs of numbers (data: changing them compiles nothing).
         maximize: as in torch.
         capturable, foreach, differentiable: torch's implementation switches; they change nothing here.
+        master_weights: step float32 copies of bfloat16 and float16 parameters, which then are these, rounded.
 
     Raises:
         ValueError: an option out of its range.
@@ -48,11 +49,12 @@ class Rprop(Rule):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        master_weights: bool = False,
     ) -> None:
         super().__init__(params, dict(
             lr=lr, etas=etas, step_sizes=step_sizes, foreach=foreach, maximize=maximize,
             differentiable=differentiable, capturable=capturable,
-        ))  # fmt: skip
+        ), master_weights)  # fmt: skip
 
     def check(self, options: Mapping[str, Any]) -> None:
         check_ranges(options, "lr")

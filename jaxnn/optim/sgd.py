@@ -24,6 +24,7 @@ class SGD(Rule):
         momentum, dampening, weight_decay: numbers. They and `lr` are data: changing them compiles nothing.
         nesterov, maximize: as in torch.
         foreach, differentiable, fused: torch's implementation switches; they change nothing here.
+        master_weights: step float32 copies of bfloat16 and float16 parameters, which then are these, rounded.
 
     Raises:
         ValueError: an option out of its range, or nesterov without momentum or with dampening.
@@ -55,11 +56,12 @@ class SGD(Rule):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
+        master_weights: bool = False,
     ) -> None:
         super().__init__(params, dict(
             lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
             maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused,
-        ))  # fmt: skip
+        ), master_weights)  # fmt: skip
 
     def check(self, options: Mapping[str, Any]) -> None:
         check_ranges(options, "lr", "momentum", "weight_decay")

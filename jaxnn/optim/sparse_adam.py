@@ -24,6 +24,7 @@ class SparseAdam(Moments):
         params: the model, its parameters, or groups of them.
         lr, betas, eps: numbers (data: changing them compiles nothing).
         maximize: as in torch.
+        master_weights: step float32 copies of bfloat16 and float16 parameters, which then are these, rounded.
 
     Raises:
         ValueError: an option out of its range, or a complex parameter.
@@ -46,8 +47,10 @@ class SparseAdam(Moments):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         maximize: bool = False,
+        *,
+        master_weights: bool = False,
     ) -> None:
-        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, maximize=maximize))
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, maximize=maximize), master_weights)
 
     def check(self, options: Mapping[str, Any]) -> None:
         check_ranges(options, "lr", "eps", "betas")

@@ -3,6 +3,18 @@
 from jaxnn.base.names import public_names as _public_names
 from jaxnn.parallel.data_parallel import DataParallel as DataParallel
 from jaxnn.parallel.data_parallel import data_parallel as data_parallel
+from jaxnn.parallel.init_sharded import init_sharded as init_sharded
+from jaxnn.parallel.process_group import all_gather_object as all_gather_object
+from jaxnn.parallel.process_group import barrier as barrier
+from jaxnn.parallel.process_group import broadcast_object_list as broadcast_object_list
+from jaxnn.parallel.process_group import destroy_process_group as destroy_process_group
+from jaxnn.parallel.process_group import full_tensor as full_tensor
+from jaxnn.parallel.process_group import get_node_local_rank as get_node_local_rank
+from jaxnn.parallel.process_group import get_rank as get_rank
+from jaxnn.parallel.process_group import get_world_size as get_world_size
+from jaxnn.parallel.process_group import init_process_group as init_process_group
+from jaxnn.parallel.process_group import is_available as is_available
+from jaxnn.parallel.process_group import is_initialized as is_initialized
 
 
 def __dir__() -> list[str]:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.base.checks import fail
-from jaxnn.base.dtypes import check_dtype, describe, is_array
-from jaxnn.core.arithmetic import Arithmetic, as_index, check_index, plain
+from jaxnn.base.dtypes import arrays_in, check_dtype, describe, is_array
+from jaxnn.core.arithmetic import Arithmetic, as_index, check_index
 from jaxnn.core.parameter import Buffer, Slot, is_computed, owner
 
 
@@ -53,7 +53,7 @@ def write(x: Any, value: Any, index: Any = ...) -> Any:
     else:
         index = as_index(index)
         check_index(box.shape, index)
-        box.value = box.value.at[index].set(jnp.asarray(plain(value)).astype(box.dtype))
+        box.value = box.value.at[index].set(jnp.asarray(arrays_in(value)).astype(box.dtype))
     return x if isinstance(x, Arithmetic) else box.read()
 
 

@@ -20,6 +20,7 @@ from jax import lax
 from jaxnn import _compat
 from jaxnn.base.checks import fail
 from jaxnn.core.lift import Call
+from jaxnn.lowering.by_platform import default_program
 from jaxnn.lowering.define import program_on
 from jaxnn.transforms.signature import wraps
 
@@ -130,7 +131,7 @@ def evaluate(fun: Callable[..., Any], platform: str) -> Callable[..., Any]:
 def has_products(jaxpr: Any) -> bool:
     """Whether a program multiplies matrices or convolves, at any depth."""
     return any(
-        equation.primitive.name in (*_PRODUCTS, "jaxnn_by_platform")
+        equation.primitive.name in _PRODUCTS
         or equation.primitive.name.startswith("jaxnn_convolution")
         or any(map(has_products, _inner(equation)))
         for equation in jaxpr.eqns
@@ -138,11 +139,14 @@ def has_products(jaxpr: Any) -> bool:
 
 
 def _inner(equation: Any) -> Iterator[Any]:
-    """The jaxprs in an equation's parameters."""
+    """The jaxprs in an equation's parameters, and the default program where platforms have several."""
     for value in equation.params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
             if hasattr(item, "eqns"):
                 yield getattr(item, "jaxpr", item)
+    default = default_program(equation)
+    if default is not None:
+        yield default
 
 
 def _run(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], platform: str) -> list[Any]:

@@ -12,7 +12,7 @@ import jax
 from jaxnn.base import explaining
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe
-from jaxnn.core import donation, lift, random, tree
+from jaxnn.core import donation, lift, random
 from jaxnn.core.lift import Watch
 from jaxnn.core.parameter import Reads
 from jaxnn.core.stateful import Stateful
@@ -174,7 +174,7 @@ def jit(
         taken += [kwargs[name] for name in donated_names if name in kwargs]
         keep_all = {id(obj) for obj in lift.find_objects(taken, {})}
         watches = [Watch(root) for root in roots]
-        boxes = [{id(box) for box in tree.cache_of(obj)[0].boxes} for obj in objects]
+        boxes = [set(map(id, lift.boxes_of(obj))) for obj in objects]
         generator = random.Generator(key=key)
         try:
             with random.use(generator), Reads() as reads:
@@ -217,7 +217,7 @@ def jit(
         roots = objects
         bundle = None
         for obj in objects:
-            if "_unbound" in obj.__dict__:
+            if "_unbound" in getattr(obj, "__dict__", ()):
                 obj._bind(objects)
         if len(objects) > 1 and sum(hasattr(obj, "forward") for obj in objects) > 1 and not together:
             together = lift.share_boxes(objects)

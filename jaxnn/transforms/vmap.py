@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 
-from jaxnn.core import random, tree
+from jaxnn.core import lift, random, tree
 from jaxnn.core.lift import Call, Changes, Plan, Ref
 from jaxnn.transforms.signature import unbound, wraps
 
@@ -141,7 +141,7 @@ def _leaf_axes(call: Call, object_axes: dict[int, Any]) -> list[Any]:
     seen: dict[int, Any] = {}
     for number, obj in enumerate(call.objects):
         axis = object_axes.get(number)
-        for box in tree.cache_of(obj)[0].boxes:
+        for box in lift.boxes_of(obj):
             position = positions[id(box)]
             if seen.setdefault(position, axis) != axis:
                 raise ValueError(

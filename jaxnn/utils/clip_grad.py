@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Inexact
 from jaxnn import _compat
 from jaxnn.base.checks import check_used, fail
 from jaxnn.base.dtypes import is_floating, promote_types
-from jaxnn.base.op import op
+from jaxnn.base.op import Number, op
 from jaxnn.core.parameter import Slot
 from jaxnn.functional.norms import to_length, vector_norm
 
@@ -154,7 +154,7 @@ def clip_grads_with_norm_(parameters: Any, max_norm: float, total_norm: Any, for
     arrays, rebuild = _arrays("clip_grads_with_norm_", "parameters", parameters)
     chosen = [i for i, array in enumerate(arrays) if _differentiable(array)]
     if chosen:
-        max_norm = max_norm if isinstance(max_norm, jax.Array) else float(max_norm)
+        max_norm = max_norm if isinstance(max_norm, jax.Array) else Number(max_norm)
         new = _scaled([arrays[i] for i in chosen], max_norm, jnp.asarray(total_norm))
         for i, array in zip(chosen, new):
             arrays[i] = array
@@ -259,7 +259,7 @@ def clip_grad_value_(grads: Any, clip_value: float, foreach: bool | None = None)
     arrays, rebuild = _arrays("clip_grad_value_", "grads", grads)
     chosen = [i for i, array in enumerate(arrays) if _differentiable(array)]
     if chosen:
-        new = _clipped([arrays[i] for i in chosen], float(clip_value))
+        new = _clipped([arrays[i] for i in chosen], Number(clip_value))
         for i, array in zip(chosen, new):
             arrays[i] = array
     check_used("clip_grad_value_", "Write: grads = clip_grad_value_(grads, clip_value)")

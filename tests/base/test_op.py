@@ -94,6 +94,81 @@ def test_options_that_compare_equal_are_kept_apart():
         assert counts == [[0, 0], [1, 0], [0, 0], [0, 1], [0, 0], [0, 1], [0, 0]]
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.complex64, complex, float])
+def test_zeros_of_both_signs_are_kept_apart_and_nan_is_one(kind):
+    traces = []
+
+    @op
+    def signs(x, option, options):
+        traces.append(1)
+        return x * float(np.copysign(1, np.real(option))), x * float(np.copysign(1, np.real(options[0])))
+
+    for _ in range(2):
+        assert [[float(y[0, 0, 0, 0]) for y in signs(X, kind(n), [kind(n)])] for n in (0.0, -0.0)] == [[1, 1], [-1, -1]]
+    del traces[:]
+    for _ in range(3):
+        signs(X, kind(np.nan), [kind(np.nan)])
+    assert len(traces) == 1
+
+
+_compiled = [0]
+
+
+def _note_compiling(name, seconds, **rest):
+    _compiled[0] += name == "/jax/core/compile/backend_compile_duration"
+
+
+jax.monitoring.register_event_duration_secs_listener(_note_compiling)
+_KEY = jax.random.key(0)
+_BY_A_NUMBER = {
+    "dropout": lambda number: F.dropout(X, number, key=_KEY),
+    "alpha_dropout": lambda number: F.alpha_dropout(X, number, True, key=_KEY),
+    "clip_grad_norm_": lambda number: nn.utils.clip_grad_norm_({"x": X}, number)[0]["x"],
+    "clip_grad_value_": lambda number: list(map(nn.utils.clip_grad_value_, [[X]], [number]))[0][0],
+    "gumbel_softmax": lambda number: F.gumbel_softmax(X, number, key=_KEY),
+}
+
+
+@pytest.mark.parametrize("name", _BY_A_NUMBER)
+def test_another_number_compiles_nothing(name):
+    function = _BY_A_NUMBER[name]
+    before = _compiled[0]
+    first = np.asarray(function(0.25))
+    once = _compiled[0]
+    assert once > before  # the listener hears
+    others = [np.asarray(function(number)) for number in (0.5, 0.125, 0.75)]
+    assert _compiled[0] == once
+    assert all((first != other).any() for other in others)
+    inside = jax.jit(lambda: function(0.75))()  # there the number is part of the program
+    np.testing.assert_allclose(inside, others[-1], rtol=1e-5)
+
+
+def test_many_numbers_compile_a_bounded_number_of_programs():
+    traced = []
+
+    @op
+    def scaled(x, factor, options=()):
+        traced.append(isinstance(x, jax.core.Tracer))
+        return x * factor + sum(options)
+
+    for number in range(40):
+        np.testing.assert_array_equal(scaled(X, number / 8), X * (number / 8))
+        np.testing.assert_array_equal(scaled(X, 1.0, options=[number / 8, 1]), X + (number / 8 + 1))
+    assert sum(traced) == 32 and len(scaled.__jaxnn_op__["known"]) == 32
+    scaled(X, 0.0)
+    assert sum(traced) == 32
+
+
+def test_what_is_known_of_an_operation_is_bounded(monkeypatch):
+    module = importlib.import_module("jaxnn.base.op")
+    monkeypatch.setattr(module, "_MOST_KNOWN", 5)
+    scaled = op(lambda x, size: x * size)
+    for size in range(12):
+        np.testing.assert_array_equal(scaled(X, size), X * size)
+        assert len(scaled.__jaxnn_op__["known"]) <= 5
+    np.testing.assert_array_equal(scaled(X, 0), X * 0)
+
+
 def test_an_option_that_is_an_array_is_looked_at_each_time():
     def check(x, eps):
         if eps < 0:

@@ -409,3 +409,18 @@ def test_boxes_as_arguments_of_functions():
     np.testing.assert_array_equal(drawn, nn.init.normal_(nn.Parameter(jnp.ones((3, 4))), 0, 0.02))
     np.testing.assert_array_equal(nn.init.zeros_(p.data), jnp.zeros((3, 4)))
     assert float(p.uniform_(2, 3).min()) >= 2
+
+
+@pytest.mark.parametrize(
+    "name", ["add", "sub", "mul", "div", "maximum", "minimum", "fmod", "remainder", "eq", "atan2", "pow"]
+)
+def test_the_second_operand_may_be_named(name):
+    torch = pytest.importorskip("torch")
+    word = "exponent" if name == "pow" else "other"
+    numbers = np.array([1.5, 2.0, 3.25], np.float32)
+    p, theirs = nn.Parameter(jnp.asarray(numbers)), torch.tensor(numbers)
+    expected = getattr(theirs, name)(**{word: theirs + 1})
+    np.testing.assert_allclose(getattr(p, name)(**{word: p + 1}), expected.numpy(), rtol=1e-6)
+    if name not in ("maximum", "minimum"):
+        getattr(p, f"{name}_")(**{word: p + 1})
+        np.testing.assert_allclose(p, expected.float().numpy(), rtol=1e-6)

@@ -89,3 +89,10 @@ def test_no_warnings_of_large_results_from_nn_jit_and_xlas_own_afterwards():
     assert "per-heap size limit" not in before and "per-heap size limit" in after, before + after
     shown = run([sys.executable, "-c", _WARNINGS], env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}).stderr
     assert "per-heap size limit" in shown.partition("ours")[0]  # who asks for more than the default gets all
+
+
+def test_one_process_is_known_as_one_before_and_after_its_devices_are():
+    assert (_compat.process_count(), _compat.process_index()) == (jax.process_count(), jax.process_index()) == (1, 0)
+    assert _compat.coordination() is None and _compat.devices_are_known()
+    program = "import jax, jaxnn._compat as c; c.process_count(); assert not c.devices_are_known()"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

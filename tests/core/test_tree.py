@@ -15,6 +15,7 @@ import pytest
 from jax.tree_util import keystr
 
 import jaxnn as nn
+from jaxnn.base import counts
 from jaxnn.core import tree
 from tests.core.layers import Affine, Net
 
@@ -103,6 +104,92 @@ def test_a_counter_beyond_float32_is_kept_exactly():
     with pytest.raises(RuntimeError, match="do not fit int32"):
         layer.load_state_dict(layer.state_dict() | {"calls": np.int64(2**40)})
     assert int(layer.calls) == 2**24 + 1
+
+
+def _counted(layer):
+    layer.calls = layer.calls + 1
+    return layer.calls
+
+
+@pytest.mark.parametrize("start", [2**24 - 2, 2**24 + 4, 2**30 // 2, -(2**24) - 3, 2**24])
+@pytest.mark.parametrize("transform", ["nn.jit", "nn.grad", "nn.scan", "jax.jit"])
+def test_a_counter_is_exact_in_compiled_code(transform, start):
+    layer = Affine()
+    layer.calls = np.int64(start)
+    for count in range(start + 1, start + 5):
+        if transform == "nn.jit":
+            assert int(_STEP(layer)) == count
+        elif transform == "nn.grad":
+            nn.grad(lambda layer: (_counted(layer), layer.weight.sum())[1])(layer)
+        elif transform == "nn.scan":
+            nn.scan(lambda carry, _: (_counted(carry), (carry, None))[1], layer, None, length=1)
+        else:
+            layer = jax.jit(lambda layer: (_counted(layer), layer)[1])(layer)
+        assert int(layer.calls) == count and layer.state_dict()["calls"] == count
+    assert jax.tree.leaves(layer)[-1].dtype == jnp.float32  # plain jax.grad takes it
+
+
+_STEP = nn.jit(_counted)
+
+
+def test_every_count_comes_back_from_its_leaf():
+    ends = (0, 2**24, 2**25, 2**29, counts.limit("float32"))
+    numbers = np.unique([sign * (end + by) for sign in (1, -1) for end in ends for by in range(-3, 4)]).astype(np.int32)
+    leaves = counts.as_leaf(jnp.asarray(numbers))
+    exact = np.abs(numbers) <= counts.limit("float32")
+    np.testing.assert_array_equal(np.isfinite(leaves), exact)
+    np.testing.assert_array_equal(counts.as_count(leaves)[exact], numbers[exact])
+    assert len(np.unique(leaves[exact])) == exact.sum() and counts.limit("float32") == 889192447
+    assert not np.isfinite(counts.as_leaf(jnp.array([2**31 - 1, -(2**31)], jnp.int32))).any()
+
+
+def test_more_than_a_compiled_counter_holds_is_said_where_it_is_read():
+    layer, most = Affine(), counts.limit("float32")
+    layer.calls = np.int64(most - 1)
+    assert int(_STEP(layer)) == most == int(layer.calls)
+    for _ in range(3):
+        _STEP(layer)
+        for read in (lambda: layer.calls, layer.state_dict):
+            with pytest.raises(
+                OverflowError, match=r"calls: more was counted in compiled code than the 889192447 that"
+            ):
+                read()
+    layer.calls = np.int64(most)
+    for count in (most + 1, most + 2):  # eager mode counts on
+        assert int(_counted(layer)) == count
+
+
+KEPT = {
+    "in a list": lambda model, data: setattr(model, "views", [data]),
+    "in a dict": lambda model, data: setattr(model, "views", {0: data}),
+    "in an object": lambda model, data: setattr(model, "views", types.SimpleNamespace(it=data)),
+    "detached": lambda model, data: setattr(model, "views", [data.detach()]),
+}
+
+
+@pytest.mark.parametrize("kept", KEPT)
+def test_a_view_of_a_parameter_in_an_attribute_follows_it(kept):
+    model = Affine()
+    KEPT[kept](model, model.get_parameter("weight").data)
+
+    @nn.jit
+    def step(model):
+        view = model.views.it if kept == "in an object" else model.views[0]
+        model.get_parameter("weight").fill_(3)
+        return view.sum(), model.weight.sum()
+
+    for _ in range(2):
+        seen, is_now = step(model)
+        assert float(seen) == float(is_now)
+    assert len(jax.tree.leaves(model)) == len(jax.tree.leaves(Affine()))
+
+
+def test_a_part_of_a_parameter_in_an_attribute_is_its_array():
+    model = Affine()
+    model.rows = [model.get_parameter("weight").data[0]]
+    row = np.asarray(model.weight[0])
+    np.testing.assert_array_equal(nn.jit(lambda model: model.rows[0] * 1)(model), row)
+    np.testing.assert_array_equal(jax.jit(lambda model: model.rows[0] * 1)(model), row)
 
 
 # -- what the structure notices -------------------------------------------------------------------------------------

@@ -52,7 +52,24 @@ def _a_view(p, nn):
     return (p**2).sum()
 
 
-CASES = (_by_data, _clamped, _of_a_part, _without_grad, _read_without_grad, _times_data, _copied_by_indices, _a_view)
+def _both_operands(p, nn):
+    with nn.no_grad():
+        product = p * p + p.mul(p) + p.addcmul(p, p, value=0.5) + p.maximum(other=p) + (1 + p) * p
+    return (p * product).sum()
+
+
+def _itself_in_place(p, nn):
+    with nn.no_grad():
+        p.mul_(p).add_(p, alpha=2)
+        p[0] = p[1]
+        p += p
+    return (p**2).sum()
+
+
+CASES = (
+    _by_data, _clamped, _of_a_part, _without_grad, _read_without_grad, _times_data, _copied_by_indices, _a_view,
+    _both_operands, _itself_in_place,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("function", CASES, ids=lambda function: function.__name__.strip("_"))

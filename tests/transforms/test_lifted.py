@@ -397,3 +397,34 @@ def test_donating_a_module_leaves_it_usable():
         step(net, jnp.asarray(X))
     assert all(not leaf.is_deleted() for leaf in jax.tree.leaves(net))
     np.testing.assert_allclose(net.first.weight, Net().first.weight / 8, rtol=1e-5)
+
+
+WEAK = {
+    "an attribute": lambda model, value: setattr(model, "weight", value),
+    "data": lambda model, value: setattr(model.get_parameter("weight"), "data", value),
+    "value": lambda model, value: setattr(model.get_parameter("weight"), "value", value),
+    "a parameter": lambda model, value: setattr(model, "weight", nn.Parameter(value)),
+    "a state_dict": lambda model, value: model.load_state_dict({"weight": value}, assign=True),
+    "an array of an attribute": lambda model, value: setattr(model, "scale", value),
+    "in the step": None,
+}
+
+
+@pytest.mark.parametrize("way", WEAK)
+def test_an_array_without_a_dtype_of_its_own_compiles_nothing_anew(way):
+    value, traces = jnp.full((1, 3), 0.5), []
+    assert value.weak_type
+    model = nn.Linear(3, 1, bias=False)
+    model.scale = jnp.ones((1, 3))
+
+    @nn.jit
+    def step(model, x):
+        traces.append(1)
+        model.weight = jnp.full((1, 3), 0.5) if WEAK[way] is None else model.weight * 0.5
+        return model(x * model.scale)
+
+    step(model, X)
+    if WEAK[way] is not None:
+        WEAK[way](model, value)
+    assert float(step(model, X)[0, 0]) == float(step(model, X)[0, 0]) * (1 if WEAK[way] is None else 2)
+    assert len(traces) == 1 and not model.weight.weak_type

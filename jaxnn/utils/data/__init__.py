@@ -1,7 +1,4 @@
-"""Datasets, samplers and loaders by torch.utils.data's names: torch's batches for the same seed, as NumPy arrays.
-
-A sampler of one process's part of the data (torch's DistributedSampler) will come with multi-host training.
-"""
+"""Datasets, samplers and loaders by torch.utils.data's names: torch's batches for the same seed, as NumPy arrays."""
 
 from jaxnn.base.names import public_names as _public_names
 from jaxnn.utils.data._utils.collate import default_collate as default_collate
@@ -16,6 +13,7 @@ from jaxnn.utils.data.dataset import StackDataset as StackDataset
 from jaxnn.utils.data.dataset import Subset as Subset
 from jaxnn.utils.data.dataset import TensorDataset as TensorDataset
 from jaxnn.utils.data.dataset import random_split as random_split
+from jaxnn.utils.data.distributed import DistributedSampler as DistributedSampler
 from jaxnn.utils.data.prefetching import prefetch as prefetch
 from jaxnn.utils.data.sampler import BatchSampler as BatchSampler
 from jaxnn.utils.data.sampler import RandomSampler as RandomSampler

@@ -1,0 +1,122 @@
+"""``--check``: the port held to the original, by running both."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from jaxnn.port.proving.proof import CONTRACT as CONTRACT
+from jaxnn.port.proving.proof import Check as Check
+from jaxnn.port.proving.proof import Proof as Proof
+
+
+def prove(
+    original: str | os.PathLike[str],
+    ported: str | os.PathLike[str],
+    run: str,
+    port: Callable[[str], str],
+    sites: Iterable[Any] = (),
+    timeout: float = 300.0,
+    seed: int = 0,
+) -> Proof:
+    """Run the original under PyTorch and the port under JAX, each in a process of its own, and compare.
+
+    The port's process has no torch; it sees the ported files under the names of the original ones.
+
+    Args:
+        original: a file, or the folder of a package.
+        ported: the file or folder that it was ported to.
+        run: "FILE.py:FUNCTION". The function, in PyTorch, gives (module, inputs) or (module, inputs, keyword inputs).
+        port: the rewriter of a source text, for FILE.py.
+        sites: the rewritten places: objects or dicts with `path` and `line` of the original's files.
+        timeout: seconds for each of the two processes.
+        seed: of the weights.
+
+    Raises:
+        ValueError: `run` is not of that form, or there is no such file.
+    """
+    file, _, function = run.rpartition(":")
+    make, original, ported = Path(file).resolve(), Path(original).resolve(), Path(ported).resolve()
+    if not file or not function.isidentifier() or not make.is_file():
+        raise ValueError(f"--run: expected FILE.py:FUNCTION, got {run!r}")
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder).resolve()
+        job = {"make": str(make), "function": function, "seed": seed, "path": [str(original.parent), str(make.parent)]}
+        reference, trouble = _in_child("reference", job, home, timeout)
+        if reference is None:
+            return Proof({"reference": Check("failed", trouble)})
+        names = home / "ported"
+        names.mkdir()
+        (names / original.name).symlink_to(ported, target_is_directory=ported.is_dir())
+        our_make = names / "_port_run.py"
+        our_make.write_text(port(make.read_text(encoding="utf-8")), encoding="utf-8")
+        job |= {"make": str(our_make), "path": [str(names)], "root": str(names), "reference": reference}
+        found, trouble = _in_child("check", job, home, timeout)
+    if found is None:
+        return Proof({"reference": Check("held"), "import": Check("failed", trouble)})
+    proof, lines = found
+    proof.checks = {"reference": Check("held"), **proof.checks}
+    _cover(proof, sites, lines, original, ported)
+    return proof
+
+
+def _in_child(what: str, job: dict[str, Any], home: Path, timeout: float) -> tuple[Any, str]:
+    """What the child process left, or None and why it left nothing."""
+    job_file, result = home / f"{what}.job", home / f"{what}.result"
+    job_file.write_bytes(pickle.dumps(job | {"result": str(result)}))
+    environment = {"JAX_PLATFORMS": "cpu", **os.environ}
+    command = [sys.executable, "-m", "jaxnn.port.proving.child", what, str(job_file)]
+    with open(home / f"{what}.log", "w+", encoding="utf-8", errors="replace") as log:
+        child = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True, cwd=home)
+        try:
+            child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            return None, f"no answer within {timeout:.0f} s"
+        log.seek(0)
+        said = log.read().strip().splitlines()
+    if child.returncode or not result.exists():
+        return None, (said[-1] if said else f"the process ended with {child.returncode}")
+    return pickle.loads(result.read_bytes()), ""
+
+
+def _field(site: Any, name: str) -> Any:
+    return site.get(name) if isinstance(site, dict) else getattr(site, name, None)
+
+
+def _lines_of(original: Path, ported: Path) -> dict[int, tuple[int, int]]:
+    """Where each line of the original went: the first and the last line of what stands in its place, from 1."""
+    if not original.is_file() or not ported.is_file():
+        return {}
+    before, after = (path.read_text(encoding="utf-8").splitlines() for path in (original, ported))
+    found = {}
+    for _, i1, i2, j1, j2 in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        for at in range(
+            i1, i2
+        ):  # within a piece that changed, lines correspond from its end: imports are added in front
+            line = max(j1, j2 - (i2 - at)) + 1 if j2 > j1 else j1 + 1
+            found[at + 1] = (line, line) if i2 - i1 == j2 - j1 or j2 == j1 else (min(line, j1 + at - i1 + 1), line)
+    return found
+
+
+def _cover(proof: Proof, sites: Iterable[Any], lines: dict[str, set[int]], original: Path, ported: Path) -> None:
+    """Which of the rewritten places lie on executed lines."""
+    maps: dict[str, dict[int, tuple[int, int]]] = {}
+    for site in sites:
+        path, line = str(_field(site, "path")), _field(site, "line")
+        inside = original.is_dir()
+        if path not in maps:
+            maps[path] = _lines_of(original / path if inside else original, ported / path if inside else ported)
+        first, last = maps[path].get(line, (line, line))
+        ran = lines.get(f"{original.name}/{path}" if inside else original.name, set())
+        place = f"{path}:{line}"
+        (proof.executed if ran.intersection(range(first, last + 1)) else proof.unexecuted).append(place)

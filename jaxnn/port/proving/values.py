@@ -1,0 +1,134 @@
+"""What both sides of a proof share: outputs as named arrays, fixed weights for gradients, and errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+# Of the largest true value; or 8 times PyTorch's own float32 error, where that is more.
+FORWARD = 2e-5
+GRADIENT = 2e-4
+UNKNOWN = 5  # times as much where float64 cannot be had, so that PyTorch's own error is not known
+WEIGHTS = 2e-6  # a normal number is 2 ulp from PyTorch's, an orthogonal matrix a little more
+GATE = 8.0
+
+Leaves = dict[str, Any]
+
+
+@dataclasses.dataclass
+class Tensor:
+    """An input that is a tensor in PyTorch."""
+
+    value: np.ndarray[Any, Any]
+
+
+class Own:
+    """An input that does not travel between the processes: each side takes its own."""
+
+
+def is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The arrays and numbers in nested containers, dataclasses and mappings, with their places."""
+    if value is None or isinstance(value, str):
+        return
+    if is_array(value) or isinstance(value, (int, float, complex)):
+        yield prefix, value
+        return
+    if hasattr(value, "batch_sizes"):  # a packed sequence
+        value = (value.data, value.batch_sizes)
+    if hasattr(value, "items"):
+        items = list(value.items())
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        items = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    elif isinstance(value, (list, tuple)):
+        items = list(enumerate(value))
+    elif hasattr(value, "__dict__") and not callable(value):
+        items = [(name, item) for name, item in vars(value).items() if not name.startswith("_")]
+    else:
+        return
+    for at, item in items:
+        yield from leaves(item, f"{prefix}.{at}" if prefix else str(at))
+
+
+def replaced(value: Any, function: Callable[[Any], Any], is_leaf: Callable[[Any], bool]) -> Any:
+    """`value`, tuples, lists and dicts, with `function` of each leaf in its place."""
+    if is_leaf(value):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: replaced(item, function, is_leaf) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [replaced(item, function, is_leaf) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
+
+
+def numpy_of(value: Any) -> Any:
+    """An array or tensor as NumPy's, of 16-bit floats as float32; numbers as they are."""
+    if not is_array(value):
+        return value
+    if hasattr(value, "detach") and hasattr(value, "resolve_conj"):
+        value = value.detach().cpu().resolve_conj()
+        value = value.float() if "float16" in str(value.dtype) else value
+        return value.numpy().copy()
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.dtype.kind not in "fciub" or array.dtype == np.float16 else array.copy()
+
+
+def kind_of(value: Any) -> str:
+    """A dtype's kind; 64-bit integers count as 32-bit ones, and 16-bit floats as what they are."""
+    name = str(getattr(value, "dtype", "")).removeprefix("torch.")
+    return {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}.get(name, name)
+
+
+def seed_all(seed: int) -> None:
+    """Seed what both sides have: Python's and NumPy's generators."""
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+def weights_of(shape: Sequence[int], at: int) -> np.ndarray[Any, Any]:
+    """The fixed numbers that output `at` is weighted by: neither equal nor of one sign."""
+    return np.random.default_rng(at).uniform(-1, 1, tuple(shape)).astype(np.float32)
+
+
+def error(value: Any, truth: Any, floor: float = 0.0) -> float:
+    """The largest difference over the largest true value (or `floor`); infinite for other shapes, and NaN on one side."""
+    value, truth = np.asarray(value), np.asarray(truth)
+    if value.shape != truth.shape:
+        return np.inf
+    if not truth.size:
+        return 0.0
+    value, truth = value.astype(np.complex128), truth.astype(np.complex128)
+    if np.any(np.isnan(value) != np.isnan(truth)):
+        return np.inf
+    same = (value == truth) | np.isnan(truth)
+    difference = float(np.max(np.abs(np.where(same, 0, value - truth))))
+    finite = np.abs(truth[np.isfinite(truth)])
+    return difference / max(float(finite.max(initial=0)), floor, 1e-30) if difference else 0.0
+
+
+def judge(ours: Leaves, truth: Leaves, own: Leaves, bound: float, floor: float = 0.0) -> tuple[float, str]:
+    """The largest error, and what is wrong with the first leaf that is beyond `bound` and PyTorch's own error."""
+    worst, wrong = 0.0, ""
+    if list(ours) != list(own):
+        missing = [name for name in own if name not in ours] or [name for name in ours if name not in own]
+        wrong = f"other results: {missing[0] or 'the result'!r} is on one side alone" if missing else "another order"
+    for name, theirs in own.items():
+        if name not in ours:
+            continue
+        mine, true = ours[name], truth.get(name, theirs)
+        exact = np.asarray(theirs).dtype.kind in "iub"
+        found = error(mine, theirs if exact else true, floor)
+        allowed = 0.0 if exact else max(bound, GATE * error(theirs, true, floor))
+        worst = max(worst, found)
+        if found > allowed and not wrong:
+            shapes = f" {np.shape(mine)}, not {np.shape(theirs)}" if np.shape(mine) != np.shape(theirs) else ""
+            wrong = f"{name or 'the result'}:{shapes} error {found:.1e}, allowed {allowed:.1e}"
+    return worst, wrong
