@@ -193,10 +193,13 @@ def check_indices(
         fail(IndexError, function, argument, f"indices from {low} to {size - 1}", f"{known[bad].flat[0]}, out of range")
 
 
+_OURS = ("jaxnn.", "jax.", "contextlib")
+
+
 def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn on the line outside jaxnn that led here, however deep the helpers between."""
+    """Warn on the line outside jaxnn and jax that led here, however deep the helpers and traces between."""
     level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("jaxnn."):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_OURS):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
 

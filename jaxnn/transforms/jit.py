@@ -17,8 +17,19 @@ from jaxnn.core.lift import Watch
 from jaxnn.core.parameter import Reads
 from jaxnn.core.stateful import Stateful
 from jaxnn.lowering.compiling import Jitted
-from jaxnn.transforms.outside import Outside, check_arguments
-from jaxnn.transforms.signature import JitFunction, Statics, as_tuple, shift, speak_of, unbound, with_names, wraps
+from jaxnn.transforms.closures import Uses
+from jaxnn.transforms.outside import Outside, check_arguments, check_twins, warn_of_float64
+from jaxnn.transforms.signature import (
+    JitFunction,
+    Statics,
+    as_tuple,
+    local_of,
+    shift,
+    speak_of,
+    unbound,
+    with_names,
+    wraps,
+)
 
 
 class _Results(Exception):
@@ -183,7 +194,9 @@ def jit(
             for watch in watches:
                 watch.discard()
             raise
-        beyond.add(check_arguments(name, objects, boxes, reads), reads.modules.values())
+        found = check_arguments(name, objects, boxes, reads)
+        uses = Uses(getattr(type(fun), "forward", function) if isinstance(fun, Stateful) else function)
+        beyond.add(found, (reads.modules | uses.modules).values(), uses.attributes)
         changes = [
             watch.changes(everything=id(watch.copy) in keep_all or bundle is not None and bool(keep_all))
             for watch in watches
@@ -192,6 +205,8 @@ def jit(
         new_key = generator.slot.value
         plans = tuple(plan for plan, _ in changes)
         values = [values for _, values in changes]
+        check_twins(name, local_of(callers, "roots") or (), plans, found)
+        warn_of_float64(beyond.name, (local_of(callers, "args"), local_of(callers, "kwargs")))
         results = _Results((plans, bool(lift.count_refs(refers))), (values, None if new_key is key else new_key))
         return refers, results
 
@@ -210,6 +225,8 @@ def jit(
     except ValueError:  # numbers that the function has not: the message is to name the user's
         jax.jit(function, static_argnums=static_argnums, donate_argnums=donate_argnums, **names)
         raise
+
+    callers: set[Any] = set()
 
     def prepare(args: tuple[Any, ...], kwargs: dict[str, Any], whole: bool = True) -> Any:
         args = bound + args
@@ -258,6 +275,7 @@ def jit(
                     compiled.warn_again()
             return lift.restore_objects(out, objects) if results.args[0][1] else out
 
+        callers.add(wrapper.__code__)
         return wrapper
 
     wrapper = calling(compiled.called)
@@ -266,9 +284,10 @@ def jit(
         def call(*args: Any, **kwargs: Any) -> Any:
             if beyond.watched and beyond.changed():
                 compiled.clear_cache()
-            bundle, args, kwargs, _, _ = prepare(args, kwargs)
+            bundle, args, kwargs, _, roots = prepare(args, kwargs)  # `check_twins` looks for the roots
             return getattr(compiled, method)((random.current().slot.value, bundle), *args, **kwargs)
 
+        callers.add(call.__code__)
         return call
 
     ahead = functools.partial(calling, whole=False)

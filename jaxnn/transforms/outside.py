@@ -6,8 +6,13 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
+import numpy as np
+
 from jaxnn.base.checks import warn_caller
-from jaxnn.core import tree
+from jaxnn.base.dtypes import x64_enabled
+from jaxnn.core import freezing, tree
+from jaxnn.core.lift import Plan
 from jaxnn.core.parameter import Reads, Slot, note_reads, open_reads, structure_epoch
 from jaxnn.core.stateful import Stateful
 
@@ -20,10 +25,35 @@ def names_of(boxes: Sequence[Slot]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
+def _below(module: Any) -> list[Any]:
+    return tree.cache_of(module)[0].below
+
+
 def outside(reads: Reads, own: Iterable[int]) -> list[Slot]:
     """Of the boxes that were read, those made outside of all traces; `own` are ids of boxes that do not count."""
     skip = set(own)
     return [box for key, box in reads.boxes().items() if box.home is None and key not in skip]
+
+
+class _Seen(freezing.Places):
+    """An attribute of a module as it was: its frozen form, with the very boxes, modules and arrays that it refers to."""
+
+    def __init__(self, module: Any, name: str) -> None:
+        super().__init__()
+        self.reference, self.name, self.kind = weakref.ref(module), name, type(module).__name__
+        held = module.__dict__
+        self.frozen = freezing.freeze(held[name], self) if name in held else None
+        self.places, self.arrays = list(map(weakref.ref, self.arrays)), []
+
+    def number_box(self, box: Slot) -> int:
+        return id(box)
+
+    def number_object(self, obj: Any) -> int:
+        return id(obj)
+
+    def is_same(self, module: Any) -> bool:
+        now = _Seen(module, self.name)
+        return now.frozen == self.frozen and all(a() is b() for a, b in zip(now.places, self.places))
 
 
 class Outside:
@@ -37,22 +67,26 @@ class Outside:
         self.watched = False
         # By ids, so that what is traced again for other shapes stands here once: all of it is looked at in every call.
         self._boxes: dict[int, tuple[weakref.ref[Slot], Any]] = {}
-        self._modules: dict[int, tuple[weakref.ref[Any], Any, list[int]]] = {}  # with their structure and boxes
+        self._modules: dict[int, tuple[weakref.ref[Any], Any, list[int], bool]] = {}  # with their structure and boxes
+        self._attributes: dict[tuple[int, str], _Seen] = {}
         self._epoch = 0
 
-    def add(self, boxes: Sequence[Slot], modules: Iterable[Any]) -> None:
-        """Remember what a trace has read and called."""
+    def add(self, boxes: Sequence[Slot], modules: Iterable[Any], attributes: Mapping[tuple[int, str], Any]) -> None:
+        """Remember what a trace has read and called: boxes, modules as a whole, and attributes of modules."""
+        for (key, name), module in attributes.items():
+            self._attributes.setdefault((key, name), _Seen(module, name))
         for box in boxes:
             self._boxes.setdefault(id(box), (weakref.ref(box), box._value))
         modules = list(modules)
-        inner = {id(child) for module in modules for child in module.modules() if child is not module}
+        inner = {id(child) for module in modules for child in _below(module)}
         for module in modules:
             if id(module) not in inner:
                 cache = tree.cache_of(module)[0]
-                held = weakref.ref(module), cache.structure, list(map(id, cache.boxes))
+                mutable = bool(cache.watched or cache.structure.tagged)
+                held = weakref.ref(module), cache.structure, list(map(id, cache.boxes)), mutable
                 self._modules.setdefault(id(module), held)
         self._epoch = structure_epoch[0]
-        self.watched = bool(self._boxes or self._modules)
+        self.watched = bool(self._boxes or self._modules or self._attributes)
 
     def changed(self) -> bool:
         """Whether anything of it has changed; then all is forgotten, for programs to be made anew."""
@@ -61,21 +95,31 @@ class Outside:
             note_reads(box for box, _ in known if box is not None)
         changed = [box for box, value in known if box is not None and box._value is not value]
         is_gone = any(box is None for box, _ in known)  # another stands in its place, if anything does
-        others = []
-        if self._epoch != structure_epoch[0]:
-            for reference, structure, boxes in self._modules.values():
-                module = reference()
-                if module is None:
-                    is_gone = True
-                    continue
-                cache = tree.cache_of(module)[0]
-                if cache.structure != structure or list(map(id, cache.boxes)) != boxes:
-                    others.append(module)
-            self._epoch = structure_epoch[0]
+        others: list[str] = []
+        moved = self._epoch != structure_epoch[0]  # without that only what is changed in place can differ
+        for reference, structure, boxes, mutable in self._modules.values():
+            if not moved and not mutable:
+                continue
+            module = reference()
+            if module is None:
+                is_gone = True
+                continue
+            cache = tree.cache_of(module)[0]
+            if cache.structure != structure or list(map(id, cache.boxes)) != boxes:
+                others.append(type(module).__name__)
+        for seen in self._attributes.values():
+            if not moved and not seen.mutable:
+                continue
+            module = seen.reference()
+            if module is None:
+                is_gone = True
+            elif not seen.is_same(module):
+                others.append(f"{seen.kind}.{seen.name}")
+        self._epoch = structure_epoch[0]
         if not changed and not others and not is_gone:
             return False
-        what = names_of(changed) if changed else type(others[0]).__name__ if others else "what it uses"
-        self._boxes, self._modules, self.watched = {}, {}, False
+        what = names_of(changed) if changed else others[0] if others else "what it uses"
+        self._boxes, self._modules, self._attributes, self.watched = {}, {}, {}, False
         warn_caller(
             f"{self.name}: it uses a module that is not among its arguments (a closure or a global name), and {what} has "
             "changed since it was compiled: it is compiled anew, at every such change. Pass the module as an argument"
@@ -100,6 +144,41 @@ def check_arguments(name: str, objects: Sequence[Any], boxes: Sequence[set[int]]
                 "outside instead (a closure or a global name). Use the argument"
             )
     return others
+
+
+def check_twins(name: str, roots: Sequence[Any], plans: Sequence[Plan], found: Iterable[Slot]) -> None:
+    """Warn where a function changes an argument, and reads the same module from outside, which stays as it was.
+
+    Args:
+        name: the function's, for the message.
+        roots, plans: the originals of its arguments, and how it changed their copies.
+        found: the boxes from outside that it has read.
+    """
+    changed: set[int] = set()
+    for root, plan in zip(roots, plans):
+        boxes = tree.cache_of(root)[0].boxes
+        origins = range(len(boxes)) if plan.structure is None else plan.box_origins
+        numbers = [origins[i] for i in plan.indices if i < len(origins)]
+        changed |= {id(boxes[number]) for number in numbers if number >= 0}
+    twins = [box for box in found if id(box) in changed]
+    if twins:
+        warn_caller(
+            f"{name}: it changes {names_of(twins)} of its argument, and reads the same from outside, too (a closure or a "
+            "global name), where it is what it was before the call. Use the argument"
+        )
+
+
+def warn_of_float64(name: str, args: Any) -> None:
+    """Say that JAX makes float32 of NumPy's float64 arrays among the arguments `args`, which operations refuse."""
+    if x64_enabled():
+        return
+    for leaf in jax.tree.leaves(args, is_leaf=lambda leaf: isinstance(leaf, Stateful)):
+        if isinstance(leaf, np.ndarray) and leaf.dtype in (np.float64, np.complex128):
+            warn_caller(
+                f"{name}: a NumPy array of {leaf.dtype} among its arguments becomes {jax.dtypes.canonicalize_dtype(leaf.dtype)} "
+                'here, as under jax.jit. Say so, x.astype("float32"), or call jax.config.update("jax_enable_x64", True)'
+            )
+            return
 
 
 def check_gradient(number: int, obj: Stateful, used: bool, original: Sequence[Slot], found: Mapping[int, Slot]) -> None:

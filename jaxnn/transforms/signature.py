@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+import sys
+import types
+from collections.abc import Callable, Container, Iterable
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from jaxnn.core import lift
@@ -45,6 +47,17 @@ def wraps(function: Callable[..., Any]) -> Callable[[Any], Any]:
     if isinstance(function, Stateful):
         return lambda wrapper: wrapper
     return functools.wraps(function)
+
+
+def local_of(codes: Container[types.CodeType], name: str) -> Any:
+    """A variable of the nearest call, around this one, of a function with one of these codes; None where there is none.
+
+    For what is looked at while a function is traced, and costs its calls nothing.
+    """
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code not in codes:
+        frame = frame.f_back
+    return None if frame is None else frame.f_locals.get(name)
 
 
 def speak_of(function: Callable[..., Any], user: Any, hidden: str) -> None:

@@ -428,3 +428,25 @@ def test_an_array_without_a_dtype_of_its_own_compiles_nothing_anew(way):
         WEAK[way](model, value)
     assert float(step(model, X)[0, 0]) == float(step(model, X)[0, 0]) * (1 if WEAK[way] is None else 2)
     assert len(traces) == 1 and not model.weight.weak_type
+
+
+def test_static_arguments_are_known_by_place_and_by_name():
+    def scaled(model, x, factor):
+        assert type(factor) is int
+        return model(x) * factor
+
+    model = nn.Linear(3, 1)
+    for options in ({"static_argnames": "factor"}, {"static_argnums": 2}):
+        step = nn.jit(scaled, **options)
+        for result in (step(model, X, 3), step(model, X, factor=3), step(model=model, x=X, factor=3)):
+            np.testing.assert_allclose(result, model(X) * 3, rtol=1e-6)
+
+
+def test_float64_of_numpy_is_not_narrowed_in_silence():
+    model = nn.Linear(3, 1)
+    step = nn.jit(lambda model, x: model(x["x"]))
+    with pytest.warns(UserWarning, match=r"nn\.jit: <lambda>: a NumPy array of float64 .* float32 here") as found:
+        step(model, {"x": X.astype(np.float64)})
+    assert [warning.filename for warning in found] == [__file__]
+    step(model, {"x": X.astype(np.float64)})  # once
+    nn.jit(lambda model, x: model(x))(model, X)

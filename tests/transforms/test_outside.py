@@ -135,6 +135,108 @@ def test_its_configuration_is_never_stale():
         assert float(step(X)) == 12
 
 
+class Sizes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.sizes, self.factor, self.held = [1, 2], 2.0, [jnp.ones(3)]
+        self.inner = nn.Dropout()
+        self.scale = nn.Parameter(jnp.ones(()))
+
+    def total(self):
+        return sum(self.sizes) * self.factor
+
+    def forward(self, x):
+        return x.sum() * self.total()
+
+
+class Holder:
+    def __init__(self, model):
+        self.model = model
+
+    def step(self, x):
+        return x.sum() * self.model.factor
+
+
+def _first_size(model):
+    return model.sizes[0]
+
+
+def _nested(model):
+    def loss(x):
+        return jax.vmap(lambda row: row.sum() * model.factor)(x).sum()
+
+    return loss
+
+
+READS = {
+    "a flag": (lambda m: nn.jit(lambda x: x.sum() * (2 if m.training else 1)), lambda m: m.eval()),
+    "a child's flag": (lambda m: nn.jit(lambda x: x.sum() * (2 if m.inner.training else 1)), lambda m: m.inner.eval()),
+    "a number": (lambda m: nn.jit(lambda x: x.sum() * m.factor), lambda m: setattr(m, "factor", 3.0)),
+    "a list": (lambda m: nn.jit(lambda x: x.sum() * sum(m.sizes)), lambda m: m.sizes.append(3)),
+    "an array in a list": (
+        lambda m: nn.jit(lambda x: (x * m.held[0]).sum()),
+        lambda m: m.held.__setitem__(0, 2 * jnp.ones(3)),
+    ),
+    "its own method": (lambda m: nn.jit(lambda x: x.sum() * m.total()), lambda m: m.sizes.append(3)),
+    "an object's method": (lambda m: nn.jit(Holder(m).step), lambda m: setattr(m, "factor", 3.0)),
+    "another function": (lambda m: nn.jit(lambda x: x.sum() * _first_size(m)), lambda m: m.sizes.__setitem__(0, 5)),
+    "a function within": (lambda m: nn.jit(_nested(m)), lambda m: setattr(m, "factor", 3.0)),
+    "another nn.jit": (
+        lambda m: nn.jit(functools.partial(apply, nn.jit(lambda x: x.sum() * m.factor))),
+        lambda m: setattr(m, "factor", 3.0),
+    ),
+    "a registry of modules": (
+        lambda m: nn.jit(lambda x: x.sum() * sum(child.training for child in m.children())),
+        lambda m: m.inner.eval(),
+    ),
+    "a list of one that is called": (lambda m: nn.jit(lambda x: m(x)), lambda m: m.sizes.append(3)),
+}
+
+
+@pytest.mark.parametrize("reads", READS)
+def test_configuration_that_is_read_without_a_call_is_never_stale(reads):
+    make, change = READS[reads]
+    model = Sizes()
+    step, eager = make(model), make(model).__wrapped__
+    for _ in range(2):
+        assert float(step(X)) == float(eager(X))
+    change(model)
+    with pytest.warns(UserWarning, match=r"(Sizes|Dropout)(\.\w+)? has changed since it was compiled"):
+        assert float(step(X)) == float(eager(X))
+    assert float(step(X)) == float(eager(X))  # and no warning
+
+
+def test_what_a_function_does_not_read_compiles_nothing_anew():
+    model, traces = Sizes(), []
+
+    @nn.jit
+    def step(x):
+        traces.append(1)
+        return x.sum() * model.factor + len(list(model.parameters()))
+
+    step(X)
+    model.eval()
+    model.sizes.append(3)
+    step(X)
+    assert len(traces) == 1
+
+
+def test_an_argument_that_is_changed_and_read_from_outside_warns():
+    model = constant(1)
+
+    @nn.jit
+    def step(m, x):
+        m.weight = m.weight * 2
+        return model(x).sum()
+
+    with pytest.warns(UserWarning, match=r"step: it changes weight of its argument, and reads the same from outside"):
+        step(model, X)
+    assert float(model.weight[0, 0]) == 2
+    other = constant(1)
+    both = nn.jit(lambda m, o, x: (m(x) + o(x) + other(x) * 0).sum())
+    assert float(both(model, other, X)) == 36  # nothing changes: the same numbers
+
+
 def test_what_stays_as_it_is_compiles_once():
     traces, loss, weights = [], nn.CrossEntropyLoss(weight=jnp.ones(3)), nn.Linear(3, 3)
 
