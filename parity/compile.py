@@ -89,7 +89,9 @@ def _compile(report: Report, wanted: Sequence[Item], arguments: argparse.Namespa
         left = rest
 
 
-def _run(target: str, wanted: Sequence[Item], recording: pathlib.Path, timeout: float) -> Generator[dict[str, Any], None, None]:
+def _run(
+    target: str, wanted: Sequence[Item], recording: pathlib.Path, timeout: float
+) -> Generator[dict[str, Any], None, None]:
     """Rows in order, until the process is through, dies or hangs; then a row about that."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())

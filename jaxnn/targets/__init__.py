@@ -9,6 +9,11 @@ from jaxnn.targets.compiling import Compiled as Compiled
 from jaxnn.targets.compiling import compile as compile
 from jaxnn.targets.compiling import lower as lower
 from jaxnn.targets.costs import Cost as Cost
+from jaxnn.targets.profiling import Profile as Profile
+from jaxnn.targets.profiling import Share as Share
+from jaxnn.targets.profiling import profile as profile
+from jaxnn.targets.reporting import Report as Report
+from jaxnn.targets.reporting import report as report
 from jaxnn.targets.target import Chip as Chip
 from jaxnn.targets.target import Target as Target
 from jaxnn.targets.target import get as get

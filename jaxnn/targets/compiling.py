@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
+import os
+import re
+import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -31,6 +37,7 @@ class Compiled:
         target: what it was compiled for; `mesh` is the mesh that its arguments lie on, None on a single device.
         compiled: JAX's own object.
         seconds_to_compile: what XLA took.
+        messages: what XLA warned of, as arrays that it moves because their shardings do not fit together.
         argument_bytes, output_bytes, alias_bytes, temporary_bytes, program_bytes: memory, as XLA has laid it out.
             `alias_bytes` are those of outputs that take the place of (donated) arguments.
     """
@@ -44,6 +51,7 @@ class Compiled:
     alias_bytes: int
     temporary_bytes: int
     program_bytes: int
+    messages: tuple[str, ...] = ()
 
     @property
     def peak_bytes(self) -> int:
@@ -146,7 +154,9 @@ def compile(fn: Callable[..., Any], *args: Any, target: str | Target | None = No
     """
     lowered, chosen, mesh = lower(fn, *args, target=target, **kwargs)
     start = time.perf_counter()
-    compiled = lowered.compile()
+    messages: list[str] = []
+    with _listening(messages) if mesh is not None else contextlib.nullcontext():
+        compiled = lowered.compile()
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
 
@@ -163,7 +173,29 @@ def compile(fn: Callable[..., Any], *args: Any, target: str | Target | None = No
         of("alias_size"),
         of("temp_size"),
         of("generated_code_size"),
+        tuple(dict.fromkeys(messages)),
     )
+
+
+_TOLD = re.compile(r"Involuntary full rematerialization[^\n]*")
+_one_at_a_time = threading.Lock()
+
+
+@contextlib.contextmanager
+def _listening(messages: list[str]) -> Iterator[None]:
+    """Also keep what XLA writes to the process's standard error about shardings; it has no other way to say it."""
+    with _one_at_a_time, tempfile.TemporaryFile() as file:
+        kept = os.dup(2)
+        try:
+            os.dup2(file.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            said = file.read().decode(errors="replace")
+            sys.stderr.write(said)
+            messages += _TOLD.findall(said)
 
 
 def lower(fn: Callable[..., Any], *args: Any, target: str | Target | None = None, **kwargs: Any) -> Any:
