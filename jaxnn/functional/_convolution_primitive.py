@@ -164,7 +164,7 @@ def _define(
         batch=_batched(name, images),
         transposes=transposes,
         stands_for=lax.conv_general_dilated_p,
-        cost=lambda *shapes: prod(shapes[places[0]]) * prod(shapes[places[1]][1:]),
+        cost=lambda *shapes, **_: prod(shapes[places[0]]) * prod(shapes[places[1]][1:]),
     )
 
 

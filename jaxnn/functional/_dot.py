@@ -1,12 +1,26 @@
-"""Matrix products in the precision that `nn.set_float32_matmul_precision` asks for."""
+"""Matrix products in the precision that `nn.set_float32_matmul_precision` asks for.
+
+A product of 16-bit operands with sums and result in float32 is a primitive of ours: what `lax.dot_general` passes back is a
+product of the float32 cotangent, which no tensor core or matrix unit takes at full speed. Ours rounds the cotangent to the
+operands' dtype first, as torch does, everywhere but on the CPU.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from jaxnn import _compat
 from jaxnn.base import modes
+from jaxnn.base.dtypes import is_half
+from jaxnn.lowering.define import define
+
+Dims = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
 
 
 def dot_general(left: Any, right: Any, dimension_numbers: Any, preferred: Any = None, precision: Any = None) -> Any:
@@ -16,4 +30,83 @@ def dot_general(left: Any, right: Any, dimension_numbers: Any, preferred: Any = 
     `precision`: None for that of `nn.set_float32_matmul_precision`.
     """
     precision = modes.matmul_precision() if precision is None else precision
+    if preferred is not None and left.dtype == right.dtype != preferred and is_half(left.dtype):
+        (contracted, batch) = dimension_numbers
+        dims: Any = tuple(tuple(map(int, side)) for side in contracted), tuple(tuple(map(int, side)) for side in batch)
+        return _bind(left, right, dims, dict(precision=precision, preferred=np.dtype(preferred), narrow=left.dtype))
     return lax.dot_general(left, right, dimension_numbers, precision, preferred)
+
+
+def _bind(left: Any, right: Any, dims: Dims, options: Mapping[str, Any]) -> Any:
+    left, right = _compat.vary_alike(left, right)
+    return wide_dot_p.bind(left, right, dimension_numbers=dims, **options)
+
+
+def _run(left: Any, right: Any, *, dimension_numbers: Dims, precision: Any, preferred: Any, narrow: Any) -> Any:
+    """The operands rounded to `narrow`; sums and result in `preferred`."""
+    return lax.dot_general(left.astype(narrow), right.astype(narrow), dimension_numbers, precision, preferred)
+
+
+def _run_on_cpu(left: Any, right: Any, *, dimension_numbers: Dims, precision: Any, preferred: Any, narrow: Any) -> Any:
+    """A cotangent stays what it is: the CPU computes in float32 in any case."""
+    return lax.dot_general(left, right, dimension_numbers, precision, preferred)
+
+
+def _rest(ndim: int, *taken: Sequence[int]) -> list[int]:
+    return [dim for dim in range(ndim) if not any(dim in dims for dims in taken)]
+
+
+def _pass_back(ct: Any, asked: Any, other: Any, dims: Dims, asked_first: bool, options: Mapping[str, Any]) -> Any:
+    """The cotangent of the operand `asked`, whose dimensions stand first in `dims`; `asked_first`: also in the product."""
+    (contracted, others_contracted), (batch, others_batch) = dims
+    own, others = _rest(asked.aval.ndim, contracted, batch), _rest(other.ndim, others_contracted, others_batch)
+    begin = len(batch) + (len(own) if asked_first else 0)
+    places = tuple(range(begin, begin + len(others)))
+    numbers = (places, tuple(others)), (tuple(range(len(batch))), others_batch)
+    product = _bind(ct, other, numbers, options)
+    by_other = [contracted[at] for at in np.argsort(others_contracted)]
+    return jnp.transpose(product, np.argsort([*batch, *own, *by_other]).tolist()).astype(asked.aval.dtype)
+
+
+def _to_left(ct: Any, left: Any, right: Any, *, dimension_numbers: Dims, **options: Any) -> Any:
+    return _pass_back(ct, left, right, dimension_numbers, True, options)
+
+
+def _to_right(ct: Any, left: Any, right: Any, *, dimension_numbers: Dims, **options: Any) -> Any:
+    swapped: Any = tuple(side[::-1] for side in dimension_numbers)
+    return _pass_back(ct, right, left, swapped, False, options)
+
+
+def _batched(arrays: Any, axes: Any, *, dimension_numbers: Dims, **options: Any) -> Any:
+    """A dimension of both operands is one more of the batch; of one operand, one more that is kept."""
+    (contracted, batch) = dimension_numbers
+    moved = [array if axis is None else jnp.moveaxis(array, axis, 0) for array, axis in zip(arrays, axes)]
+    shifted: Any = [
+        [tuple(dim + (axis is not None) for dim in side) for side, axis in zip(sides, axes)]
+        for sides in (contracted, batch)
+    ]
+    if None not in axes:
+        shifted[1] = [(0, *side) for side in shifted[1]]
+        at = 0
+    else:
+        at = len(batch[0])
+        if axes[0] is None:
+            at += len(_rest(arrays[0].ndim, contracted[0], batch[0]))
+    left, right = moved
+    numbers: Any = tuple(map(tuple, shifted))
+    return _bind(left, right, numbers, options), at
+
+
+def _cost(left: Any, right: Any, made: Any, *, dimension_numbers: Dims, **_: Any) -> int:
+    return math.prod(made) * math.prod(left[dim] for dim in dimension_numbers[0][0])
+
+
+wide_dot_p = define(
+    "wide_dot",
+    _run,
+    platforms={"cpu": _run_on_cpu},
+    batch=_batched,
+    transposes=(_to_left, _to_right),
+    stands_for=lax.dot_general_p,
+    cost=_cost,
+)

@@ -22,7 +22,8 @@ _PROGRAMS: dict[Primitive, tuple[Callable[..., Any], Mapping[str, Callable[..., 
 def multiply_adds(equation: Any) -> int:
     """What an equation of one of our primitives costs; 0 for all others."""
     cost = _COSTS.get(equation.primitive)
-    return 0 if cost is None else cost(*[x.aval.shape for x in (*equation.invars, *equation.outvars)])
+    shapes = [x.aval.shape for x in (*equation.invars, *equation.outvars)]
+    return 0 if cost is None else cost(*shapes, **equation.params)
 
 
 def define(
@@ -47,7 +48,7 @@ def define(
         transposes: for each operand what the result's cotangent passes back to it:
             ``transpose(cotangent, *operands, **options)``, in which the operand itself is an ``ad.UndefinedPrimal``.
         stands_for: JAX's primitive that the policies of ``jax.checkpoint`` know this one by.
-        cost: multiply-adds, from the shapes of the operands and the result.
+        cost: multiply-adds, from the shapes of the operands and the result, and the options.
     """
     primitive = Primitive(f"jaxnn_{name}")
 

@@ -132,7 +132,7 @@ def has_products(jaxpr: Any) -> bool:
     """Whether a program multiplies matrices or convolves, at any depth."""
     return any(
         equation.primitive.name in _PRODUCTS
-        or equation.primitive.name.startswith("jaxnn_convolution")
+        or equation.primitive.name.startswith(("jaxnn_convolution", "jaxnn_wide_dot"))
         or any(map(has_products, _inner(equation)))
         for equation in jaxpr.eqns
     )

@@ -1,0 +1,124 @@
+"""Products of 16 bits with float32 results: lax's numbers on the CPU, and 16-bit operands in every derivative elsewhere."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import jaxnn as nn
+import jaxnn.functional as F
+from jaxnn.functional._dot import dot_general
+
+HALF = jnp.bfloat16
+RNG = np.random.default_rng(0)
+
+
+def _array(*shape, dtype=HALF):
+    return jnp.asarray(RNG.standard_normal(shape), dtype)
+
+
+CASES = {
+    "matrices": (_array(3, 4), _array(4, 5), (((1,), (0,)), ((), ()))),
+    "batch in other places": (_array(3, 2, 4), _array(4, 5, 2), (((2,), (0,)), ((1,), (2,)))),
+    "two sums in another order": (_array(2, 3, 4), _array(4, 5, 2), (((0, 2), (2, 0)), ((), ()))),
+    "two batches": (_array(2, 6, 3, 4), _array(3, 4, 5, 2), (((3,), (1,)), ((0, 2), (3, 0)))),
+    "nothing kept": (_array(4), _array(4), (((0,), (0,)), ((), ()))),
+}
+
+
+def _ours(dims):
+    return lambda left, right: dot_general(left, right, dims, jnp.float32)
+
+
+def _lax(dims):
+    return lambda left, right: lax.dot_general(left, right, dims, lax.Precision.HIGHEST, jnp.float32)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_numbers_and_derivatives_of_any_order_are_lax_s(case):
+    left, right, dims = CASES[case]
+
+    def everything(product):
+        def run(left, right):
+            out, pull = jax.vjp(product, left, right)
+            passed = pull(jnp.cos(out))
+            back = jax.vjp(lambda *operands: jax.vjp(product, *operands)[1](jnp.sin(out)), left, right)[1](passed)
+            return out, passed, jax.jvp(product, (left, right), (right.sum() * left, left.sum() * right)), back
+
+        return jax.jit(run)(left, right)
+
+    for mine, expected in zip(jax.tree.leaves(everything(_ours(dims))), jax.tree.leaves(everything(_lax(dims)))):
+        assert mine.dtype == expected.dtype and (mine == expected).all()
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("axes", [(0, 0), (None, 1), (1, None), (1, 0)])
+def test_vmap(case, axes):
+    left, right, dims = CASES[case]
+    stacked = [
+        array if axis is None else jnp.stack([array, 2 * array, -array], min(axis, array.ndim))
+        for array, axis in zip((left, right), axes)
+    ]
+    found = jax.vmap(_ours(dims), axes)(*stacked)
+    assert found.dtype == jnp.float32 and (found == jax.vmap(_lax(dims), axes)(*stacked)).all()
+
+
+def operands(function, *args, platform):
+    """The operands' dtypes of each product and convolution in the program for a platform."""
+    text = jax.jit(function).trace(*args).lower(lowering_platforms=(platform,)).as_text()
+    line = re.compile(r"stablehlo\.(?:dot_general|convolution).*?: \(tensor<([^>]*)>, tensor<([^>]*)>\)", re.DOTALL)
+    return [tuple(kind.rpartition("x")[2] for kind in found) for found in line.findall(text)]
+
+
+def test_off_the_cpu_every_derivative_multiplies_16_bits():
+    left, right, dims = CASES["two batches"]
+
+    def second(left, right):
+        first = lambda left, right: jax.grad(lambda a, b: jnp.sin(_ours(dims)(a, b)).sum(), (0, 1))(left, right)  # noqa: E731
+        return jax.vjp(first, left, right)[1]((left, right))
+
+    for platform in ("tpu", "cuda"):
+        found = operands(second, left, right, platform=platform)
+        assert len(found) > 6 and set(found) == {("bf16", "bf16")}
+    assert ("f32", "f32") in operands(second, left, right, platform="cpu")  # as lax has it
+
+
+def _layers():
+    tokens = jnp.ones((2, 6, 8))
+    yield "attention", nn.MultiheadAttention(8, 2, batch_first=True), lambda m, x: m(x, x, x)[0], tokens
+    yield "weights", nn.MultiheadAttention(8, 2), lambda m, x: sum(out.sum() for out in m(x, x, x)), tokens
+    yield "other sizes", nn.MultiheadAttention(8, 2, kdim=8, vdim=8), lambda m, x: m(x, x, x)[0], tokens
+    decoder = nn.TransformerDecoderLayer(8, 2, 16, dropout=0.0)
+    yield "decoder", decoder, lambda m, x: m(x, x), tokens
+    yield "LSTM", nn.LSTM(8, 4, 2, proj_size=3, bidirectional=True), lambda m, x: m(x)[0], tokens
+    yield "GRUCell", nn.GRUCell(8, 4), lambda m, x: m(x[0]), tokens
+    yield (
+        "convolutions",
+        nn.Sequential(nn.Conv1d(6, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.ConvTranspose1d(4, 6, 3, groups=2)),
+        lambda m, x: m(x),
+        tokens,
+    )
+    yield "bilinear and linear", nn.Bilinear(8, 8, 3), lambda m, x: m(x.astype(HALF), x), tokens
+    yield "attention alone", nn.Linear(8, 8), lambda m, x: F.scaled_dot_product_attention(m(x), m(x), m(x)), tokens
+
+
+@pytest.mark.parametrize("layer", [name for name, *_ in _layers()])
+def test_under_autocast_every_product_is_16_bits(layer):
+    nn.manual_seed(0)
+    _, model, call, x = next(row for row in _layers() if row[0] == layer)
+    if layer == "bilinear and linear":  # torch: promotes
+        model = model.to(HALF)
+        x = x.astype(HALF)
+
+    def step(model, x):
+        def loss(model):
+            with nn.autocast(dtype=HALF):
+                return (call(model, x).astype(jnp.float32) ** 2).sum()
+
+        return nn.value_and_grad(loss)(model)
+
+    found = operands(step, model, x, platform="tpu")
+    assert found and set(found) == {("bf16", "bf16")}, found
