@@ -1,4 +1,4 @@
-"""``jaxnn``, or ``python -m jaxnn``: tools for checkpoints, and for porting PyTorch source."""
+"""``jaxnn``, or ``python -m jaxnn``: tools for checkpoints, for porting PyTorch source, and for machines that are not here."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import argparse
 import sys
 
 from jaxnn.port import command
+from jaxnn.targets import command as planning
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="jaxnn", description="Tools for checkpoints and for porting.")
+    parser = argparse.ArgumentParser(prog="jaxnn", description="Tools for checkpoints, porting and planning.")
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser(
         "inspect", help="names, shapes, dtypes and totals of a checkpoint; runs none of its code"
@@ -18,8 +19,9 @@ def main(arguments: list[str] | None = None) -> int:
         "file", help=".pt, .pth, .ckpt, .bin, .safetensors, .gguf, or the .index.json of a sharded one"
     )
     command.add(commands)
+    planning.add(commands)
     options = parser.parse_args(arguments)
-    if options.command == "port":
+    if options.command in ("port", "plan"):
         return options.run(options)
     from jaxnn.io.inspect import show
 

@@ -9,6 +9,10 @@ from jaxnn.targets.compiling import Compiled as Compiled
 from jaxnn.targets.compiling import compile as compile
 from jaxnn.targets.compiling import lower as lower
 from jaxnn.targets.costs import Cost as Cost
+from jaxnn.targets.planning import Attempt as Attempt
+from jaxnn.targets.planning import Layout as Layout
+from jaxnn.targets.planning import Plans as Plans
+from jaxnn.targets.planning import plan as plan
 from jaxnn.targets.profiling import Profile as Profile
 from jaxnn.targets.profiling import Share as Share
 from jaxnn.targets.profiling import profile as profile

@@ -1,0 +1,143 @@
+"""Plans: which layouts are tried, with what memory, and what the command line says."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec
+
+import jaxnn as nn
+from jaxnn import __main__, targets
+from jaxnn.targets import planning
+from jaxnn.targets.planning import Attempt, Layout
+
+needs_tpu = pytest.mark.skipif(not targets.is_installed("tpu"), reason="needs the extra compile-tpu")
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(512, 512), nn.Sequential(nn.GELU(), nn.Linear(512, 512))) for _ in range(2)
+        )
+        self.head = nn.Linear(512, 512)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+def _adamw(model):
+    return nn.optim.AdamW(model, lr=1e-3)
+
+
+def test_layouts_are_the_ways_to_split_the_chips():
+    assert planning._layouts(4) == [
+        Layout(4, 1),
+        Layout(2, 2),
+        Layout(1, 4),
+        *(Layout(4 // n, n, True) for n in (1, 2, 4)),
+    ]
+    assert str(Layout(2, 8, True)) == "data 2 x fsdp 8, remat"
+
+
+def test_the_first_dimension_that_divides_is_split():
+    assert planning._spec((8, 6), 4) == PartitionSpec("fsdp")
+    assert planning._spec((6, 8), 4) == PartitionSpec(None, "fsdp")
+    assert planning._spec((6, 7), 4) == planning._spec((8,), 1) == planning._spec((), 4) == PartitionSpec()
+
+
+def test_weights_and_moments_of_a_chip():
+    model, optimizer = jax.eval_shape(lambda: (lambda model: (model, _adamw(model)))(Net()))
+    count = sum(p.size for p in jax.tree.leaves(model))
+    whole, split = (planning._weights(model, optimizer, Layout(4 // n, n)) for n in (1, 4))
+    assert 12 * count <= whole < 12 * count + 500
+    assert 3 * count <= split < 3 * count + 500
+
+
+def test_blocks_are_the_members_of_the_outermost_lists():
+    model = Net()
+    assert planning._blocks(model) == [*model.blocks]
+    assert planning._blocks(nn.Sequential(nn.Linear(2, 2), nn.ReLU())) == []
+
+
+def test_remat_and_kept_splits_change_no_number_and_no_name():
+    model, x = Net(), jnp.ones((4, 512))
+    again = planning._prepared(model, None, remat=True)
+    assert again.blocks[0] is not model.blocks[0] and type(again.blocks[0]) is not type(model.blocks[0])
+    assert again.state_dict().keys() == model.state_dict().keys()
+    loss = nn.jit(nn.value_and_grad(planning.squared_loss))
+    (value, grads), (wanted, those) = loss(again, x), loss(model, x)
+    assert float(value) == pytest.approx(float(wanted), rel=1e-6) and grads.keys() == those.keys()
+    text = str(jax.make_jaxpr(lambda m, x: nn.grad(planning.squared_loss)(m, x))(again, x))
+    assert "checkpoint" in text or "remat" in text
+
+
+def test_the_best_is_the_fastest_of_those_that_fit():
+    class Report:
+        def __init__(self, fits, step_seconds):
+            self.fits, self.step_seconds = fits, step_seconds
+
+    attempts = [
+        Attempt(Layout(4, 1), Report(False, 1.0)),
+        Attempt(Layout(2, 2), Report(True, 3.0)),
+        Attempt(Layout(1, 4), Report(True, 2.0)),
+        Attempt(Layout(1, 4, True), None, "the compiler finds no room"),
+    ]
+    plans = planning.Plans(targets.get("v5e:2x2"), attempts)
+    assert plans.best is attempts[2]
+    assert planning.Plans(plans.target, attempts[:1]).best is None
+
+
+def test_what_the_compiler_says_of_memory():
+    text = "RESOURCE_EXHAUSTED: total memory required for HLO temporaries (99.46G) ... Ran out of memory: Used 37.3G of 31.2G hbm"
+    assert planning._too_much(text) == "the compiler needs 37.3G"
+    assert planning._too_much("RESOURCE_EXHAUSTED: something else") == "the compiler finds no room"
+    with pytest.raises(RuntimeError, match="targets.plan: INTERNAL: a fault"):
+        planning._too_much("INTERNAL: a fault")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["nothing", "--input", "4x8"], "expected FILE.py:NAME or package.module:NAME, got nothing"),
+        (["/no/such.py:make", "--input", "4x8"], "/no/such.py: no such file"),
+        (["jaxnn.modules.linear:Missing", "--input", "4x8"], "jaxnn.modules.linear has no Missing; it has"),
+        (["jaxnn:Identity", "--input", "4by8"], "expected sizes and a dtype, as 256x1024:int32, got 4by8"),
+        (
+            ["jaxnn:Identity", "--input", "4x8", "--optimizer", "Adamm"],
+            "expected a class of nn.optim, as AdamW, got Adamm",
+        ),
+        (["jaxnn:Identity", "--input", "4x8", "--layout", "4"], "expected DATAxFSDP, as 2x8 or 2x8+remat, got 4"),
+        (["jaxnn:Identity", "--input", "4x8", "--target", "v9"], "targets.get: name: expected one of v4"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(options, said, capsys):
+    given = options if "--target" in options else [*options, "--target", "v5e"]
+    assert __main__.main(["plan", *given]) == 2
+    assert said in capsys.readouterr().err
+
+
+@needs_tpu
+def test_a_plan_for_four_chips(tmp_path, capsys):
+    batch = [jax.ShapeDtypeStruct((64, 512), jnp.float32)]
+    layouts = [Layout(4, 1), Layout(1, 4)]
+    found = targets.plan(
+        Net, planning.squared_loss, batch, optimizer=_adamw, target="v5e:2x2", layouts=layouts, tries=2
+    )
+    whole, split = (attempt.report for attempt in found.attempts)
+    assert found.best in found.attempts and found.best.report.fits
+    assert split.memory["parameters"] < 0.26 * whole.memory["parameters"]
+    assert {"all-reduce"} == {one.kind for one in whole.compiled.collectives}
+    gathers = [one for one in split.compiled.collectives if (one.kind, one.dtype) == ("all-gather", "bf16")]
+    weights = 2 * 5 * 512 * 512  # in bfloat16
+    assert [one.axis for one in gathers] == ["fsdp"] and weights <= sum(one.bytes for one in gathers) <= 2.2 * weights
+    assert not any(one.dtype == "f32" and one.bytes > 10_000 for one in split.compiled.collectives)
+    found.save_html(tmp_path / "plan.html")
+    assert "Best: " in (tmp_path / "plan.html").read_text()
+    assert (
+        targets.plan(
+            Net, planning.squared_loss, batch, optimizer=_adamw, target="v5e:2x2", layouts=[Layout(2, 2)], tries=0
+        ).attempts
+        == []
+    )
