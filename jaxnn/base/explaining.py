@@ -31,6 +31,9 @@ def of_attribute(owner: str, name: str) -> str:
 
 def find(error: BaseException) -> str:
     """What to write for the idiom that `error` came of; "" where it is none of the table."""
+    found = of_assignment(error) if isinstance(error, AttributeError) else ""
+    if found:
+        return found
     if isinstance(error, AttributeError) and error.name:
         owner = _owner(error.obj)
         found = of_attribute(owner, error.name) if owner else ""
@@ -43,6 +46,44 @@ def find(error: BaseException) -> str:
             if not row.called or row.called in called(error.__traceback__):
                 return row.text()
     return ""
+
+
+_ON_A_TRACER = re.compile(r"'\w*Tracer' object has no attribute '(\w+)'")  # what Python says where one is set
+
+
+def of_assignment(error: AttributeError) -> str:
+    """What to write for ``self.weight.name = value`` inside a trace, where reading gives a tracer; "" for other errors."""
+    said, traceback = _ON_A_TRACER.match(str(error)), error.__traceback__
+    if said is None:
+        return ""
+    name, target = said[1], None
+    while traceback is not None:
+        target = _assigned(traceback, name) or target
+        traceback = traceback.tb_next
+    if target is None:
+        return ""
+    array = ast.unparse(target.value)
+    start = f"jaxnn: {array}.{name}: inside a trace {array} is a tracer, which takes no attributes. "
+    if not isinstance(target.value, ast.Attribute):
+        return start + f'Set it on the parameter, model.get_parameter("...").{name} = ..., in the trace or before it'
+    owner, attribute = ast.unparse(target.value.value), target.value.attr
+    if name == "data":
+        return start + f"Write {owner}.{attribute} = ..., which puts the array in the parameter"
+    return start + f'Write {owner}.get_parameter("{attribute}").{name} = ... (get_buffer for a buffer)'
+
+
+def _assigned(traceback: TracebackType, name: str) -> ast.Attribute | None:
+    """The ``x.name`` that is assigned to where an exception passed through a line, if any is."""
+    frame = traceback.tb_frame
+    line = linecache.getline(frame.f_code.co_filename, traceback.tb_lineno, frame.f_globals)
+    try:
+        tree = ast.parse(line.strip())
+    except SyntaxError:
+        return None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr == name and isinstance(node.ctx, ast.Store):
+            return node
+    return None
 
 
 def explain(error: BaseException) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import jax
 import jax.numpy as jnp
@@ -231,3 +232,38 @@ def test_arrays_inside_a_trace_refuse_them(name, transform):
     model = nn.Linear(3, 3)
     with pytest.raises(AttributeError, match=name):
         transform(lambda model: setattr(model.weight, name, False))(model)
+
+
+def _marks(model):
+    model.weight.mark = True
+
+
+def _takes_data(model):
+    model[0].weight.data = 1
+
+
+def _of_a_variable(model):
+    weight = model.weight
+    weight.requires_grad = False
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (_marks, r'model\.weight\.mark: inside a trace .* Write model\.get_parameter\("weight"\)\.mark = '),
+        (
+            _takes_data,
+            r"model\[0\]\.weight\.data: inside a trace .* Write model\[0\]\.weight = \.\.\., which puts the array",
+        ),
+        (
+            _of_a_variable,
+            r'weight\.requires_grad: inside a trace .*\("\.\.\."\)\.requires_grad = \.\.\., in the trace or before',
+        ),
+    ],
+)
+@pytest.mark.parametrize("transform", [nn.jit, nn.grad, nn.checkpoint])
+def test_what_is_set_on_a_tracer_says_where_it_belongs(function, said, transform):
+    model = nn.Sequential(nn.Linear(3, 3)) if function is _takes_data else nn.Linear(3, 3)
+    with pytest.raises(AttributeError) as raised:
+        nn.jit(lambda model: transform(function)(model))(model)
+    assert re.search(said, "\n".join(raised.value.__notes__))
