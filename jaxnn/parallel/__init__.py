@@ -1,5 +1,9 @@
 """Several devices: torch.nn.parallel's names over JAX's shardings."""
 
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from jaxnn.base.names import public_names as _public_names
 from jaxnn.parallel.data_parallel import DataParallel as DataParallel
 from jaxnn.parallel.data_parallel import data_parallel as data_parallel
@@ -16,6 +20,15 @@ from jaxnn.parallel.process_group import init_process_group as init_process_grou
 from jaxnn.parallel.process_group import is_available as is_available
 from jaxnn.parallel.process_group import is_initialized as is_initialized
 
+if _TYPE_CHECKING:
+    from jaxnn.parallel import checkpoint as checkpoint
+else:
+
+    def __getattr__(name: str) -> _Any:
+        if name != "checkpoint":  # which loads nn.optim and nn.io
+            raise AttributeError(f"module 'jaxnn.parallel' has no attribute {name!r}")
+        return _import_module("jaxnn.parallel.checkpoint")
+
 
 def __dir__() -> list[str]:
-    return _public_names(globals())
+    return _public_names(globals(), "checkpoint")
