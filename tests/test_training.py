@@ -94,9 +94,18 @@ def test_an_mlp_compiles_to_exactly_the_hand_written_program():
         assert _instructions(wrap(lambda m, x: m(x)).lower(model, x)) == expected
 
 
+def _counts(function, arguments):
+    """The operations of a program that is lowered for CUDA, without what the host's XLA finds unused or twice."""
+    leaves, tree = jax.tree.flatten(arguments)
+    flat = jax.jit(lambda *leaves: jax.tree.leaves(function(*tree.unflatten(leaves))))
+    unchecked = [jax.export.DisabledSafetyCheck.platform()]
+    lowered = jax.export.export(flat, platforms=["cuda"], disabled_checks=unchecked)(*leaves)
+    return hlo.counts(jax.jit(lowered.call).lower(*leaves).compile().as_text())
+
+
 @pytest.mark.parametrize("name", ["ResNeXt blocks", "ConvNeXt-like", "ViT-tiny", "GPT-mini", "LSTM, 2 layers"])
 def test_a_step_on_a_gpu_has_the_products_and_convolutions_of_the_hand_written_one(name):
-    ours, by_hand = hlo.compare(name)
+    ours, by_hand = (_counts(*written) for written in hlo.steps(name))
     assert sum(by_hand[kind] for kind in ("dot", "convolution")) > 10
     for kind in ("dot", "convolution", "while", "custom-call"):
         assert ours[kind] == by_hand[kind], kind
