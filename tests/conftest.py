@@ -1,10 +1,17 @@
-"""Settings of the whole suite: two CPU devices, fixed seeds, quick compilation, no persistent state between tests."""
+"""Settings of the whole suite: two CPU devices, fixed seeds, quick compilation, no persistent state between tests.
+
+``JAXNN_TEST_DEVICES`` asks for another number of devices.
+"""
 
 import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count="
+    + os.environ.get("JAXNN_TEST_DEVICES", "2")
+)
 
 import hypothesis
 import jax

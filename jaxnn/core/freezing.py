@@ -46,6 +46,10 @@ class Places:
         raise NotImplementedError
 
 
+class Noted(dict[Any, Any]):
+    """A dict whose every change is said by who makes it (`note_structure`): nobody need compare it to see one."""
+
+
 class _Same:
     """Carries an object through a frozen form without taking part in comparison."""
 
@@ -123,6 +127,12 @@ def _freeze_mapping(value: Any, places: Places) -> tuple[Any, ...]:
     return "mapping", type(value), default, items
 
 
+def _freeze_noted(value: Any, places: Places) -> tuple[Any, ...]:
+    places.refers = True  # each copy of a module has its own
+    items = tuple((freeze(key, places), freeze(item, places)) for key, item in value.items())
+    return "mapping", type(value), None, items
+
+
 def _freeze_set(value: Any, places: Places) -> tuple[Any, ...]:
     places.mutable |= isinstance(value, set)
     return "set", type(value), frozenset(freeze(item, places) for item in value)
@@ -146,6 +156,7 @@ def _freeze_partial(value: Any, places: Places) -> tuple[Any, ...]:
 
 _HANDLERS: tuple[tuple[Any, Callable[[Any, Places], tuple[Any, ...]]], ...] = (
     ((list, tuple, collections.deque), _freeze_sequence),
+    (Noted, _freeze_noted),
     (dict, _freeze_mapping),
     ((set, frozenset), _freeze_set),
     ((np.ndarray, np.generic), _freeze_numpy),

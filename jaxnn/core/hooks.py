@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base.dtypes import is_floating
+from jaxnn.core.freezing import Noted
 from jaxnn.core.parameter import note_structure
 
 
@@ -34,10 +35,8 @@ class Hook(NamedTuple):
 class RemovableHandle:
     """What registering a hook gives back: ``remove()`` takes the hook out; as a context manager, at its end."""
 
-    _ids = itertools.count()
-
-    def __init__(self, owner: Any, kind: str) -> None:
-        self.id = next(self._ids)
+    def __init__(self, owner: Any, kind: str, number: int) -> None:
+        self.id = number
         self._owner, self._kind = weakref.ref(owner), kind
 
     def remove(self) -> None:
@@ -68,11 +67,15 @@ class _Table:
     def _hooks_changed(self) -> None:
         raise NotImplementedError
 
+    def _next_number(self) -> int:
+        """A number that no hook here has or has had."""
+        raise NotImplementedError
+
     def _add_hook(self, kind: str, hook: Hook, prepend: bool = False) -> RemovableHandle:
         if not callable(hook.function):
             raise TypeError(f"register_{kind}_hook: hook: expected a function, got {type(hook.function).__name__}")
-        handle = RemovableHandle(self, kind)
-        hooks = self._hook_table().setdefault(kind, {})
+        handle = RemovableHandle(self, kind, self._next_number())
+        hooks = self._hook_table().setdefault(kind, Noted())
         before = dict(hooks) if prepend else {}
         if prepend:
             hooks.clear()
@@ -92,7 +95,11 @@ class _GlobalHooks(_Table):
     def __init__(self) -> None:
         self._table: dict[str, dict[int, Hook]] = {}
         self._numbers = jax.make_user_context(())
+        self._ids = itertools.count()
         self.any = False
+
+    def _next_number(self) -> int:
+        return next(self._ids)
 
     def _hook_table(self, create: bool = True) -> Any:
         return self._table
@@ -116,8 +123,16 @@ class Hooks(_Table):
         if held.get("_pending") is not None:
             _ = self._modules  # type: ignore[attr-defined]  # builds the tree, hooks and all
         if create:
-            return held.setdefault("_hooks", {})
+            return held.setdefault("_hooks", Noted())
         return held.get("_hooks")
+
+    def _next_number(self) -> int:
+        # Counted for each module: models that got the same hooks in the same order are alike, and share what is compiled.
+        held = self.__dict__
+        known = (number for hooks in self._hook_table().values() for number in hooks if isinstance(number, int))
+        number = held.get("_hook_count", max(known, default=-1) + 1)
+        held["_hook_count"] = number + 1
+        return number
 
     def _hooks_changed(self) -> None:
         if not self.__dict__.get("_hooks", True):

@@ -34,6 +34,9 @@ from jaxnn.core.parameter import (
 from jaxnn.core.stateful import Stateful
 from jaxnn.core.tree import Registry, Structure
 
+# What an object keeps where its structure is replaced.
+_KEPT = ("_home", "_unbound", "_hook_count")
+
 
 class Bundle(Stateful):
     """Several stateful objects, and boxes that are given by themselves, as one tree: what they share is one leaf."""
@@ -167,6 +170,12 @@ class Plan:
         self.indices = indices
         self.structure = structure  # None where it stayed as it was
         self.object_origins, self.box_origins = object_origins, box_origins
+
+    def origin(self, index: int) -> int:
+        """The number that leaf `index` had before; -1 for a new one."""
+        if self.structure is None:
+            return index
+        return self.box_origins[index] if index < len(self.box_origins) else -1
 
     def _key(self) -> tuple[Any, ...]:
         return self.indices, self.structure, self.object_origins, self.box_origins
@@ -321,7 +330,7 @@ def _graft(
     attributes = tree.attributes_of(structure, extra, objects, all_boxes, home)
     attributes[0]["_cache"].epoch = epoch = next_epoch()
     for node, obj, new in zip(structure.nodes, objects, attributes):
-        kept = {name: obj.__dict__[name] for name in ("_home", "_unbound") if name in obj.__dict__}
+        kept = {name: obj.__dict__[name] for name in _KEPT if name in obj.__dict__}
         acts += (
             functools.partial(object.__setattr__, obj, "__class__", node.kind),
             functools.partial(dict.clear, obj.__dict__),

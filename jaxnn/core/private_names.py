@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
+from jaxnn.core.freezing import Noted
 from jaxnn.core.hooks import Hook
 
 
@@ -21,7 +22,7 @@ class HookRegistry(MutableMapping[int, Callable[..., Any]]):
         return self._hooks()[number].function
 
     def __setitem__(self, number: int, function: Callable[..., Any]) -> None:
-        self._module._hook_table().setdefault(self._kind, {})[number] = Hook(function)
+        self._module._hook_table().setdefault(self._kind, Noted())[number] = Hook(function)
         self._module._hooks_changed()
 
     def __delitem__(self, number: int) -> None:

@@ -28,6 +28,7 @@ from jax.interpreters import batching
 from jaxnn import _compat
 from jaxnn.base.locks import Lock
 from jaxnn.core.parameter import Slot, TraceLeakError, may_hold
+from jaxnn.core.placement import home
 from jaxnn.lowering.define import Primitive, lower, refuse
 
 _OUTSIDE = (
@@ -215,7 +216,7 @@ class Generator:
         with self._lock.held:
             before = self.take(taker)
             try:
-                state, key = _split(before)
+                state, key = _split(home(before))
                 if self.has(before, taker):
                     if not may_hold(self.slot.home, state):
                         return jax.random.wrap_key_data(_abstract_key.bind(where=f"{_outside()}.\n{_user_frame()}"))

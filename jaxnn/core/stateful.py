@@ -60,6 +60,10 @@ class Stateful:
         own_constructor(cls)
         tree.register(cls)
 
+    def _leaf_name(self, slot: str) -> str:
+        """What the leaf of one of the object's boxes is called."""
+        return slot
+
     def _init_state(self) -> None:
         held = self.__dict__
         for registry, kind in tree.REGISTRY_KINDS.items():

@@ -43,7 +43,9 @@ from jaxnn.core.parameter import (
 
 REGISTRIES = ("_parameters", "_buffers", "_slots")
 # What a stateful object's __dict__ holds besides its attributes.
-_INTERNAL = frozenset((*REGISTRIES, "_modules", "_cache", "_pending", "_home", "_scope", "_unbound", "_aside"))
+_INTERNAL = frozenset(
+    (*REGISTRIES, "_modules", "_cache", "_pending", "_home", "_scope", "_unbound", "_aside", "_hook_count")
+)
 
 
 class Registry(dict[str, Any]):
@@ -241,10 +243,11 @@ class _Walk(freezing.Places):
         self.objects.append(obj)
         self._paths.append(path)
         join = _join if not getattr(obj, "transparent", False) else lambda path, name: path
+        called = type(obj)._leaf_name
         self._box_entries.append(
             tuple(
                 tuple(
-                    (name, -1 if box is None else self.number_box(box, _join(path, name)))
+                    (name, -1 if box is None else self.number_box(box, _join(path, called(obj, name))))
                     for name, box in held.get(registry, {}).items()
                 )
                 for registry in REGISTRIES

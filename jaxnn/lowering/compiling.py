@@ -77,6 +77,8 @@ class Jitted:
         self.whole: Any = None
         self._called: Any = None
         self.quiet = False
+        #: of each placement of a call's state, as `variant` made it
+        self.variants: dict[Any, Any] = {}
 
     def current(self) -> Any:
         """The function that jax compiles in this place."""
@@ -105,6 +107,17 @@ class Jitted:
         if self._called is None:
             self._called = self._make_called()
         return self._called
+
+    def variant(self, key: Any, fun: Callable[..., Any], platform: str, out_shardings: Any) -> Any:
+        """`fun` in place of the function, for devices of `platform`, with `out_shardings`; kept under `key`."""
+        options = _known(platform) | (self._own or {})
+        made = self._make(fun, compiler_options=options or None, out_shardings=out_shardings)
+        return self.variants.setdefault(key, made)
+
+    def _cache_size(self) -> int:
+        """How many programs calls have compiled."""
+        called = self._called if self._called is not None else self.current()
+        return sum(jitted._cache_size() for jitted in (called, *self.variants.values()))
 
     def warn_again(self) -> None:
         """End the silence that begins where a call compiles."""
@@ -140,7 +153,7 @@ class Jitted:
 
     def clear_cache(self) -> None:
         """Drop what was compiled."""
-        for jitted in (self._inner, self.whole, self._called):
+        for jitted in (self._inner, self.whole, self._called, *self.variants.values()):
             if jitted is not None:
                 jitted.clear_cache()
 

@@ -19,6 +19,7 @@ from jaxnn import _compat
 from jaxnn.base.dtypes import describe
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter, Slot, owner
+from jaxnn.core.placement import like
 from jaxnn.optim import _double
 
 # Options that are numbers, or tuples of numbers, also where they are given as integers.
@@ -177,9 +178,9 @@ class Group(MutableMapping[str, Any]):
         if isinstance(array, _compat.Tracer) or isinstance(packed, _compat.Tracer):
             self._slot.value = jnp.asarray(array).at[at].set(packed)
         else:
-            array = np.array(array)
-            array[at] = packed
-            self._slot.value = jnp.asarray(array)
+            numbers = np.array(array)
+            numbers[at] = packed
+            self._slot.value = like(array, jnp.asarray(numbers))
 
     def __delitem__(self, name: str) -> None:
         if self._optimizer._knows(name) or name == "params":

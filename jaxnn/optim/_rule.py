@@ -22,6 +22,7 @@ from jaxnn import _compat
 from jaxnn.base.dtypes import is_half, promote_types
 from jaxnn.core import spanning
 from jaxnn.core.parameter import Parameter, Slot
+from jaxnn.core.placement import like
 from jaxnn.optim import _double
 from jaxnn.optim._groups import Layout, named
 from jaxnn.optim._master import FIELD, OPTION, current, master_of
@@ -134,6 +135,15 @@ class Rule(Optimizer):
             clock = old.shape[0]
             setattr(self, field, jnp.concatenate([old, jnp.asarray(value, dtype)[None]]))
         return clock
+
+    def _belonging(self) -> dict[str, int]:
+        return {f"state.{number}.{field}": number for number, held in enumerate(self._held) for field in held.fields}
+
+    def _leaf_name(self, slot: str) -> str:
+        kind, _, rest = slot.partition(".")
+        number, _, field = rest.partition(".")
+        named = kind == "state" and field and self._names is not None and number.isdigit()
+        return f"state.{self._names[int(number)]}.{field}" if named and self._names is not None else slot
 
     def _counts_of(self, group: int) -> dict[str, Any]:
         return {name: self._slots[f"{name}.{group}"].value for name in self.counts}
@@ -285,7 +295,7 @@ class Rule(Optimizer):
                     f"{type(self).__name__}.load_state_dict: parameter {number}: {field}: expected the shape "
                     f"{value.shape}, got {np.shape(array)}"
                 )
-            fields[field] = value if array is None else spanning.copied(array, value.dtype)
+            fields[field] = value if array is None else like(value, spanning.copied(array, value.dtype))
         return fields
 
     def _optional(self) -> tuple[str, ...]:

@@ -52,6 +52,34 @@ def _zip(function: Callable[[Any, Any], Any], names: tuple[str, ...], first: Any
     return jax.tree.map(lambda a, b: function(a, b) if stop(b) else b, first, second, is_leaf=stop)
 
 
+def _places(optimizer: Any, group: int) -> tuple[tuple[str, ...], Any]:
+    """The names of a group and its state, with its leaves' numbers in place of its leaves."""
+    names, treedef = dict(getattr(optimizer, "_trees", ())).get(group, ((), None))
+    return names, None if treedef is None else treedef.unflatten(range(treedef.num_leaves))
+
+
+def belonging(optimizer: Any) -> dict[str, int]:
+    """The slots that belong to one parameter, by its number."""
+    found: dict[str, int] = {}
+    numbers = {name: number for number, name in enumerate(optimizer._names or ())}
+    for group in range(len(optimizer._members)):
+        names, state = _places(optimizer, group)
+        for node in jax.tree.leaves(state, is_leaf=lambda node: _over(node, names)):  # noqa: B023
+            if _over(node, names):
+                parts: dict[str, Any] = node
+                found |= {f"state.{group}.{i}": numbers[name] for name in names for i in jax.tree.leaves(parts[name])}
+    return found
+
+
+def leaf_name(optimizer: Any, slot: str) -> str:
+    """What the leaf of a slot is called: its place in the state."""
+    kind, group, number = (*slot.split("."), "", "")[:3]
+    state = _places(optimizer, int(group))[1] if kind == "state" and group.isdigit() else None
+    paths = [] if state is None else jax.tree.leaves_with_path(state)
+    path = paths[int(number)][0] if number.isdigit() and int(number) < len(paths) else ()
+    return f"state.{group}.{jax.tree_util.keystr(path, simple=True, separator='.')}" if path else slot
+
+
 def rename(optimizer: Any, old: tuple[str, ...] | None, new: tuple[str, ...]) -> None:
     """Start the state of each group when its parameters' names become known; follow them when they change."""
     if optimizer._transformation is None:

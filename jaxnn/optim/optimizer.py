@@ -14,11 +14,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnn import _compat
 from jaxnn.base.checks import named
 from jaxnn.base.dtypes import describe
 from jaxnn.core import donation
+from jaxnn.core.conversions import place
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import (
     Parameter,
@@ -30,6 +32,7 @@ from jaxnn.core.parameter import (
     structure_epoch,
     write_all,
 )
+from jaxnn.core.placement import derived, is_spread, like, mesh_of, several_devices, sharding_of
 from jaxnn.core.stateful import Stateful
 from jaxnn.optim import _transformed
 from jaxnn.optim._groups import Group, Layout, as_boxes, as_groups, check_switches, decode, encode, warn_of_typo
@@ -111,6 +114,14 @@ class Optimizer(Hooked, Stateful):
     def _saved_state(self) -> dict[Any, Any]:
         return _transformed.saved_state(self)
 
+    def _belonging(self) -> dict[str, int]:
+        """The slots whose arrays belong to one parameter, which they lie beside, by its number."""
+        return _transformed.belonging(self)
+
+    def _leaf_name(self, slot: str) -> str:
+        """What the leaf of a slot is called: by the parameter's name, as soon as that is known."""
+        return _transformed.leaf_name(self, slot)
+
     def _load_state(self, state: Mapping[Any, Any], numbers: Mapping[Any, int]) -> Callable[[], None]:
         """Read what `_saved_state` gave, checking all of it; the function that puts it in place."""
         return _transformed.load_state(self, state)
@@ -178,7 +189,8 @@ class Optimizer(Hooked, Stateful):
         options.pop("params", None)
         layout, numbers, fixed = encode(options)
         self._note_structure(number, options)
-        setattr(self, f"options.{number}", jax.numpy.asarray(numbers))
+        slot = f"options.{number}"
+        setattr(self, slot, like(self._slots[slot]._value, jax.numpy.asarray(numbers)))
         for name, value in (("_layouts", layout), ("_fixed", fixed)):
             if getattr(self, name)[number] != value:
                 rows = list(getattr(self, name))
@@ -239,6 +251,28 @@ class Optimizer(Hooked, Stateful):
             )
         return self._names
 
+    # -- several devices ------------------------------------------------------------------------------------------
+
+    def _follow(self) -> bool:
+        """Lay the state out as the parameters lie, whenever it was made; whether anything has moved."""
+        boxes: _Boxes | None = self.__dict__.get("_unbound")
+        shardings = [sharding_of(box._value) for box in boxes or ()]
+        mesh = mesh_of(shardings)
+        if boxes is None or mesh is None:
+            return False
+        whole = NamedSharding(mesh, PartitionSpec())
+        belonging = self._belonging()
+        moved = False
+        for name, slot in self._slots.items():
+            target = whole
+            if name in belonging and is_spread(shardings[belonging[name]]):
+                number = belonging[name]
+                target = derived(shardings[number], boxes[number].shape, slot.shape) or whole
+            if sharding_of(slot._value) != target and not is_deleted(slot):
+                slot.replace(place(slot._value, target))
+                moved = True
+        return moved
+
     # -- the step -------------------------------------------------------------------------------------------------
 
     def step(self, model: Any = None, grads: Any = None, *, skip: Any = None) -> Any:
@@ -285,6 +319,9 @@ class Optimizer(Hooked, Stateful):
             )
         names = self._bound_names(model)
         boxes = self._parameters_by_name(model)
+        eager = _compat.at_top_level() and several_devices()
+        if eager:
+            self._follow()
         self._check_gradients(grads, names, boxes)
         undo = _Undo(self)
         try:
@@ -292,6 +329,8 @@ class Optimizer(Hooked, Stateful):
             if skip is not None:  # what a step adds to the state is in its boxes already, as it begins
                 changed, new = changes
                 changes = changed, [jnp.where(skip, box.value, array) for box, array in zip(changed, new)]
+            if eager:
+                changes = changes[0], [like(box._value, array) for box, array in zip(*changes)]
         except BaseException as error:
             undo.restore()
             donation.explain(error, [model, self])

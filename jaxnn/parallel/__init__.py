@@ -7,7 +7,16 @@ from typing import Any as _Any
 from jaxnn.base.names import public_names as _public_names
 from jaxnn.parallel.data_parallel import DataParallel as DataParallel
 from jaxnn.parallel.data_parallel import data_parallel as data_parallel
+from jaxnn.parallel.device_mesh import DeviceMesh as DeviceMesh
+from jaxnn.parallel.device_mesh import init_device_mesh as init_device_mesh
+from jaxnn.parallel.distribute import distribute_module as distribute_module
+from jaxnn.parallel.distribute import distribute_tensor as distribute_tensor
+from jaxnn.parallel.distribute import placement_table as placement_table
 from jaxnn.parallel.init_sharded import init_sharded as init_sharded
+from jaxnn.parallel.placement_types import Partial as Partial
+from jaxnn.parallel.placement_types import Placement as Placement
+from jaxnn.parallel.placement_types import Replicate as Replicate
+from jaxnn.parallel.placement_types import Shard as Shard
 from jaxnn.parallel.process_group import all_gather_object as all_gather_object
 from jaxnn.parallel.process_group import barrier as barrier
 from jaxnn.parallel.process_group import broadcast_object_list as broadcast_object_list

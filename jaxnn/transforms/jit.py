@@ -9,12 +9,15 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 
 import jax
 
+from jaxnn import _compat
 from jaxnn.base import explaining
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe
 from jaxnn.core import donation, lift, random
+from jaxnn.core.conversions import place
 from jaxnn.core.lift import Watch
 from jaxnn.core.parameter import Reads
+from jaxnn.core.placement import Placement, home, placement_of, several_devices
 from jaxnn.core.stateful import Stateful
 from jaxnn.lowering.compiling import Jitted
 from jaxnn.transforms.closures import Uses
@@ -44,6 +47,62 @@ class _Results(Exception):
 
 
 jax.tree_util.register_pytree_node(_Results, lambda results: (results.args[1], results.args[0]), _Results)
+
+
+class _Placed(Exception):
+    """As `_Results`, of a call whose arrays are spread over devices; ``args`` is (None, (about, (values, key))).
+
+    Its tree is known before `fun` has been traced, so that shardings can be said for it: of each root a list with an
+    entry for each leaf that went in, None where it has not changed, and a list of the leaves that are new.
+    """
+
+
+jax.tree_util.register_pytree_node(_Placed, lambda results: (results.args[1], None), _Placed)
+
+
+@jax.tree_util.register_static
+class _About:
+    """The plans, and whether originals stand in the output."""
+
+    def __init__(self, plans: tuple[lift.Plan, ...], refers: bool) -> None:
+        self.both = plans, refers
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _About) and other.both == self.both
+
+    def __hash__(self) -> int:
+        return hash(self.both)
+
+
+def _by_leaf(plan: lift.Plan, values: list[Any], count: int) -> tuple[list[Any], list[Any]]:
+    """The arrays of `plan` in the places of the `count` leaves that went in, and those that are new."""
+    places: list[Any] = [None] * count
+    new: list[Any] = []
+    for index, value in zip(plan.indices, values):
+        origin = plan.origin(index)
+        if 0 <= origin < count:
+            places[origin] = value
+        else:
+            new.append(value)
+    return places, new
+
+
+def _in_order(plan: lift.Plan, places: list[Any], new: list[Any]) -> list[Any]:
+    """What `_by_leaf` took apart."""
+    if not new and plan.structure is None:
+        return [places[index] for index in plan.indices]
+    rest = iter(new)
+    origins = [plan.origin(index) for index in plan.indices]
+    return [places[origin] if 0 <= origin < len(places) else next(rest) for origin in origins]
+
+
+def _opened(results: Any) -> tuple[tuple[Any, bool], Any, Any]:
+    """The plans and whether originals stand in the output, the arrays of each plan, and the random stream's state."""
+    first, second = results.args
+    if first is not None:
+        return first, *second
+    about, (by_leaf, key) = second
+    return about.both, [_in_order(plan, *pair) for plan, pair in zip(about.both[0], by_leaf)], key
 
 
 class _Stage:
@@ -79,7 +138,7 @@ class _Compiled(_Stage):
 
 def _finish(done: defaultdict[int, Any], roots: Sequence[Any], generator: random.Generator, state: Any) -> None:
     """Run the program, if ``done[0]`` is not there yet, and write back what it changed; then ``done[1]`` is there."""
-    (plans, _), (values, key) = done[0][1].args
+    (plans, _), values, key = _opened(done[0][1])
     stream, key = (None, None) if key is None else generator.moved(state, done, key)
     lift.write_back(roots, plans, values, stream, key, (functools.partial(done.__setitem__, 1, True),))
 
@@ -137,6 +196,9 @@ def jit(
     A module that the function uses without being given it (a closure, a global name) is a constant of the program. When it
     has changed, the function is compiled anew, with a warning.
 
+    On several devices every array of a module or an optimizer comes back with the sharding that it went in with; an
+    optimizer's state takes that of its parameters first, and what lies on no device in particular is copied to all.
+
     Args:
         fun: a function, a module, or a module's method; or None, to use ``jit(...)`` as a decorator with options.
         static_argnums, static_argnames, donate_argnums, donate_argnames, in_shardings, out_shardings: as in
@@ -173,7 +235,8 @@ def jit(
     static = Statics(function, static_argnums, static_argnames, len(bound))
     donates = donate_argnums is not None or donate_argnames is not None
 
-    def pure(hidden: tuple[Any, Any], *args: Any, **kwargs: Any) -> tuple[Any, _Results]:
+    def run(hidden: tuple[Any, Any], args: Any, kwargs: Any) -> tuple[Any, Any, list[Any], list[int], Any]:
+        """The output, what `_About` keeps, and the arrays of each plan, of trees of so many leaves; the stream's state."""
         key, bundle = hidden
         if bundle is not None:
             objects = bundle.objects()
@@ -204,14 +267,24 @@ def jit(
         refers = lift.replace_objects(out, objects)
         new_key = generator.slot.value
         plans = tuple(plan for plan, _ in changes)
-        values = [values for _, values in changes]
         check_twins(name, local_of(callers, "roots") or (), plans, found)
         warn_of_float64(beyond.name, (local_of(callers, "args"), local_of(callers, "kwargs")))
-        results = _Results((plans, bool(lift.count_refs(refers))), (values, None if new_key is key else new_key))
-        return refers, results
+        about = plans, bool(lift.count_refs(refers))
+        counts = [len(watch.leaves) for watch in watches]
+        return refers, about, [values for _, values in changes], counts, None if new_key is key else new_key
 
-    pure.__name__ = pure.__qualname__ = name
-    speak_of(pure, fun if isinstance(fun, Stateful) else function, "_jaxnn_state")
+    def pure(hidden: tuple[Any, Any], *args: Any, **kwargs: Any) -> tuple[Any, _Results]:
+        refers, about, values, _, key = run(hidden, args, kwargs)
+        return refers, _Results(about, (values, key))
+
+    def placed(hidden: tuple[Any, Any], *args: Any, **kwargs: Any) -> tuple[Any, _Placed]:
+        refers, about, values, counts, key = run(hidden, args, kwargs)
+        by_leaf = [_by_leaf(*each) for each in zip(about[0], values, counts)]
+        return refers, _Placed(None, (_About(*about), (by_leaf, key)))
+
+    for traced in (pure, placed):
+        traced.__name__ = traced.__qualname__ = name
+        speak_of(traced, fun if isinstance(fun, Stateful) else function, "_jaxnn_state")
     jax_options = dict(options)
     if in_shardings is not None:
         user = in_shardings if isinstance(in_shardings, tuple) else (in_shardings,)
@@ -226,7 +299,11 @@ def jit(
         jax.jit(function, static_argnums=static_argnums, donate_argnums=donate_argnums, **names)
         raise
 
-    callers: set[Any] = set()
+        check_twins(name, local_of(callers, "roots") or (), plans, found)
+        warn_of_float64(beyond.name, (local_of(callers, "args"), local_of(callers, "kwargs")))
+        about = plans, bool(lift.count_refs(refers))
+        counts = [len(watch.leaves) for watch in watches]
+        return refers, about, [values for _, values in changes], counts, None if new_key is key else new_key
 
     def prepare(args: tuple[Any, ...], kwargs: dict[str, Any], whole: bool = True) -> Any:
         args = bound + args
@@ -253,11 +330,17 @@ def jit(
                 compiled.clear_cache()
             bundle, args, kwargs, objects, roots = prepare(args, kwargs, whole)
             generator = random.current()
+            spreads = whole and several_devices() and _compat.at_top_level()
+            placement = placement_of(objects, roots) if spreads else None
             # Calls at its only item's first reading, and keeps the result in the same act: an interrupt finds it there.
             done: defaultdict[int, Any] = defaultdict()
             state = generator.take(done)
             try:
-                done.default_factory = functools.partial(program(), (state, bundle), *args, **kwargs)
+                if placement is not None:
+                    program_now, key = in_place(placement), place(state, placement.whole)
+                else:
+                    program_now, key = program(), home(state) if several_devices() else state
+                done.default_factory = functools.partial(program_now, (key, bundle), *args, **kwargs)
                 try:
                     _finish(done, roots, generator, state)
                 except BaseException as error:
@@ -273,7 +356,7 @@ def jit(
                 generator.release(state, done)
                 if compiled.quiet:
                     compiled.warn_again()
-            return lift.restore_objects(out, objects) if results.args[0][1] else out
+            return lift.restore_objects(out, objects) if _opened(results)[0][1] else out
 
         callers.add(wrapper.__code__)
         return wrapper
@@ -284,8 +367,11 @@ def jit(
         def call(*args: Any, **kwargs: Any) -> Any:
             if beyond.watched and beyond.changed():
                 compiled.clear_cache()
-            bundle, args, kwargs, _, roots = prepare(args, kwargs)  # `check_twins` looks for the roots
-            return getattr(compiled, method)((random.current().slot.value, bundle), *args, **kwargs)
+        check_twins(name, local_of(callers, "roots") or (), plans, found)
+        warn_of_float64(beyond.name, (local_of(callers, "args"), local_of(callers, "kwargs")))
+        about = plans, bool(lift.count_refs(refers))
+        counts = [len(watch.leaves) for watch in watches]
+        return refers, about, [values for _, values in changes], counts, None if new_key is key else new_key
 
         callers.add(call.__code__)
         return call

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import init
+from jaxnn.core.freezing import Noted
 from jaxnn.core.hooks import Hook
 from jaxnn.core.parameter import Buffer, empty
 from jaxnn.utils import _computed
@@ -68,11 +69,10 @@ def attach(module: Any, hook: Attached) -> None:
 def register(module: Any, kind: str, function: Any, name: str, **options: Any) -> None:
     """Register a hook under a number that follows from what it is.
 
-    The numbers are part of what jit compiles for: with those of ``register_forward_pre_hook``, which are never given
-    twice, every module would be compiled for anew.
+    The numbers are part of what jit compiles for: modules that got such hooks in another order are alike with these.
     """
     key: Any = f"{type(function).__name__} {name}"
-    module._hook_table().setdefault(kind, {})[key] = Hook(function, **options)
+    module._hook_table().setdefault(kind, Noted())[key] = Hook(function, **options)
     module._hooks_changed()
 
 

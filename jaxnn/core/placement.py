@@ -1,0 +1,165 @@
+"""Where the arrays of modules and optimizers lie: what a compiled step is given on several devices it gives back there.
+
+XLA chooses the sharding of every result that nobody has said anything about. So a step's results would drift: a weight
+comes back sharded otherwise than it went in, the next call finds other arguments and compiles anew, and a donated array
+has no result to be reused for. `nn.jit` asks here for the shardings that go in, and says that the same come out.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxnn import _compat
+from jaxnn.core import tree
+from jaxnn.core.conversions import place
+
+_sharding_of = operator.attrgetter("sharding")
+_MOST = 4096  # entries of `_known`
+
+
+class Placement:
+    """The shardings of the leaves of some trees, tree by tree, one object for equal ones; `whole` is a copy everywhere."""
+
+    __slots__ = ("shardings", "whole", "explicit", "platform")
+
+    def __init__(self, shardings: tuple[tuple[Any, ...], ...], whole: NamedSharding) -> None:
+        self.shardings, self.whole = shardings, whole
+        self.explicit = is_explicit(whole.mesh)
+        self.platform: str = whole.mesh.devices.flat[0].platform
+
+
+# The ids of the leaves' shardings -> their placement (None: nothing is spread), and the shardings, so that ids stay theirs.
+_known: dict[tuple[int, ...], tuple[Placement | None, list[Any]]] = {}
+_interned: dict[Any, Placement] = {}
+_several: list[bool] = []
+
+
+def several_devices() -> bool:
+    """Whether arrays can be spread at all."""
+    if not _several:
+        _several.append(jax.device_count() > 1)
+    return _several[0]
+
+
+def is_spread(sharding: Any) -> bool:
+    """Whether a sharding is one of several devices."""
+    return isinstance(sharding, jax.sharding.Sharding) and len(sharding.device_set) > 1
+
+
+def mesh_of(shardings: Iterable[Any]) -> Mesh | None:
+    """The mesh of the first sharding that has one of several devices, real or abstract."""
+    for sharding in shardings:
+        if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh) and sharding.mesh.size > 1:
+            return sharding.mesh
+    return None
+
+
+def is_explicit(mesh: Any) -> bool:
+    """Whether a mesh has axes that are part of arrays' types."""
+    return AxisType.Explicit in mesh.axis_types
+
+
+def sharding_of(value: Any) -> Any:
+    """The sharding of an array or of a place for one; None for anything else, and where it is traced."""
+    return None if isinstance(value, _compat.Tracer) else getattr(value, "sharding", None)
+
+
+def placement_of(objects: Sequence[Any], roots: Sequence[Any]) -> Placement | None:
+    """How the leaves of `roots` lie, which are the trees of `objects`; None where nothing is spread over devices.
+
+    Where something is, optimizers follow their parameters first, and arrays that lie on no device in particular are
+    copied to all of the mesh: the first step finds everything as the second will.
+    """
+    try:
+        leaves = [tree.flatten(root)[0] for root in roots]
+        shardings = [sharding for some in leaves for sharding in map(_sharding_of, some)]
+    except AttributeError:  # a leaf that is no array
+        return None
+    key = (*map(id, shardings), *map(len, leaves))
+    found = _known.get(key)
+    if found is None:
+        mesh = mesh_of(shardings)
+        if mesh is not None and _settle(objects, roots, mesh):
+            leaves = [tree.flatten(root)[0] for root in roots]
+            shardings = [sharding for some in leaves for sharding in map(_sharding_of, some)]
+            key = (*map(id, shardings), *map(len, leaves))
+        if len(_known) >= _MOST:
+            _known.clear()
+        found = _known[key] = None if mesh is None else _intern(leaves, mesh), shardings
+    return found[0]
+
+
+def _intern(leaves: list[Sequence[Any]], mesh: Mesh) -> Placement:
+    shardings = tuple(tuple(_kept(leaf) for leaf in some) for some in leaves)
+    whole = NamedSharding(mesh, PartitionSpec())
+    found = _interned.get((shardings, whole))
+    if found is None:
+        if len(_interned) >= _MOST:
+            _interned.clear()
+        found = _interned[shardings, whole] = Placement(shardings, whole)
+    return found
+
+
+def _kept(leaf: Any) -> Any:
+    """The sharding that a leaf is to come back with; None leaves it to JAX: its type says it, or it is not spread."""
+    sharding = sharding_of(leaf)
+    if not is_spread(sharding) or isinstance(sharding, NamedSharding) and is_explicit(sharding.mesh):
+        return None
+    return sharding
+
+
+def _settle(objects: Sequence[Any], roots: Sequence[Any], mesh: Mesh) -> bool:
+    """Let optimizers follow, and spread what lies nowhere in particular; whether anything has moved."""
+    moved = False
+    for obj in objects:
+        if hasattr(type(obj), "_follow"):
+            moved |= obj._follow()
+    whole = NamedSharding(mesh, PartitionSpec())
+    for root in roots:
+        for box in tree.cache_of(root)[0].boxes:
+            if _lies_nowhere(box._value):
+                box.replace(place(box._value, whole))
+                moved = True
+    return moved
+
+
+def _lies_nowhere(value: Any) -> bool:
+    """Whether an array is on the default device because nobody has said where."""
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return value.sharding is None
+    return isinstance(value, jax.Array) and not isinstance(value, _compat.Tracer) and not value.committed
+
+
+def like(old: Any, new: Any) -> Any:
+    """`new`, laid out as `old` is where that is spread over devices: for a box that gets another array."""
+    sharding = sharding_of(old)
+    if sharding is None or isinstance(new, _compat.Tracer) or not is_spread(sharding):
+        return new
+    return place(new, sharding)
+
+
+def derived(sharding: Any, shape: Sequence[int], own: Sequence[int]) -> Any:
+    """How an array of shape `own` lies that belongs to one of shape `shape` under `sharding`.
+
+    A dimension of the same size, counted from the first, is sharded the same way; others are whole. So running averages
+    lie as their parameter, and factored ones as the rows and columns that they stand for.
+    """
+    if not isinstance(sharding, NamedSharding):
+        return sharding if tuple(own) == tuple(shape) else None
+    spec = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
+    if tuple(own) == tuple(shape):
+        return sharding
+    axes = [spec[at] if at < len(shape) and size == shape[at] else None for at, size in enumerate(own)]
+    while axes and axes[-1] is None:
+        axes.pop()
+    return NamedSharding(sharding.mesh, PartitionSpec(*axes), memory_kind=sharding.memory_kind)
+
+
+def home(value: Any) -> Any:
+    """An array that is the same on all devices, as one of the default device that goes anywhere."""
+    return jax.numpy.asarray(jax.device_get(value)) if is_spread(sharding_of(value)) else value

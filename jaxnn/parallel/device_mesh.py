@@ -1,0 +1,235 @@
+"""`DeviceMesh`: devices in a grid whose dimensions have names, and views of some of them; over JAX's mesh."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh
+
+from jaxnn.base.checks import fail
+from jaxnn.base.dtypes import describe
+
+
+class DeviceMesh:
+    """Devices in a grid. ``mesh["tp"]`` and ``mesh["data", "fsdp"]`` are views of some of its dimensions.
+
+    Arrays lie on the whole grid, also those that a view is used for: ``jax_mesh`` is JAX's mesh of all dimensions, and
+    a view names those of its axes that are meant. Its axes are Auto: the compiler lays out what nobody has said.
+
+    Args:
+        device_type: the devices' platform.
+        mesh: JAX's mesh.
+        mesh_dim_names: the dimensions of a view; all by default.
+        flattened: names given to several dimensions together, and these.
+
+    Example:
+        >>> import jax, jaxnn as nn
+        >>> nn.parallel.DeviceMesh("cpu", jax.make_mesh((1, 1), ("fsdp", "tp")))["tp"].mesh_dim_names
+        ('tp',)
+
+    Follows ``torch.distributed.device_mesh.DeviceMesh``.
+    """
+
+    def __init__(
+        self,
+        device_type: str,
+        mesh: Mesh,
+        mesh_dim_names: Sequence[str] | None = None,
+        flattened: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        if not isinstance(mesh, Mesh):
+            remedy = "nn.parallel.init_device_mesh makes one"
+            fail(TypeError, "DeviceMesh", "mesh", "a jax.sharding.Mesh", describe(mesh), remedy)
+        self.device_type = device_type
+        self.jax_mesh = auto(mesh)
+        self.mesh_dim_names = tuple(map(str, mesh.axis_names if mesh_dim_names is None else mesh_dim_names))
+        self._flattened = dict(flattened or {})
+
+    # -- shape ----------------------------------------------------------------------------------------------------
+
+    def axes(self, dim: int | str) -> tuple[str, ...]:
+        """The axes of JAX's mesh behind a dimension of this one: one, or several that were flattened."""
+        name = self.mesh_dim_names[dim] if isinstance(dim, int) else dim
+        return self._flattened.get(name, (name,))
+
+    @property
+    def all_axes(self) -> tuple[str, ...]:
+        """The axes of JAX's mesh behind all dimensions."""
+        return tuple(axis for name in self.mesh_dim_names for axis in self.axes(name))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The number of devices along each dimension."""
+        return tuple(math.prod(self.jax_mesh.shape[axis] for axis in self.axes(name)) for name in self.mesh_dim_names)
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.mesh_dim_names)
+
+    def size(self, mesh_dim: int | None = None) -> int:
+        """The number of devices along a dimension, or of all."""
+        return math.prod(self.shape) if mesh_dim is None else self.shape[mesh_dim]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    # -- views ----------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, names: str | tuple[str, ...]) -> DeviceMesh:
+        names = (names,) if isinstance(names, str) else tuple(names)
+        known = (*map(str, self.jax_mesh.axis_names), *self._flattened)
+        for name in names:
+            if name not in known:
+                raise KeyError(f"DeviceMesh: expected one of the dimensions {known}, got {name!r}")
+        return DeviceMesh(self.device_type, self.jax_mesh, names, self._flattened)
+
+    def _flatten(self, mesh_dim_name: str | None = None) -> DeviceMesh:
+        """This mesh's dimensions as one, under a name by which ``mesh[name]`` finds it from now on."""
+        name = mesh_dim_name or "_".join(self.mesh_dim_names)
+        self._flattened[name] = self.all_axes
+        return DeviceMesh(self.device_type, self.jax_mesh, (name,), self._flattened)
+
+    # -- where this process is ------------------------------------------------------------------------------------
+
+    @property
+    def mesh(self) -> np.ndarray[Any, Any]:
+        """The devices' numbers along this mesh's dimensions, of those that this process's first device is among."""
+        ids = np.vectorize(lambda device: device.id, otypes=[int])(self.jax_mesh.devices)
+        own = self._own()
+        names = list(map(str, self.jax_mesh.axis_names))
+        kept = self.all_axes
+        at = tuple(slice(None) if name in kept else own[number] for number, name in enumerate(names))
+        left = [name for name in names if name in kept]
+        return ids[at].transpose([left.index(axis) for axis in kept]).reshape(self.shape)
+
+    def _own(self) -> list[int]:
+        """Where the first of this process's devices is in JAX's mesh; the first of all where none is."""
+        index = jax.process_index()
+        found = [at for at, device in np.ndenumerate(self.jax_mesh.devices) if device.process_index == index]
+        return list(found[0]) if found else [0] * self.jax_mesh.devices.ndim
+
+    def get_coordinate(self) -> list[int]:
+        """Where this process's first device is along each dimension."""
+        own = dict(zip(map(str, self.jax_mesh.axis_names), self._own()))
+        place = []
+        for name in self.mesh_dim_names:
+            number = 0
+            for axis in self.axes(name):
+                number = number * self.jax_mesh.shape[axis] + own[axis]
+            place.append(number)
+        return place
+
+    def get_local_rank(self, mesh_dim: int | str | None = None) -> int:
+        """Where this process's first device is along a dimension; without one the mesh has to have one dimension."""
+        if mesh_dim is None and self.ndim > 1:
+            raise RuntimeError(
+                f"get_local_rank: mesh_dim: expected one of {self.mesh_dim_names}, as the mesh has {self.ndim} dimensions"
+            )
+        number = self.mesh_dim_names.index(mesh_dim) if isinstance(mesh_dim, str) else mesh_dim or 0
+        return self.get_coordinate()[number]
+
+    def get_rank(self) -> int:
+        """The number of this process."""
+        return jax.process_index()
+
+    # -- as a value -----------------------------------------------------------------------------------------------
+
+    def _key(self) -> tuple[Any, ...]:
+        return self.jax_mesh, self.mesh_dim_names, tuple(map(self.axes, self.mesh_dim_names))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DeviceMesh) and other._key() == self._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        dims = ", ".join(f"{name}={size}" for name, size in zip(self.mesh_dim_names, self.shape))
+        whole = "" if self.size() == self.jax_mesh.size else f" of {dict(self.jax_mesh.shape)}"
+        return f"DeviceMesh({self.device_type!r}, {dims}{whole})"
+
+
+def auto(mesh: Mesh) -> Mesh:
+    """A mesh with Auto axes over the same devices."""
+    if all(kind == AxisType.Auto for kind in mesh.axis_types):
+        return mesh
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+
+
+def init_device_mesh(
+    device_type: str,
+    mesh_shape: Sequence[int],
+    *,
+    mesh_dim_names: Sequence[str] | None = None,
+    backend_override: Any = None,
+    devices: Sequence[Any] | None = None,
+) -> DeviceMesh:
+    """The devices of a platform in a grid, for all of `nn.parallel`.
+
+    Neighbours in the grid are neighbours in the machine, as far as ``jax.make_mesh`` knows it; the last dimension gets
+    the shortest links.
+
+    torch: there each process has one device. Here a process has all that JAX gives it, and eight devices of one process
+    make a mesh of eight.
+
+    Args:
+        device_type: "cpu", "cuda", "tpu" ...
+        mesh_shape: the number of devices along each dimension.
+        mesh_dim_names: a name for each; "dim_0", "dim_1" ... by default.
+        backend_override: accepted; JAX's runtime is the backend.
+        devices: take these and not all that the platform has.
+
+    Raises:
+        RuntimeError: other names than dimensions, names that come twice, or more devices than there are.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> mesh = nn.parallel.init_device_mesh("cpu", (1, 1), mesh_dim_names=("fsdp", "tp"))
+        >>> mesh["tp"].size(), mesh.shape
+        (1, (1, 1))
+
+    Follows ``torch.distributed.device_mesh.init_device_mesh``.
+    """
+    where = "init_device_mesh"
+    shape: tuple[Any, ...] = tuple(mesh_shape) if isinstance(mesh_shape, (tuple, list)) else (mesh_shape,)
+    if not shape or not all(isinstance(size, (int, np.integer)) and size > 0 for size in shape):
+        fail(RuntimeError, where, "mesh_shape", "sizes of at least 1", repr(mesh_shape))
+    names = tuple(mesh_dim_names) if mesh_dim_names is not None else tuple(f"dim_{i}" for i in range(len(shape)))
+    if len(names) != len(shape):
+        fail(RuntimeError, where, "mesh_dim_names", f"a name for each of the {len(shape)} dimensions", repr(names))
+    if len(set(names)) < len(names):
+        fail(RuntimeError, where, "mesh_dim_names", "each name once", repr(names))
+    known = list(jax.devices(device_type) if devices is None else devices)
+    count = math.prod(shape)
+    if count > len(known) or (count < len(known) and jax.process_count() > 1):
+        remedy = f"Their product is {count}"
+        if device_type == "cpu":
+            remedy += f'. XLA_FLAGS="--xla_force_host_platform_device_count={count}" makes as many of one CPU'
+        fail(RuntimeError, where, "mesh_shape", f"sizes for {len(known)} {device_type} devices", str(shape), remedy)
+    kinds = (AxisType.Auto,) * len(shape)
+    try:
+        mesh = jax.make_mesh(shape, names, kinds, devices=known[:count])
+    except NotImplementedError:  # a grid that the machine's own dimensions do not make up: they are split
+        grid = mesh_utils.create_device_mesh(shape, known[:count], allow_split_physical_axes=True)
+        mesh = Mesh(grid, names, axis_types=kinds)
+    return DeviceMesh(device_type, mesh)
+
+
+def as_device_mesh(mesh: Any, where: str) -> DeviceMesh:
+    """A DeviceMesh as it is, or of JAX's mesh.
+
+    Raises:
+        TypeError: anything else.
+    """
+    if isinstance(mesh, DeviceMesh):
+        return mesh
+    if isinstance(mesh, Mesh):
+        return DeviceMesh(mesh.devices.flat[0].platform, mesh)
+    remedy = 'Make one: nn.parallel.init_device_mesh("tpu", (8,), mesh_dim_names=("data",))'
+    fail(TypeError, where, "device_mesh", "a DeviceMesh or a jax.sharding.Mesh", describe(mesh), remedy)
