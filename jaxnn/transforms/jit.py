@@ -17,7 +17,7 @@ from jaxnn.core import donation, lift, random
 from jaxnn.core.conversions import place
 from jaxnn.core.lift import Watch
 from jaxnn.core.parameter import Reads
-from jaxnn.core.placement import Placement, home, placement_of, several_devices
+from jaxnn.core.placement import home, placement_of, several_devices
 from jaxnn.core.stateful import Stateful
 from jaxnn.lowering.compiling import Jitted
 from jaxnn.transforms.closures import Uses
@@ -299,11 +299,16 @@ def jit(
         jax.jit(function, static_argnums=static_argnums, donate_argnums=donate_argnums, **names)
         raise
 
-        check_twins(name, local_of(callers, "roots") or (), plans, found)
-        warn_of_float64(beyond.name, (local_of(callers, "args"), local_of(callers, "kwargs")))
-        about = plans, bool(lift.count_refs(refers))
-        counts = [len(watch.leaves) for watch in watches]
-        return refers, about, [values for _, values in changes], counts, None if new_key is key else new_key
+    callers: set[Any] = set()
+
+    def in_place(placement: Placement) -> Any:
+        """The program whose state comes back where it went in, `placement`."""
+        program = compiled.variants.get(placement)
+        if program is None:
+            spread = [(list(shardings), None) for shardings in placement.shardings]
+            outputs = _Placed(None, (None, (spread, None if placement.explicit else placement.whole)))
+            program = compiled.variant(placement, placed, placement.platform, (out_shardings, outputs))
+        return program
 
     def prepare(args: tuple[Any, ...], kwargs: dict[str, Any], whole: bool = True) -> Any:
         args = bound + args
@@ -367,11 +372,13 @@ def jit(
         def call(*args: Any, **kwargs: Any) -> Any:
             if beyond.watched and beyond.changed():
                 compiled.clear_cache()
-        check_twins(name, local_of(callers, "roots") or (), plans, found)
-        warn_of_float64(beyond.name, (local_of(callers, "args"), local_of(callers, "kwargs")))
-        about = plans, bool(lift.count_refs(refers))
-        counts = [len(watch.leaves) for watch in watches]
-        return refers, about, [values for _, values in changes], counts, None if new_key is key else new_key
+            bundle, args, kwargs, objects, roots = prepare(args, kwargs)  # `check_twins` looks for the roots
+            key, chosen = home(random.current().slot.value), compiled
+            placement = placement_of(objects, roots) if _compat.at_top_level() else None
+            if placement is not None:
+                chosen = in_place(placement)
+                key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=placement.whole)
+            return getattr(chosen, method)((key, bundle), *args, **kwargs)
 
         callers.add(call.__code__)
         return call

@@ -7,7 +7,7 @@ import pytest
 
 from tests.parallel import scaled
 
-RUNS = [("--models", "gpt", "lstm", "--meshes", "data,fsdp,tp"), ("--models", "vit", "resnet", "--meshes", "fsdp,tp")]
+RUNS = [("--models", "gpt", "lstm", "--meshes", "data,fsdp,tp"), ("--models", "resnet", "--meshes", "fsdp,tp")]
 
 
 @pytest.mark.parametrize("arguments", RUNS, ids=lambda arguments: arguments[1])
