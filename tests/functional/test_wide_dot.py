@@ -69,7 +69,8 @@ def test_vmap(case, axes):
 def operands(function, *args, platform):
     """The operands' dtypes of each product and convolution in the program for a platform."""
     text = jax.jit(function).trace(*args).lower(lowering_platforms=(platform,)).as_text()
-    line = re.compile(r"stablehlo\.(?:dot_general|convolution).*?: \(tensor<([^>]*)>, tensor<([^>]*)>\)", re.DOTALL)
+    name = r"(?:stablehlo\.dot_general|stablehlo\.convolution|chlo\.ragged_dot)"
+    line = re.compile(rf"{name}.*?: \(tensor<([^>]*)>, tensor<([^>]*)>", re.DOTALL)
     return [tuple(kind.rpartition("x")[2] for kind in found) for found in line.findall(text)]
 
 
@@ -122,3 +123,26 @@ def test_under_autocast_every_product_is_16_bits(layer):
 
     found = operands(step, model, x, platform="tpu")
     assert found and set(found) == {("bf16", "bf16")}, found
+
+
+@pytest.mark.parametrize("form", ["rows", "columns", "parts", "dense"])
+def test_products_of_groups_multiply_16_bits(form):
+    left, right = {
+        "rows": (_array(6, 4), _array(2, 4, 5)), "columns": (_array(2, 6, 4), _array(4, 5)),
+        "parts": (_array(6, 4), _array(4, 5)), "dense": (_array(2, 6, 4), _array(2, 4, 5)),
+    }[form]  # fmt: skip
+    offs = None if form == "dense" else jnp.array([2, 4], jnp.int32)
+
+    def pulled(left, right):
+        out, pull = jax.vjp(lambda left, right: F.grouped_mm(left, right, offs=offs), left, right)
+        return out, pull(out)
+
+    found = operands(pulled, left, right, platform="tpu")
+    assert len(found) >= 3 and set(found) == {("bf16", "bf16")}
+
+
+def test_a_scaled_product_multiplies_no_float32():
+    """8 bits are a part of 16: the product is exact, in one pass of a TPU."""
+    mat, one, whole = jnp.ones((8, 8), jnp.float8_e4m3fn), jnp.ones((), jnp.float32), F.ScalingType.TensorWise
+    found = operands(lambda a, b: F.scaled_mm(a, b, one, whole, one, whole), mat, mat, platform="tpu")
+    assert found == [("bf16", "bf16")]
