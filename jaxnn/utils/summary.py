@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -14,6 +15,7 @@ from jaxnn.core import random, tree
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Parameter
 from jaxnn.lowering.by_platform import default_program
+from jaxnn.lowering.compiling import speed_of_float32
 from jaxnn.lowering.define import multiply_adds
 
 
@@ -37,6 +39,18 @@ class Summary:
 
     name: str
     rows: list[Row] = field(default_factory=list)
+    exact_float32: int = 0  # multiply-adds of float32 at "highest"
+
+    @property
+    def note(self) -> str:
+        """On a GPU or TPU, what the products of float32 cost there; "" where they are few, or nothing is faster."""
+        speed = speed_of_float32()
+        if not speed or self.exact_float32 < max(_FEW, 0.1 * self.total.multiply_adds):
+            return ""
+        return (
+            f'{self.exact_float32:,} of the multiply-adds are float32 at "highest", here {speed}: see '
+            "nn.set_float32_matmul_precision and nn.autocast"
+        )
 
     @property
     def total(self) -> Row:
@@ -52,10 +66,11 @@ class Summary:
 
     def _totals(self) -> str:
         total = self.total
-        return (
+        text = (
             f"{total.parameters:,} parameters ({total.trainable:,} trainable), {_bytes(total.nbytes)}, "
             f"{total.multiply_adds:,} multiply-adds"
         )
+        return f"{text}\n{self.note}" if self.note else text
 
     def __str__(self) -> str:
         cells = [list(_HEADINGS), *self._cells()]
@@ -105,6 +120,7 @@ class Summary:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{html.escape(self._totals())}</p>"
 
 
+_FEW = 10**8  # a model of fewer multiply-adds waits for other things
 _HEADINGS = ("layer", "class", "output", "parameters", "bytes", "multiply-adds")
 
 
@@ -125,9 +141,8 @@ def summary(model: Module, *inputs: Any, **kwargs: Any) -> Summary:
         (36, 64)
     """
     rows = {path: _row(path, module) for path, module in model.named_modules(remove_duplicate=True)}
-    if inputs or kwargs:
-        _evaluate(model, inputs, kwargs, rows)
-    return Summary(type(model).__name__, list(rows.values()))
+    exact = _evaluate(model, inputs, kwargs, rows) if inputs or kwargs else 0
+    return Summary(type(model).__name__, list(rows.values()), exact)
 
 
 def _row(path: str, module: Module) -> Row:
@@ -143,8 +158,8 @@ def _row(path: str, module: Module) -> Row:
     )
 
 
-def _evaluate(model: Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], rows: dict[str, Row]) -> None:
-    """Fill in outputs and multiply-adds by tracing one call of a copy."""
+def _evaluate(model: Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], rows: dict[str, Row]) -> int:
+    """Fill in outputs and multiply-adds by tracing one call of a copy; how many of those are float32 at "highest"."""
     leaves, structure = tree.flatten(model)
     dynamic, treedef = jax.tree.flatten((inputs, kwargs))
     arrays = [leaf for leaf in dynamic if hasattr(leaf, "shape")]
@@ -180,13 +195,24 @@ def _evaluate(model: Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], ro
             if not path:
                 break
             path = path.rpartition(".")[0]
+    return sum(_multiply_adds(jaxpr.jaxpr, wanted=_is_exact_float32).values())
+
+
+def _is_exact_float32(equation: Any) -> bool:
+    """Whether a product's operands are float32, and it asks for all of their digits."""
+    params = equation.params
+    asked = params["geometry"].precision if "geometry" in params else params.get("precision")
+    highest = jax.lax.Precision.HIGHEST
+    return asked in (highest, (highest, highest)) and all(x.aval.dtype == "float32" for x in equation.invars[:2])
 
 
 def _describe_output(output: Any) -> str:
     return ", ".join(describe(leaf) for leaf in jax.tree.leaves(output))
 
 
-def _multiply_adds(jaxpr: Any, scope: str = "", repeats: int = 1) -> dict[str, int]:
+def _multiply_adds(
+    jaxpr: Any, scope: str = "", repeats: int = 1, wanted: Callable[[Any], bool] = lambda equation: True
+) -> dict[str, int]:
     """Module path -> multiply-adds of the products and convolutions traced inside it, loops counted by their length."""
     counts: dict[str, int] = {}
     for equation in jaxpr.eqns:
@@ -202,14 +228,14 @@ def _multiply_adds(jaxpr: Any, scope: str = "", repeats: int = 1) -> dict[str, i
             numbers = params["dimension_numbers"]
             kernel = equation.invars[1].aval.shape
             count = prod(equation.outvars[0].aval.shape) * prod(kernel) // kernel[numbers.rhs_spec[0]]
-        if count:
+        if count and wanted(equation):
             counts[path] = counts.get(path, 0) + count * repeats
         inner_repeats = repeats * params["length"] if name == "scan" else repeats
         values = [*params.values(), default_program(equation)]
         for value in jax.tree.leaves(values, is_leaf=lambda leaf: hasattr(leaf, "eqns")):
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
-                for inner_path, inner_count in _multiply_adds(inner, path, inner_repeats).items():
+                for inner_path, inner_count in _multiply_adds(inner, path, inner_repeats, wanted).items():
                     counts[inner_path] = counts.get(inner_path, 0) + inner_count
     return counts
 
