@@ -6,12 +6,15 @@ on the installed JAX and says which one broke when an upgrade moves something.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 from typing import Any
 
 import jax
 import jax.core
 import jax.export
+from jax._src import config as _config
 from jax._src import core as _core
 from jax._src import distributed as _distributed
 from jax._src import xla_bridge as _xla_bridge
@@ -149,3 +152,155 @@ def coordination() -> Any:
 def devices_are_known() -> bool:
     """Whether a computation has made the devices ready, after which no process group can be made."""
     return _xla_bridge.backends_are_initialized()
+
+
+class Splash:
+    """JAX's splash attention for TPU, its forward and backward pass apart; batch entries by ``jax.vmap``.
+
+    Its public function keeps what the backward pass needs to itself.
+
+    Args:
+        rows: number of queries.
+        columns: number of keys.
+        heads: number of query heads.
+        offset: query `l` sees the keys up to `l + offset`; None for all keys.
+        block_q: queries in a block, a divisor of `rows`.
+        block_kv: keys in a block, a divisor of `columns`.
+        interpret: run it in JAX's operations, on any platform.
+    """
+
+    def __init__(
+        self, rows: int, columns: int, heads: int, offset: int | None, block_q: int, block_kv: int, interpret: bool
+    ) -> None:
+        from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
+
+        shape = rows, columns
+        causal = offset is not None
+        one = splash_attention_mask.CausalMask(shape, offset) if causal else splash_attention_mask.FullMask(shape)
+        sizes = splash_attention_kernel.BlockSizes(
+            block_q=block_q,
+            block_kv=block_kv,
+            block_kv_compute=block_kv,
+            block_q_dkv=block_q,
+            block_kv_dkv=block_kv,
+            block_kv_dkv_compute=block_kv,
+            block_q_dq=block_q,
+            block_kv_dq=block_kv,
+        )
+        self._module = splash_attention_kernel
+        self._make = lambda save: splash_attention_kernel.make_splash_mha_single_device(
+            splash_attention_mask.MultiHeadMask([one] * heads),
+            block_sizes=sizes,
+            save_residuals=save,
+            interpret=interpret,
+        )
+
+    def _segments(self, segments: Any) -> Any:
+        return None if segments is None else self._module.SegmentIds(*segments)
+
+    def run(self, query: Any, key: Any, value: Any, segments: Any) -> Any:
+        """The output (H, L, Ev) of (H, L, E) and (K, S, E); `segments`: of queries and of keys, or None."""
+        return self._make(False)(query, key, value, self._segments(segments))
+
+    def forward(self, query: Any, key: Any, value: Any, segments: Any) -> tuple[Any, Any]:
+        """The output, and the log-sum-exp of each query's scores (H, L)."""
+        output, (total,) = self._make(True)(query, key, value, self._segments(segments))
+        return output, total
+
+    def backward(
+        self, query: Any, key: Any, value: Any, segments: Any, output: Any, total: Any, cotangent: Any
+    ) -> tuple[Any, Any, Any]:
+        """Cotangents of query, key and value."""
+        kernel = self._make(False)
+        kept = query, key, value, self._segments(segments), None, output, total
+        made = self._module._splash_attention_bwd(
+            res=(*kept, kernel.dq_mask_info, kernel.dkv_mask_info), do=cotangent, **kernel.kwargs
+        )
+        return made[3], made[4], made[5]
+
+
+class Cudnn:
+    """cuDNN's attention, its forward and backward pass apart. Lowered for CUDA it needs neither a GPU nor cuDNN here.
+
+    ``jax.nn.dot_product_attention(implementation="cudnn")`` asks the host for its cuDNN when it is traced, and keeps what
+    the backward pass needs to itself.
+
+    Args:
+        scale: factor of the scores.
+        causal: query `l` sees the keys 0 to `l`.
+    """
+
+    def __init__(self, scale: float, causal: bool) -> None:
+        from jax._src.cudnn import fused_attention_stablehlo as fused
+
+        self._fused = fused
+        self._options: dict[str, Any] = {
+            "scale": scale,
+            "seed": 42,
+            "dropout_rate": 0.0,
+            "mask_type": fused.MaskType.CAUSAL if causal else fused.MaskType.NO_MASK,
+            "layout": fused.AttentionLayout.BNTH.value,
+            "sliding_window_length": None,
+        }
+        if "score_mod" in inspect.signature(fused._dot_product_attention_fwd).parameters:  # from JAX 0.12 on
+            self._options["score_mod"] = None
+
+    def _operands(self, query: Any, key: Any, value: Any, bias: Any) -> tuple[Any, ...]:
+        nothing = jax.numpy.zeros(0, query.dtype)
+        return query, key, value, nothing if bias is None else bias, *[nothing] * 6
+
+    def forward(self, query: Any, key: Any, value: Any, bias: Any) -> tuple[Any, Any]:
+        """The output (N, H, L, Ev) of (N, H, L, E) and (N, K, S, E), and the log-sum-exp of each query's scores.
+
+        `bias`: added to the scores, (N or 1, H or 1, L, S), or None.
+        """
+        options = self._options | {"variadic_args": (bias is not None, False), "is_training": True}
+        run = functools.partial(self._fused._dot_product_attention_fwd_p.bind, **options)
+        return tuple(_one_batch(run)(*self._operands(query, key, value, bias)))
+
+    def backward(
+        self, query: Any, key: Any, value: Any, bias: Any, output: Any, total: Any, cotangent: Any, of_bias: bool
+    ) -> tuple[Any, ...]:
+        """Cotangents of query, key and value, and behind them that of `bias` where `of_bias`."""
+        options = self._options | {"variadic_args": (bias is not None, of_bias)}
+        run = functools.partial(self._fused._dot_product_attention_bwd_p.bind, **options)
+        return tuple(_one_batch(run)(*self._operands(query, key, value, bias), total, output, cotangent))
+
+
+def _one_batch(function: Any) -> Any:
+    """`function` of arrays with a batch dimension in front, whose ``vmap`` makes one batch of both dimensions."""
+    mapped = jax.custom_batching.custom_vmap(lambda *arrays: list(function(*arrays)))
+
+    @mapped.def_vmap
+    def rule(size: int, batched: Any, *arrays: Any) -> Any:
+        entries = arrays[0].shape[1 if batched[0] else 0]
+
+        def merge(array: Any, is_batched: bool) -> Any:
+            if array.shape[-1] == 0:  # stands for nothing
+                return array[0] if is_batched else array
+            own = array.shape[1:] if is_batched else array.shape
+            array = array if is_batched else array[None]
+            return jax.numpy.broadcast_to(array, (size, entries, *own[1:])).reshape(size * entries, *own[1:])
+
+        made = _one_batch(function)(*map(merge, arrays, batched))
+        return [x.reshape(size, entries, *x.shape[1:]) for x in made], [True] * len(made)
+
+    return mapped
+
+
+def foreign(kernel: Any, *operands: Any) -> Any:
+    """``kernel(*operands)``, inside shard_map too: kernels do not say over which mesh axes their results vary."""
+    with _config._check_vma(False):
+        results = kernel(*operands)
+    leaves, tree = jax.tree.flatten(results)
+    return jax.tree.unflatten(tree, vary_alike(*leaves, *jax.tree.leaves(operands))[: len(leaves)])
+
+
+def partitioned(context: Any) -> bool:
+    """Whether a program is lowered for several devices that XLA itself divides it among (not inside shard_map)."""
+    axes = context.module_context.axis_context
+    devices = getattr(axes, "num_devices", None)
+    if devices is not None:
+        return devices != 1
+    manual = getattr(axes, "manual_axes", None)
+    return manual is not None and set(manual) | set(axes.mesh.manual_axes) != set(axes.mesh.axis_names)

@@ -20,7 +20,7 @@ from jaxnn.attention.masks import or_masks as or_masks
 from jaxnn.base.checks import check_array, fail, warn_caller
 from jaxnn.base.dtypes import compute_dtype
 from jaxnn.base.op import op
-from jaxnn.functional.attention import scaled_scores, softmax, weighted
+from jaxnn.functional.attention_scores import log_sum_exp, scaled_scores, softmax, weighted
 
 _NAME = "flex_attention"
 _BACKENDS = ("AUTO", "TRITON", "FLASH", "TRITON_DECODE")
@@ -211,16 +211,8 @@ def _flex_attention(
         changed = jnp.where(_allowed(block_mask, scores.shape, ranges), changed, -jnp.inf)
     weights = softmax(changed)
     output = weighted(weights, value).astype(query.dtype)
-    lse = _log_sum_exp(changed) if request.lse else None
+    lse = log_sum_exp(changed) if request.lse else None
     return output, AuxOutput(lse, jnp.max(changed, axis=-1, initial=-jnp.inf) if request.max_scores else None)
-
-
-def _log_sum_exp(scores: Any) -> Any:
-    """Over the last axis; -inf, without gradient, for a row of nothing but -inf."""
-    top = lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf))
-    empty = jnp.isneginf(top)
-    total = jnp.sum(jnp.exp(scores - jnp.where(empty, 0.0, top)), axis=-1, keepdims=True)
-    return jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1.0, total)) + top)[..., 0]
 
 
 def _allowed(mask: BlockMask, shape: tuple[int, ...], ranges: list[Any]) -> Any:

@@ -16,9 +16,10 @@ _allowed = Ambient("sdpa_kernel", None)
 class SDPBackend(enum.IntEnum):
     """The implementations of scaled dot product attention, under torch's names.
 
-    MATH computes all scores at once with XLA. Every other name stands for the blockwise implementation, which
-    never holds the scores of more than one block of queries and recomputes them in the backward pass. Where nothing
-    is said, the CPU takes that one from 1,024 queries on, and MATH stands for everything else.
+    MATH computes all scores at once. EFFICIENT_ATTENTION holds those of one block of queries at a time and computes them
+    anew in the backward pass. FLASH_ATTENTION is the platform's kernel: splash attention on a TPU, cuDNN's on an NVIDIA
+    GPU; on the CPU, which has none, it is EFFICIENT_ATTENTION. CUDNN_ATTENTION is cuDNN's. Nothing has the name
+    OVERRIDEABLE. Where nothing is said, the table of "Attention" in the documentation says what runs.
 
     Follows ``torch.nn.attention.SDPBackend``.
     """
@@ -31,12 +32,25 @@ class SDPBackend(enum.IntEnum):
     OVERRIDEABLE = 4
 
 
+# jaxnn's own order: kernels, then linear memory.
+_PREFERRED = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+    SDPBackend.OVERRIDEABLE,
+    SDPBackend.ERROR,
+]
+
 SDPBackend.__module__ = "jaxnn.attention"  # torch's path, which pickles name
 
 
 @contextlib.contextmanager
 def sdpa_kernel(backends: list[SDPBackend] | SDPBackend, set_priority: bool = False) -> Iterator[dict[str, object]]:
     """A context (and decorator) in which attention chooses only among `backends`.
+
+    Which of them can run depends on the platform that a program is compiled for, on dtype, shapes and mask; where none
+    can, compiling it raises a RuntimeError that says why.
 
     Args:
         backends: one backend or a list of them.
@@ -62,12 +76,14 @@ def sdpa_kernel(backends: list[SDPBackend] | SDPBackend, set_priority: bool = Fa
             f"sdpa_kernel: backends: expected an SDPBackend or a list of them, got {type(backends).__name__}"
         )
     chosen = tuple(dict.fromkeys(int(backend) for backend in backends))
-    with _allowed(chosen if set_priority else tuple(sorted(chosen))):
+    with _allowed(
+        chosen if set_priority else tuple(sorted(chosen, key=lambda backend: _PREFERRED.index(SDPBackend(backend))))
+    ):
         yield {}
 
 
-def choose_backend() -> SDPBackend | None:
-    """The first implementation that ``sdpa_kernel`` allows now; None where nothing is said.
+def allowed_backends() -> tuple[SDPBackend, ...] | None:
+    """What ``sdpa_kernel`` allows now, the preferred first; None where nothing is said.
 
     Raises:
         RuntimeError: none is allowed.
@@ -75,7 +91,7 @@ def choose_backend() -> SDPBackend | None:
     allowed = _allowed.value
     if allowed is None:
         return None
-    usable = [SDPBackend(backend) for backend in allowed if backend != SDPBackend.ERROR]
+    usable = tuple(SDPBackend(backend) for backend in allowed if backend != SDPBackend.ERROR)
     if not usable:
         raise RuntimeError("scaled_dot_product_attention: sdpa_kernel: expected at least one backend, got none")
-    return usable[0]
+    return usable

@@ -14,7 +14,8 @@ from jaxnn.base.op import op
 from jaxnn.core import random
 from jaxnn.functional._dot import dot_general
 from jaxnn.functional._short_sums import spread
-from jaxnn.functional.attention import Scoring, attend, attend_at_once
+from jaxnn.functional.attention_programs import attend
+from jaxnn.functional.attention_scores import Scoring, attend_at_once
 
 _NAME = "multi_head_attention_forward"
 
@@ -302,7 +303,7 @@ def _multi_head_attention(arrays: MultiHeadArrays, options: MultiHeadOptions) ->
     batched, heads = query.ndim == 3, options.num_heads
     target, batch = _length(query, options), _batch_size(query, options)
     q, k, v = (_split_heads(x, options) for x in _project_in(query, key, value, arrays))
-    masks = _align_masks(arrays, q.dtype, batch, heads)
+    masks = _align_masks(arrays, q.dtype, batch, heads, options.need_weights)
     if arrays.static_k is not None:
         k = arrays.static_k.reshape(batch, heads, *arrays.static_k.shape[1:])
     if arrays.static_v is not None:
@@ -314,9 +315,10 @@ def _multi_head_attention(arrays: MultiHeadArrays, options: MultiHeadOptions) ->
         zero = jnp.zeros((1, heads, 1, k.shape[-1]), k.dtype)
         k, v = _append(k, zero), _append(v, zero)
     extra = (arrays.bias_k is not None) + options.add_zero_attn
-    masks = tuple(jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (0, extra))) if extra else mask for mask in masks)
+    widths = ((0, 0), (0, 0), (0, 0), (0, extra))
+    masks = tuple(jnp.pad(mask, widths, constant_values=mask.dtype == jnp.bool_) if extra else mask for mask in masks)
     for mask in masks:
-        if mask.dtype != q.dtype and (options.need_weights or mask.dtype != jnp.float32):
+        if mask.dtype not in (q.dtype, jnp.bool_) and (options.need_weights or mask.dtype != jnp.float32):
             fail(RuntimeError, _NAME, "attn_mask and key_padding_mask", f"dtype bool or {q.dtype}", mask)
     scoring = Scoring(
         masks,
@@ -385,13 +387,18 @@ def _append(x: Any, one: Any) -> Any:
     return jnp.concatenate([x, jnp.broadcast_to(one, (x.shape[0], x.shape[1], 1, x.shape[3]))], axis=2)
 
 
-def _align_masks(arrays: MultiHeadArrays, dtype: Any, batch: int, heads: int) -> tuple[Any, ...]:
-    """The masks as floating arrays that broadcast to (N, H, L, S); they are added to the scores one by one."""
+def _align_masks(arrays: MultiHeadArrays, dtype: Any, batch: int, heads: int, floating: bool) -> tuple[Any, ...]:
+    """The masks as arrays that broadcast to (N, H, L, S), added to the scores one by one; boolean ones are True where a
+    key takes part, or are made `floating`."""
+
+    def added(mask: Any) -> Any:
+        return ~mask if mask.dtype == jnp.bool_ and not floating else canonical_mask(mask, dtype)
+
     masks = []
     if arrays.attn_mask is not None:
-        mask = canonical_mask(arrays.attn_mask, dtype)
+        mask = added(arrays.attn_mask)
         masks.append(mask[None, None] if mask.ndim == 2 else mask.reshape(batch, heads, *mask.shape[1:]))
     if arrays.key_padding_mask is not None:
-        mask = canonical_mask(arrays.key_padding_mask, dtype)
+        mask = added(arrays.key_padding_mask)
         masks.append(mask.reshape(batch, 1, 1, mask.shape[-1]))
     return tuple(masks)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import jet
-from jax.interpreters import ad, batching
+from jax.interpreters import ad, batching, mlir
 
 from jaxnn import _compat
 from jaxnn.lowering.define import PLATFORMS, Primitive, lower, program_on, result_types, run_compiled
@@ -18,8 +18,35 @@ from jaxnn.lowering.define import PLATFORMS, Primitive, lower, program_on, resul
 Function = Callable[..., tuple[jax.Array, ...]]
 
 
+@dataclasses.dataclass(frozen=True)
+class WithGradient:
+    """A program that knows its own gradient, which JAX could not take of it, or would take at a higher cost.
+
+    Attributes:
+        run: (*operands, *options) -> results.
+        save: (*operands, *options) -> (*results, *saved): what runs where a derivative is asked for as well.
+        gradient: (operands, results, saved, cotangents, wanted, *options) -> cotangents. `cotangents` are those of the
+            results that are not whole numbers; `wanted` says of each operand whether its own is asked for.
+        plain: (*operands, *options) -> results, in operations that JAX differentiates: for tangents, and for
+            derivatives of the gradient.
+        saved: how many arrays `save` gives beside the results.
+        divided: what stands in where XLA divides the program among devices, which it cannot do with this one.
+    """
+
+    run: Function
+    save: Function
+    gradient: Function
+    plain: Function
+    saved: int = 1
+    divided: WithGradient | None = None
+
+
 def by_platform(
-    *operands: Any, default: Function, options: tuple[Any, ...] = (), linear: int = 0, **platforms: Function
+    *operands: Any,
+    default: Function | WithGradient,
+    options: tuple[Any, ...] = (),
+    linear: int = 0,
+    **platforms: Function | WithGradient,
 ) -> tuple[jax.Array, ...]:
     """``default(*operands, *options)``, or on a named platform what its own program makes of the same.
 
@@ -27,6 +54,9 @@ def by_platform(
     of any order, ``vmap`` and ``jet`` are taken of every program. They save the operands alone, and compute
     what else they need again; where both are in one program, XLA computes it once. (``lax.platform_dependent`` would save
     the residuals of all platforms' programs on each platform.)
+
+    Where `default` is a `WithGradient`, the results are kept for the gradient too, and what that program saves; a
+    platform's own program may then be one as well, with saved arrays of the same types.
 
     Args:
         operands: arrays.
@@ -36,8 +66,8 @@ def by_platform(
         linear: in how many of the last operands the functions are linear. Derivatives do not keep those.
         platforms: programs with results of the same types, for "cpu", "cuda", "rocm" or "tpu".
     """
-    programs = {name: _Plain(function, options) for name, function in platforms.items()}
-    return tuple(_bind(_Choice(_Plain(default, options), tuple(programs.items()), linear), operands))
+    programs = {name: _program_of(function, options) for name, function in platforms.items()}
+    return tuple(_bind(_Choice(_program_of(default, options), tuple(programs.items()), linear), operands))
 
 
 def default_program(equation: Any) -> Any:
@@ -49,22 +79,57 @@ def default_program(equation: Any) -> Any:
 class _Choice:
     """The parameter of the primitive. It is compared by value, so that what is compiled once is found again."""
 
-    default: Function
-    platforms: tuple[tuple[str, Function], ...]
+    default: _Program
+    platforms: tuple[tuple[str, _Program], ...]
     linear: int
 
-    def on(self, platform: str) -> Function:
-        return dict(self.platforms).get(platform, self.default)
+    def on(self, platform: str, partitioned: bool = False) -> _Program:
+        program = dict(self.platforms).get(platform, self.default)
+        return program.divided() if partitioned else program
 
-    def map(self, make: Callable[[Function], Function], linear: int) -> _Choice:
+    def map(self, make: Callable[[_Program], _Program], linear: int) -> _Choice:
         return _Choice(make(self.default), tuple((name, make(function)) for name, function in self.platforms), linear)
 
 
 # The programs: functions from arrays to a tuple of arrays. Two that compute the same compare equal.
 
 
+class _Program:
+    """A function of arrays. `saving` and `gradient` are there where `saved` is not None."""
+
+    function: Any
+
+    @property
+    def saved(self) -> int | None:
+        return None
+
+    def __call__(self, *operands: Any) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+    def plain(self) -> _Program:
+        """The same in operations that JAX differentiates."""
+        return self
+
+    def divided(self) -> _Program:
+        """What XLA can divide among devices."""
+        function = self.function
+        return dataclasses.replace(self, function=function.divided()) if isinstance(function, _Program) else self  # pyright: ignore
+
+    def saving(self, *operands: Any) -> tuple[Any, ...]:
+        """The results, and behind them what the gradient needs beside the operands."""
+        raise NotImplementedError
+
+    def gradient(self, operands: Any, results: Any, saved: Any, cotangents: Any, wanted: Any) -> tuple[Any, ...]:
+        """Cotangents of the operands that are `wanted`."""
+        raise NotImplementedError
+
+
+def _program_of(function: Function | WithGradient, options: tuple[Any, ...]) -> _Program:
+    return (_OwnGradient if isinstance(function, WithGradient) else _Plain)(function, options)  # pyright: ignore[reportArgumentType]
+
+
 @dataclasses.dataclass(frozen=True)
-class _Plain:
+class _Plain(_Program):
     function: Function
     options: tuple[Any, ...]
 
@@ -73,33 +138,85 @@ class _Plain:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tangent:
-    """From operands, and tangents of those that move, to tangents of the results that are not whole numbers."""
+class _OwnGradient(_Program):
+    function: WithGradient
+    options: tuple[Any, ...]
 
-    function: Function
-    moving: tuple[bool, ...]
+    @property
+    def saved(self) -> int | None:
+        return self.function.saved
 
     def __call__(self, *operands: Any) -> tuple[Any, ...]:
-        primals, tangents = operands[: len(self.moving)], operands[len(self.moving) :]
+        return self.function.run(*operands, *self.options)
+
+    def plain(self) -> _Program:
+        return _Plain(self.function.plain, self.options)
+
+    def divided(self) -> _Program:
+        return self if self.function.divided is None else _OwnGradient(self.function.divided, self.options)
+
+    def saving(self, *operands: Any) -> tuple[Any, ...]:
+        return self.function.save(*operands, *self.options)
+
+    def gradient(self, operands: Any, results: Any, saved: Any, cotangents: Any, wanted: Any) -> tuple[Any, ...]:
+        return self.function.gradient(operands, results, saved, cotangents, wanted, *self.options)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Saving(_Program):
+    """The results of `function`, and what it saves; zeros in place of what `default` saves where it saves nothing."""
+
+    function: _Program
+    default: _Program
+    differentiable: bool = False
+
+    def __call__(self, *operands: Any) -> tuple[Any, ...]:
+        if self.function.saved is not None and not self.differentiable:
+            return self.function.saving(*operands)
+        results = (self.function.plain() if self.differentiable else self.function)(*operands)
+        types = jax.eval_shape(self.default.saving, *operands)[len(results) :]
+        zeros = [_compat.vary_alike(jnp.zeros(kind.shape, kind.dtype), *operands)[0] for kind in types]
+        return (*results, *zeros)
+
+    def plain(self) -> _Program:
+        # What is saved follows from the operands, and their part in the gradient is counted there.
+        return dataclasses.replace(self, differentiable=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tangent(_Program):
+    """From operands, what was `kept`, and tangents of the operands that move, to tangents of the results that are not
+    whole numbers."""
+
+    function: _Program
+    moving: tuple[bool, ...]
+    kept: int = 0
+
+    def __call__(self, *operands: Any) -> tuple[Any, ...]:
+        primals, tangents = operands[: len(self.moving)], operands[len(self.moving) + self.kept :]
+        function = self.function.plain()
 
         def move(*changed: Any) -> list[Any]:
             feed = iter(changed)
-            results = self.function(*[next(feed) if moves else x for x, moves in zip(primals, self.moving)])
+            results = function(*[next(feed) if moves else x for x, moves in zip(primals, self.moving)])
             return [result for result in results if _differentiable(result)]
 
         return tuple(jax.jvp(move, [x for x, moves in zip(primals, self.moving) if moves], list(tangents))[1])
 
 
 @dataclasses.dataclass(frozen=True)
-class _Transposed:
+class _Transposed(_Program):
     """From the other operands, and cotangents of the results, to cotangents of the operands of these `types`."""
 
-    function: Function
+    function: _Program
     types: tuple[jax.ShapeDtypeStruct | None, ...]
+    differentiable: bool = False
 
     def __call__(self, *operands: Any) -> tuple[Any, ...]:
         known = sum(kind is None for kind in self.types)
         others, cotangents = operands[:known], operands[known:]
+        if not self.differentiable and (own := self._own_gradient(known)):
+            return own(others, cotangents)
 
         def linear(*asked: Any) -> list[Any]:
             left, right = iter(others), iter(asked)
@@ -110,14 +227,49 @@ class _Transposed:
         at = [_compat.vary_alike(zeros, *cotangents)[0] for zeros in at]
         return jax.vjp(linear, *at)[1](list(cotangents))
 
+    def _own_gradient(self, known: int) -> Any:
+        """The gradient of the function that this is the transposed tangent of, where that has one of its own."""
+        tangent = self.function
+        if not isinstance(tangent, _Tangent) or tangent.function.saved is None:
+            return None
+        primals = len(tangent.moving)
+        if known != primals + tangent.kept or any(kind is not None for kind in self.types[:known]):
+            return None
+        results = known - tangent.function.saved
+
+        def gradient(others: Any, cotangents: Any) -> tuple[Any, ...]:
+            kept = others[primals:results], others[results:]
+            return tangent.function.gradient(others[:primals], *kept, cotangents, tangent.moving)
+
+        return gradient
+
+    def plain(self) -> _Program:
+        return dataclasses.replace(self, differentiable=True)
+
 
 @dataclasses.dataclass(frozen=True)
-class _Batched:
-    function: Function
+class _Batched(_Program):
+    function: _Program
     dims: tuple[int | None, ...]
+
+    @property
+    def saved(self) -> int | None:
+        return self.function.saved
 
     def __call__(self, *operands: Any) -> tuple[Any, ...]:
         return jax.vmap(self.function, self.dims)(*operands)
+
+    def plain(self) -> _Program:
+        return _Batched(self.function.plain(), self.dims)
+
+    def saving(self, *operands: Any) -> tuple[Any, ...]:
+        return jax.vmap(self.function.saving, self.dims)(*operands)
+
+    def gradient(self, operands: Any, results: Any, saved: Any, cotangents: Any, wanted: Any) -> tuple[Any, ...]:
+        one = functools.partial(self.function.gradient, wanted=wanted)
+        stacked = jax.vmap(lambda *given: one(*given), (self.dims, 0, 0, 0))(operands, results, saved, cotangents)
+        asked = [dim for dim, want in zip(self.dims, wanted) if want]
+        return tuple(x.sum(0) if dim is None else jnp.moveaxis(x, 0, dim) for x, dim in zip(stacked, asked))
 
 
 def _differentiable(x: Any) -> bool:
@@ -139,20 +291,34 @@ def _evaluate(*operands: Any, choice: _Choice) -> list[Any]:
 
 
 def _program(platform: str) -> Function:
-    return lambda *operands, choice: choice.on(platform)(*operands)
+    """For those who look into programs: in operations that XLA knows."""
+    return lambda *operands, choice: choice.on(platform, True)(*operands)
+
+
+def _lowering(platform: str) -> Function:
+    def lowered(context: Any, *values: Any, choice: _Choice) -> Any:
+        program = choice.on(platform, _compat.partitioned(context))
+        return mlir.lower_fun(program, multiple_results=True)(context, *values)
+
+    return lowered
 
 
 lower(_by_platform, _program(""), {platform: _program(platform) for platform in PLATFORMS})
+for _platform in ("", *PLATFORMS):
+    mlir.register_lowering(_by_platform, _lowering(_platform), platform=_platform or None)
 
 
 def _jvp(primals: Any, tangents: Any, *, choice: _Choice) -> Any:
-    results = _bind(choice, primals)
+    saved = choice.default.saved
+    saving = choice if saved is None else choice.map(functools.partial(_Saving, default=choice.default), 0)
+    everything = _bind(saving, primals)
+    results, kept = everything[: len(everything) - (saved or 0)], [] if saved is None else everything
     moving = tuple(not isinstance(tangent, ad.Zero) for tangent in tangents)
     still = len(primals) - choice.linear
     if any(moving[:still]) or not choice.linear:
         changes = [tangent for tangent, moves in zip(tangents, moving) if moves]
-        operands = *primals, *changes
-        choice = choice.map(functools.partial(_Tangent, moving=moving), len(changes))
+        operands = *primals, *kept, *changes
+        choice = choice.map(functools.partial(_Tangent, moving=moving, kept=len(kept)), len(changes))
     else:
         operands = *primals[:still], *map(ad.instantiate_zeros, tangents[still:])
     moved = iter(_bind(choice, operands))

@@ -240,7 +240,7 @@ class TransformerEncoder(Module):
             src_key_padding_mask: (N, S) or (S), alike.
             is_causal: says that `mask` is the causal mask; None looks at it.
         """
-        mask, padding = canonical_masks(self, mask, src_key_padding_mask, src.dtype, "mask")
+        mask, padding = canonical_masks(self, mask, src_key_padding_mask, src.dtype, "mask", self.layers)
         is_causal = _detect_is_causal_mask(mask, is_causal, _get_seq_len(src, self.layers[0].self_attn.batch_first))
         output = src
         for layer in self.layers:

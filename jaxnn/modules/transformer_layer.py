@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 import jaxnn.functional as F
 from jaxnn.base.checks import fail
@@ -126,7 +127,7 @@ class TransformerEncoderLayer(_Layer):
             src_key_padding_mask: (N, S) or (S), alike.
             is_causal: says that `src_mask` is the causal mask. False by default.
         """
-        src_mask, padding = canonical_masks(self, src_mask, src_key_padding_mask, src.dtype, "src_mask")
+        src_mask, padding = canonical_masks(self, src_mask, src_key_padding_mask, src.dtype, "src_mask", (self,))
         x = src
         if self.norm_first:
             x = x + self._sa_block(self.norm1(x), src_mask, padding, is_causal=is_causal)
@@ -268,10 +269,22 @@ def _relu_or_gelu(activation: Any) -> int:
     return 2 if activation is F.gelu or isinstance(activation, GELU) else 0
 
 
-def canonical_masks(module: Module, mask: Any, padding: Any, dtype: Any, name: str) -> tuple[Any, Any]:
-    """Both masks checked, once for all layers below, and boolean ones made floating."""
+def canonical_masks(
+    module: Module, mask: Any, padding: Any, dtype: Any, name: str, layers: Iterable[Any]
+) -> tuple[Any, Any]:
+    """Both masks checked, once for all `layers` below, and boolean ones made floating.
+
+    Not where all are boolean and all layers our own: a mask of keys that is known as one leaves attention its kernel.
+    """
     function = type(module).__name__
     check_mask(function, padding, "src_key_padding_mask", mask, name)
     check_mask(function, mask, name)
+    given = [array for array in (mask, padding) if array is not None]
+    if all(array.dtype == jnp.bool_ for array in given):
+        own = (
+            type(layer) is TransformerEncoderLayer and type(layer.self_attn) is MultiheadAttention for layer in layers
+        )
+        if all(own):
+            return mask, padding
     mask, padding = (None if array is None else canonical_mask(array, dtype) for array in (mask, padding))
     return mask, padding

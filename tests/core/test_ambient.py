@@ -11,7 +11,7 @@ import jaxnn as nn
 import jaxnn.functional as F
 from jaxnn import _ambient as ambient
 from jaxnn.attention import SDPBackend, sdpa_kernel
-from jaxnn.functional.attention_backends import choose_backend
+from jaxnn.functional.attention_backends import allowed_backends
 from jaxnn.utils import parametrize
 
 X = jnp.ones((2, 3))
@@ -31,8 +31,8 @@ MODES = {
     "autocast, what it does": (nn.autocast, lambda: F.linear(X, X).dtype, jnp.bfloat16, jnp.float32),
     "sdpa_kernel": (
         lambda: sdpa_kernel(SDPBackend.FLASH_ATTENTION),
-        choose_backend,
-        SDPBackend.FLASH_ATTENTION,
+        allowed_backends,
+        (SDPBackend.FLASH_ATTENTION,),
         None,
     ),
     "parametrize.cached": (parametrize.cached, lambda: parametrize._cache_enabled.value, True, False),

@@ -8,7 +8,7 @@ from jax.experimental import jet
 from jax.sharding import Mesh, PartitionSpec
 from jax.test_util import check_grads
 
-from jaxnn.lowering.by_platform import by_platform
+from jaxnn.lowering.by_platform import WithGradient, by_platform
 
 COMPILATION = "full"  # see conftest.py
 
@@ -132,3 +132,76 @@ def test_jet_takes_the_plain_program():
 
 def _cube(x):
     return (x * x * x,)
+
+
+# -- programs with gradients of their own --------------------------------------------------------------------------------
+
+
+def _products(x, weight, power):
+    return (jnp.sin(x) ** power @ weight,)
+
+
+def _products_saving(x, weight, power):
+    return *_products(x, weight, power), jnp.sin(x)
+
+
+def _gradient_of_products(operands, results, saved, cotangents, wanted, power):
+    x, weight = operands
+    kept = jax.lax.optimization_barrier(saved[0])  # which the tests find in the program
+    made = (cotangents[0] @ weight.T) * power * kept ** (power - 1) * jnp.cos(x), (kept**power).T @ cotangents[0]
+    return tuple(ct for ct, want in zip(made, wanted) if want)
+
+
+OWN = WithGradient(_products, _products_saving, _gradient_of_products, _products)
+SQUARE = jnp.asarray(np.random.default_rng(2).uniform(0.5, 1.5, (3, 2)), jnp.float32)
+
+
+def own(x, weight=SQUARE, **platforms):
+    return by_platform(x, weight, default=OWN, options=(3,), **platforms)[0]
+
+
+def of_jax(x, weight=SQUARE):
+    return _products(x, weight, 3)[0]
+
+
+DERIVED = {
+    "gradient": lambda f: _gradient(f)(X, SQUARE),
+    "gradient of one": lambda f: jax.grad(lambda w: jnp.sum(jnp.cos(f(X, w))))(SQUARE),
+    "gradient under jit": lambda f: jax.jit(_gradient(f))(X, SQUARE),
+    "tangent": lambda f: jax.jvp(f, (X, SQUARE), (X, SQUARE)),
+    "tangent of the gradient": lambda f: jax.jvp(_gradient(f), (X, SQUARE), (X, SQUARE)),
+    "gradient of the gradient": lambda f: jax.grad(lambda x: jnp.sum(_gradient(f)(x, SQUARE)[0] ** 2))(X),
+    "vmap of the gradient": lambda f: jax.vmap(_gradient(f), (0, None))(jnp.stack([X, X + 1]), SQUARE),
+    "gradient of vmap": lambda f: _gradient(jax.vmap(f, (1, None)))(jnp.stack([X, X + 1], 1), SQUARE),
+    "scan": lambda f: jax.grad(lambda w: jax.lax.scan(lambda c, x: (c + f(x, w).sum(), 0), 0.0, X[None])[0])(SQUARE),
+    "checkpoint": lambda f: _gradient(jax.checkpoint(f))(X, SQUARE),
+}
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_a_gradient_of_its_own_is_that_of_the_function(name):
+    jax.tree.map(
+        lambda got, want: np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6),
+        *(jax.tree.leaves(DERIVED[name](function)) for function in (own, of_jax)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "x"), [(own, X), (jax.vmap(own, (0, None)), X[None]), (jax.jit(jax.vmap(own, (1, None))), X[:, None])]
+)
+def test_a_gradient_of_its_own_is_what_runs(function, x):
+    text = jax.jit(_gradient(function)).trace(x, SQUARE).lower(lowering_platforms=("tpu",)).as_text()
+    assert "optimization_barrier" in text
+
+
+def test_a_platform_may_leave_the_gradient_to_jax():
+    def mixed(x, weight):
+        return own(x, weight, cpu=_products)
+
+    lowered = {
+        platform: jax.jit(_gradient(mixed)).trace(X, SQUARE).lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "tpu")
+    }
+    assert "optimization_barrier" in lowered["tpu"] and "optimization_barrier" not in lowered["cpu"]
+    for got, want in zip(_gradient(mixed)(X, SQUARE), _gradient(of_jax)(X, SQUARE)):
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)
