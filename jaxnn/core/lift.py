@@ -11,6 +11,7 @@ travel as one `Bundle`, so that a box reached through two arguments is one leaf.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -158,7 +159,7 @@ class Plan:
     Plans travel in the output tree of a compiled function. Two plans of equal structure are interchangeable.
     """
 
-    __slots__ = ("indices", "structure", "object_origins", "box_origins")
+    __slots__ = ("indices", "structure", "object_origins", "box_origins", "pick")
 
     def __init__(
         self,
@@ -170,6 +171,10 @@ class Plan:
         self.indices = indices
         self.structure = structure  # None where it stayed as it was
         self.object_origins, self.box_origins = object_origins, box_origins
+        # Of a list the items at the indices, by one call of a C function.
+        self.pick: Callable[[list[Any]], Iterable[Any]] = (
+            operator.itemgetter(*indices) if len(indices) > 1 else lambda items: [items[i] for i in indices]
+        )
 
     def origin(self, index: int) -> int:
         """The number that leaf `index` had before; -1 for a new one."""
@@ -256,7 +261,7 @@ def write_back(
                 acts += _rebuilt_containers(root, cache, extra, zip(plan.indices, new))
                 boxes.extend(held[index] for index in plan.indices if index < len(held))
             else:
-                boxes.extend(map(held.__getitem__, plan.indices))
+                boxes.extend(plan.pick(held))
             arrays.extend(new)
             del arrays[len(boxes) :]
     if len(boxes) + len(acts) > (key is not None) and not _compat.at_top_level():  # the stream's own is checked

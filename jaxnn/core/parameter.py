@@ -127,8 +127,13 @@ class _BoxReference(weakref.ref):  # type: ignore[type-arg]
     key: int
 
 
-def _forget(reference: _BoxReference) -> None:
-    for known in (_owners, recently_read):
+def _forget(
+    reference: _BoxReference,
+    tables: tuple[dict[int, _BoxReference], ...] = (_owners, recently_read),
+    shown: dict[int, Any] = shown,
+) -> None:
+    # The tables are defaults: where Python ends, boxes may be freed after this module's names.
+    for known in tables:
         if known.get(reference.key) is reference:
             known.pop(reference.key, None)
             shown.pop(reference.key, None)

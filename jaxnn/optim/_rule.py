@@ -1,7 +1,8 @@
 """`Rule`: an optimizer that updates each parameter by itself, as all of torch's do but LBFGS.
 
 A rule says three things: the state of a parameter (`init`), the numbers of a step that are the same for many
-parameters (`scalars`, in float64, as torch computes them in Python), and the update of one parameter (`update`).
+parameters (`scalars`, in float64, as torch computes them in Python), and the update of one parameter (`update`, which
+finds these numbers in its `s`, and the gradient once more in ``s.again()``).
 
 torch counts steps for each parameter. Here parameters of a group that have always been updated together share a
 *clock*, a place in the group's vector of counts; when gradients stop coming for some of them (frozen layers), the
@@ -10,6 +11,7 @@ clock is copied for those. That comes to the same numbers, and a step computes i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -401,8 +403,11 @@ def _one(rule: type[Rule], p: Any, g: Any, state: dict[str, Any], s: Any) -> Any
         p, s = p * s.keep, SimpleNamespace(**vars(s), before=p)
     elif rule.decay == "coupled" and hasattr(s, "weight_decay"):
         # no decay is none, also of a parameter that is infinite
-        g = g + jnp.where(s.weight_decay == 0, jnp.zeros_like(p), s.weight_decay * p)
-    return rule.update(p, g, state, s)
+        decay = lambda g: g + jnp.where(s.weight_decay == 0, jnp.zeros_like(p), s.weight_decay * p)  # noqa: E731
+        # A gradient that a rule uses twice is computed twice: kept, it would be another pass over the memory.
+        twice = functools.partial(lambda g: decay(jax.lax.optimization_barrier(g)), g)
+        return rule.update(p, decay(g), state, SimpleNamespace(**vars(s), again=twice))
+    return rule.update(p, g, state, SimpleNamespace(**vars(s), again=lambda: g))
 
 
 _compiled = jax.jit(_updated, static_argnums=0)

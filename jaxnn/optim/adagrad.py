@@ -72,4 +72,4 @@ class Adagrad(Rule):
     @staticmethod
     def update(p: Any, g: Any, state: dict[str, Any], s: Any) -> tuple[Any, dict[str, Any]]:
         total = state["sum"] + g * g
-        return p - s.rate * (g / (jnp.sqrt(total) + s.eps)), {"sum": total}
+        return p - s.rate * (s.again() / (jnp.sqrt(total) + s.eps)), {"sum": total}

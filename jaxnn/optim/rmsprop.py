@@ -87,7 +87,7 @@ class RMSprop(Rule):
         if s.centered:
             new["grad_avg"] = state["grad_avg"] + s.rest * (g - state["grad_avg"])
             variance = variance - new["grad_avg"] * new["grad_avg"]
-        direction = g / (jnp.sqrt(variance) + s.eps)
+        direction = s.again() / (jnp.sqrt(variance) + s.eps)
         if "momentum_buffer" in state:
             old = state["momentum_buffer"]
             new["momentum_buffer"] = jnp.where(s.on == 0, old, s.momentum * old + direction)

@@ -96,6 +96,7 @@ class SGD(Rule):
             return p - s.lr * g, state
         old = state["momentum_buffer"]
         buffer = jnp.where(s.on == 0, old, s.momentum * old + s.fresh * g)
+        g = s.again()
         direction = jnp.where(s.on == 0, g, g + s.momentum * buffer if s.nesterov else buffer)
         return p - s.lr * direction, {"momentum_buffer": buffer}
 

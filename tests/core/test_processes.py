@@ -113,3 +113,12 @@ def test_every_protocol_of_pickle(protocol):
     _assert_equal(again.state_dict(), model.state_dict())
     assert [box.requires_grad for box in again.parameters()] == [box.requires_grad for box in model.parameters()]
     assert jax.tree.structure(again) == jax.tree.structure(model)
+
+
+def test_a_process_that_ends_says_nothing_of_boxes_that_are_freed_last():
+    script = (
+        "import jaxnn as nn, jax.numpy as jnp\nfrom jaxnn.core import parameter\n"
+        "model = nn.Linear(3, 3)\nmodel(jnp.ones(3))\nheld = list(model.parameters())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

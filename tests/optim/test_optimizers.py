@@ -1,6 +1,7 @@
 """Optimizers against torch's: trajectories, options, groups, freezing, schedules, saving."""
 
 import pickle
+import re
 
 import jax
 import jax.numpy as jnp
@@ -315,3 +316,18 @@ def test_a_misspelt_option_of_a_group_warns():
     optimizer = nn.optim.AdamW(model)
     with pytest.warns(UserWarning, match="'betas' meant"):
         optimizer.param_groups[0]["beta"] = 0.5
+
+
+@pytest.mark.parametrize(("kind", "options", "most"), [
+    ("SGD", {}, 1), ("SGD", {"momentum": 0.9}, 2), ("SGD", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}, 2),
+    ("Adam", {}, 3), ("AdamW", {}, 3), ("RMSprop", {}, 2), ("Adagrad", {}, 2), ("Adamax", {}, 3), ("ASGD", {}, 2),
+])  # fmt: skip
+def test_a_step_passes_over_a_weight_once_for_each_array_that_it_makes(kind, options, most):
+    model = nn.Linear(8, 8, bias=False)
+    optimizer = getattr(nn.optim, kind)(model, lr=0.1, **options)
+    grads = {"weight": jnp.ones((8, 8))}
+    step = nn.jit(lambda model, optimizer, grads: optimizer.step(model, grads))
+    step(model, optimizer, grads)
+    text = step.lower(model, optimizer, grads).compile().as_text()
+    loops = re.findall(r"= f32\[8,8\]\S* (?!parameter)\w+\(", text[text.index("ENTRY") :])
+    assert len(loops) <= most
