@@ -1,5 +1,7 @@
 """Run by test_process_group.py in two processes: what they tell each other, and arrays of both of them."""
 
+import ctypes
+import gc
 import pickle
 import sys
 import time
@@ -109,6 +111,56 @@ for name, place, times in (("ours", spanning.place, 5), ("theirs", lambda x, at:
         place(large, rows).block_until_ready()
         seconds[name] = min(seconds.get(name, 1e9), time.perf_counter() - start)
 say("placing", [seconds["ours"], seconds["theirs"]])
+
+# A model that is made in parts: memory, and the bits of these.
+
+
+class Tall(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(2048, 2048)
+        self.layers = nn.ModuleList([nn.Linear(2048, 2048, bias=False) for _ in range(9)])
+        self.head = nn.Linear(2048, 2048, bias=False)
+        self.head.weight = self.embed.weight
+
+
+def by_rows(model):
+    for box in model.parameters():
+        if isinstance(box._value, jax.ShapeDtypeStruct):
+            box.value = jax.ShapeDtypeStruct(box.shape, box.dtype, sharding=rows)
+
+
+def peak():
+    """The most memory that this process has had since `forget_peak`, in bytes."""
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+
+
+def forget_peak():
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # so that nothing is made in memory that was free already
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+del large
+nn.init_sharded(lambda: nn.Sequential(nn.Linear(64, 64), nn.Embedding(64, 64)), mesh)
+nn.Linear(4096, 4096)  # compiles the long fills
+for numbers in ("torch", "jax"):
+    nn.manual_seed(11)
+    forget_peak()
+    before = peak()
+    tall = nn.init_sharded(Tall, rules=by_rows, numbers=numbers)
+    jax.block_until_ready(jax.tree.leaves(tall))
+    grown = peak() - before
+    say(f"memory {numbers}", [grown, sum(box.value.nbytes for box in tall.parameters()) // 2])
+    parts = {
+        name: [processes.digest(np.asarray(s.data)) for s in box.value.addressable_shards]
+        for name, box in tall.named_parameters()
+    }
+    say(f"parts {numbers}", parts)
+    say(f"tied {numbers}", tall.head.weight is tall.embed.weight)
+    del tall
+nn.manual_seed(rank)
+say("seeds", [message(nn.init_sharded, Tall, rules=by_rows, numbers=numbers) for numbers in ("torch", "jax")])
 
 # Processes at different places of the program, or nowhere.
 say("elsewhere", message(nn.parallel.barrier if rank else lambda: nn.save(model.state_dict(), folder / "x.pt")))
