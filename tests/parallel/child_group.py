@@ -92,6 +92,47 @@ for ending in ("safetensors", "pt"):
     )
 say("save nowhere", message(nn.save, model.state_dict(), folder / "missing" / "whole.pt"))
 
+# A compiled step finds what differs before it runs; a model with rules trains as on one device.
+device_mesh = nn.parallel.init_device_mesh("cpu", (4,), mesh_dim_names=("fsdp",))
+xs, ys = (np.random.default_rng(0).integers(0, 7, (3, 8)).astype(np.int32) for _ in range(2))
+
+
+def net():
+    return nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 8), nn.Dropout(0.3), nn.Linear(8, 8))
+
+
+@nn.jit
+def train_step(model, optimizer, x, y):
+    loss, grads = nn.value_and_grad(lambda m: F.cross_entropy(m(x), y))(model)
+    optimizer.step(model, grads)
+    return loss
+
+
+def trained(model, place_batch):
+    optimizer = nn.optim.AdamW(model, lr=0.01)
+    return [float(train_step(model, optimizer, place_batch(x), place_batch(y))) for x, y in zip(xs, ys)]
+
+
+nn.manual_seed(rank)
+say("differ at placing", message(nn.parallel.distribute_module, net(), device_mesh, {"1.weight": nn.parallel.Shard(0)}))
+nn.manual_seed(4)
+alone = trained(net(), jnp.asarray)
+nn.manual_seed(4)
+several = nn.init_sharded(net, device_mesh, {"[13].weight": nn.parallel.Shard(0)}, numbers="torch")
+say("trained", [alone, trained(several, lambda rows_of: spanning.place(rows_of, rows))])
+unplaced = net()
+unplaced[1].weight = spanning.place(np.ones((8, 4), np.float32), rows)
+unplaced[3].bias = jnp.full(8, float(rank))
+say("differ at the step", message(trained, unplaced, lambda rows_of: spanning.place(rows_of, rows)))
+nn.manual_seed(rank)
+say("differ in the seed", message(trained, several, lambda rows_of: spanning.place(rows_of, rows)))
+nn.manual_seed(4)
+other_step = nn.jit((lambda m, x: m(x).sum()) if rank else (lambda m, x: m(x).mean()))
+say("differ in the code", message(other_step, several, spanning.place(xs[0], rows)))
+deeper = nn.init_sharded(lambda: nn.Sequential(nn.Linear(4, 4), *[nn.ReLU()] * rank), device_mesh)
+deeper.register_buffer("extra", jnp.zeros(2 + rank))
+say("differ in shape", message(nn.jit(lambda m, x: m[0](x)), deeper, spanning.place(np.ones((4, 4), np.float32), rows)))
+
 # Loading into shards keeps them.
 model.load_state_dict({name: value + 1 for name, value in before.items()})
 same = {name: bool((spanning.whole(box.value) == before[name] + 1).all()) for name, box in boxes.items()}

@@ -227,3 +227,22 @@ def test_a_process_alone_is_a_group_of_one():
         nn.parallel.broadcast_object_list([1], src=1)
     with pytest.raises(TypeError, match="full_tensor: array: expected a jax array"):
         nn.parallel.full_tensor([1.0])
+
+
+def test_a_model_with_rules_trains_as_on_one_device(both):
+    for said in both:
+        alone, several = said["trained"]
+        np.testing.assert_allclose(several, alone, rtol=1e-5)
+
+
+def test_what_differs_is_found_before_the_first_step(both):
+    for said in both:
+        assert (
+            "RuntimeError: distribute_module: process 1 differs from process 0 in 0.weight, 1.bias"
+            in said["differ at placing"]
+        )
+        assert "RuntimeError: nn.jit: process 1 differs from process 0 in 3.bias. Every" in said["differ at the step"]
+        seed = "nn.jit: train_step: process 1 differs from process 0 in the random stream (nn.manual_seed)"
+        assert seed in said["differ in the seed"]
+        assert "nn.jit: <lambda>: process 1 differs from process 0 in the function's code" in said["differ in the code"]
+        assert "process 1 differs from process 0 in" in said["differ in shape"] and "extra" in said["differ in shape"]
