@@ -7,6 +7,7 @@ forward: they see the gradients and may replace them, in eager mode and under ji
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
 import weakref
@@ -169,6 +170,10 @@ class Hooks(_Table):
         """
         return self._add_hook("forward", Hook(hook, with_kwargs, always_call), prepend)
 
+    def _register_around_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call ``hook(call, module, args, kwargs)`` in place of ``call(module, args, kwargs)``, which computes the output."""
+        return self._add_hook("around", Hook(hook))
+
     def register_full_backward_pre_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
         """Call ``hook(module, grad_output)`` with the gradients of the outputs; it may return others."""
         return self._add_hook("full_backward_pre", Hook(hook), prepend)
@@ -278,12 +283,10 @@ def call_with_hooks(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     output = None
     try:
         args, kwargs = _run_pre_hooks(module, args, kwargs)
-        if not _compat.at_top_level() and (
-            _hooks_of(module, "full_backward") or _hooks_of(module, "full_backward_pre")
-        ):
-            output = _forward_with_backward_hooks(module, args, kwargs)
-        else:
-            output = module.forward(*args, **kwargs)
+        call = _forward
+        for hook in module._hook_list("around"):
+            call = functools.partial(hook.function, call)
+        output = call(module, args, kwargs)
         for hook in _hooks_of(module, "forward"):
             called.add(id(hook))
             output = _run_forward_hook(hook, module, args, kwargs, output)
@@ -300,6 +303,12 @@ def call_with_hooks(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
                         stacklevel=2,
                     )
         raise
+
+
+def _forward(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if not _compat.at_top_level() and (_hooks_of(module, "full_backward") or _hooks_of(module, "full_backward_pre")):
+        return _forward_with_backward_hooks(module, args, kwargs)
+    return module.forward(*args, **kwargs)
 
 
 def _run_pre_hooks(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -24,7 +24,7 @@ from jaxnn import _compat
 from jaxnn.base.dtypes import is_half, promote_types
 from jaxnn.core import spanning
 from jaxnn.core.parameter import Parameter, Slot
-from jaxnn.core.placement import like
+from jaxnn.core.placement import derived, is_spread, like
 from jaxnn.optim import _double
 from jaxnn.optim._groups import Layout, named
 from jaxnn.optim._master import FIELD, OPTION, current, master_of
@@ -112,11 +112,21 @@ class Rule(Optimizer):
         clock = self._new_clock(group, {name: self._first(name, options) for name in self.counts})
         held = list(self._held)
         for number, p in params.items():
-            state = self._init_one(p, options)
+            if isinstance(p, jax.ShapeDtypeStruct):  # a model of shapes has an optimizer of shapes
+                state = _of_shapes(jax.eval_shape(lambda p: self._init_one(p, options), p), p)  # noqa: B023
+            else:
+                state = self._init_one(p, options)
             for field, value in state.items():
-                setattr(self, f"state.{number}.{field}", value)
+                self._put(f"state.{number}.{field}", value)
             held[number] = Held(clock, tuple(state))
         self._held = tuple(held)
+
+    def _put(self, name: str, value: Any) -> None:
+        if isinstance(value, jax.ShapeDtypeStruct):
+            self._slots[name] = Slot(value, home=self.__dict__["_home"])
+            self._slots[name].label = f"{type(self).__name__}.{name}"
+        else:
+            setattr(self, name, value)
 
     def _init_one(self, p: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         if _has_master(p, options):
@@ -310,6 +320,16 @@ class Rule(Optimizer):
             float(np.asarray(saved[name])) if saved.get(name) is not None else float(self._first(name, options))
             for name in self.counts
         )
+
+
+def _of_shapes(state: dict[str, Any], p: jax.ShapeDtypeStruct) -> dict[str, Any]:
+    """State in shapes, laid out as the parameter `p` is."""
+    if not is_spread(p.sharding):
+        return state
+    return {
+        field: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=derived(p.sharding, p.shape, value.shape))
+        for field, value in state.items()
+    }
 
 
 def _dtype_of(count: str) -> Any:

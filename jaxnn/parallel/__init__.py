@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from jaxnn.base.names import public_names as _public_names
+from jaxnn.parallel.batch import shard_batch as shard_batch
 from jaxnn.parallel.data_parallel import DataParallel as DataParallel
 from jaxnn.parallel.data_parallel import data_parallel as data_parallel
 from jaxnn.parallel.device_mesh import DeviceMesh as DeviceMesh
@@ -12,7 +13,13 @@ from jaxnn.parallel.device_mesh import init_device_mesh as init_device_mesh
 from jaxnn.parallel.distribute import distribute_module as distribute_module
 from jaxnn.parallel.distribute import distribute_tensor as distribute_tensor
 from jaxnn.parallel.distribute import placement_table as placement_table
+from jaxnn.parallel.distributed import DistributedDataParallel as DistributedDataParallel
+from jaxnn.parallel.fully_shard import MixedPrecisionPolicy as MixedPrecisionPolicy
+from jaxnn.parallel.fully_shard import OffloadPolicy as OffloadPolicy
+from jaxnn.parallel.fully_shard import fully_shard as fully_shard
 from jaxnn.parallel.init_sharded import init_sharded as init_sharded
+from jaxnn.parallel.parallelize import loss_parallel as loss_parallel
+from jaxnn.parallel.parallelize import parallelize_module as parallelize_module
 from jaxnn.parallel.placement_types import Partial as Partial
 from jaxnn.parallel.placement_types import Placement as Placement
 from jaxnn.parallel.placement_types import Replicate as Replicate
@@ -28,6 +35,13 @@ from jaxnn.parallel.process_group import get_world_size as get_world_size
 from jaxnn.parallel.process_group import init_process_group as init_process_group
 from jaxnn.parallel.process_group import is_available as is_available
 from jaxnn.parallel.process_group import is_initialized as is_initialized
+from jaxnn.parallel.style import ColwiseParallel as ColwiseParallel
+from jaxnn.parallel.style import ParallelStyle as ParallelStyle
+from jaxnn.parallel.style import PrepareModuleInput as PrepareModuleInput
+from jaxnn.parallel.style import PrepareModuleInputOutput as PrepareModuleInputOutput
+from jaxnn.parallel.style import PrepareModuleOutput as PrepareModuleOutput
+from jaxnn.parallel.style import RowwiseParallel as RowwiseParallel
+from jaxnn.parallel.style import SequenceParallel as SequenceParallel
 
 if _TYPE_CHECKING:
     from jaxnn.parallel import checkpoint as checkpoint

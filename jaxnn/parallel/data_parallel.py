@@ -92,6 +92,7 @@ class DataParallel(Module):
 
     Raises:
         ValueError: a device that this process does not have.
+        RuntimeError: in one process of several; see `DistributedDataParallel`.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -106,6 +107,11 @@ class DataParallel(Module):
         self, module: Module, device_ids: Sequence[Any] | None = None, output_device: Any = None, dim: int = 0
     ) -> None:
         super().__init__()
+        if jax.process_count() > 1:
+            raise RuntimeError(
+                f"DataParallel: expected one process, got {jax.process_count()}: each would train a model of its own on its "
+                "own devices. nn.parallel.DistributedDataParallel(module) spans the devices of all processes"
+            )
         chosen = range(jax.local_device_count()) if device_ids is None else device_ids
         self.dim = dim
         self.module = module

@@ -1,0 +1,305 @@
+"""`fully_shard`: parameters split over the devices of the batch, whole only while their module runs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxnn import _compat
+from jaxnn.base.checks import fail
+from jaxnn.base.dtypes import check_dtype, describe, is_floating
+from jaxnn.core.lift import Call
+from jaxnn.core.module import Module
+from jaxnn.core.parameter import Slot, owner
+from jaxnn.parallel.constraints import constrain_batch
+from jaxnn.parallel.device_mesh import DeviceMesh, as_device_mesh, init_device_mesh
+from jaxnn.parallel.distribute import current_axes, named_boxes, place_boxes, sharding_with
+from jaxnn.parallel.placement_types import Shard, as_spec
+from jaxnn.transforms.checkpoint import checkpoint
+
+
+@dataclass(frozen=True)
+class MixedPrecisionPolicy:
+    """Dtypes inside modules that are fully sharded; their parameters keep their own.
+
+    Args:
+        param_dtype: parameters are cast to it before they are gathered; None leaves them.
+        reduce_dtype: gradients are cast to it where they are scattered; None takes `param_dtype`.
+        output_dtype: floating outputs are cast to it; None leaves them.
+        cast_forward_inputs: floating inputs are cast to `param_dtype`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> policy = nn.parallel.MixedPrecisionPolicy(param_dtype=jnp.bfloat16, reduce_dtype=jnp.float32)
+
+    Follows ``torch.distributed.fsdp.MixedPrecisionPolicy``.
+    """
+
+    param_dtype: Any = None
+    reduce_dtype: Any = None
+    output_dtype: Any = None
+    cast_forward_inputs: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("param_dtype", "reduce_dtype", "output_dtype"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, check_dtype(value, f"MixedPrecisionPolicy: {name}"))
+
+
+@dataclass(frozen=True)
+class OffloadPolicy:
+    """Parameters stay on their devices. Follows ``torch.distributed.fsdp.OffloadPolicy``.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> policy = nn.parallel.OffloadPolicy()
+    """
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What `fully_shard` puts around a module's forward: gather, run, and let go of what was gathered."""
+
+    mesh: DeviceMesh
+    parameters: tuple[tuple[str, PartitionSpec, PartitionSpec], ...]  # name, split, gathered
+    reshard: bool
+    policy: MixedPrecisionPolicy
+    batch_dim: int
+
+    def __call__(self, call: Callable[..., Any], module: Any, args: Any, kwargs: Any) -> Any:
+        policy = self.policy
+        if policy.param_dtype is not None and policy.cast_forward_inputs:
+            args, kwargs = _cast((args, kwargs), policy.param_dtype)
+        args = constrain_batch(args, self.mesh, self.batch_dim)
+        run = functools.partial(self._run, call)
+        if _compat.at_top_level():
+            output = call(module, args, kwargs) if policy.param_dtype is None else _on_a_copy(run, module, args, kwargs)
+        elif self.reshard:
+            output = checkpoint(run, policy=_saves)(module, args, kwargs)
+        else:
+            output = run(module, args, kwargs)
+        if policy.output_dtype is not None:
+            output = _cast(output, policy.output_dtype)
+        return constrain_batch(output, self.mesh, self.batch_dim)
+
+    def _run(self, call: Callable[..., Any], module: Any, args: Any, kwargs: Any) -> Any:
+        """`call` with the whole parameters in their boxes; afterwards, what the boxes held before."""
+        boxes = dict(module.named_parameters(remove_duplicate=False))
+        swapped: list[tuple[Slot, Any, Any]] = []
+        try:
+            for name, split, whole in self.parameters:
+                box = boxes[name]
+                old = box._value
+                new = _gathered(self.mesh, split, whole, self.policy, str(old.dtype))(old)
+                swapped.append((box, old, new))
+                box.replace(new)
+            return call(module, args, kwargs)
+        finally:
+            for box, old, new in swapped:
+                if box._value is new:
+                    box.replace(old)
+
+
+def _on_a_copy(run: Callable[..., Any], module: Any, args: Any, kwargs: Any) -> Any:
+    """`run` on a copy of the module: at top level the boxes are everybody's."""
+    with Call((module, args, kwargs), {}) as call:
+        return call.finish(*call.run(run, list(call.leaves), call.key))
+
+
+def _cast(values: Any, dtype: Any) -> Any:
+    cast = lambda leaf: leaf.astype(dtype) if isinstance(leaf, jax.Array) and is_floating(leaf.dtype) else leaf  # noqa: E731
+    return jax.tree.map(cast, values, is_leaf=lambda leaf: hasattr(type(leaf), "__jaxnn_stateful__"))
+
+
+@functools.lru_cache(maxsize=4096)
+def _gathered(
+    mesh: DeviceMesh, split: PartitionSpec, whole: PartitionSpec, policy: MixedPrecisionPolicy, dtype: str
+) -> Callable[[Any], Any]:
+    """Of a parameter that is split the whole, in the policy's dtype; its gradient is split again.
+
+    (The transpose of a constraint is that constraint: the gradient, too, would first be whole on each device.)
+    """
+
+    def constrain(value: Any, spec: PartitionSpec) -> Any:
+        return lax.with_sharding_constraint(value, NamedSharding(mesh.jax_mesh, spec)) if _compat.under_jit() else value
+
+    @jax.custom_vjp
+    def gather(value: Any) -> Any:
+        if policy.param_dtype is not None and is_floating(value.dtype):
+            value = constrain(value.astype(policy.param_dtype), split)
+        return constrain(value, whole)
+
+    def backward(_: None, gradient: Any) -> Any:
+        if policy.reduce_dtype is not None:
+            gradient = gradient.astype(policy.reduce_dtype)
+        return (constrain(gradient, split).astype(dtype),)
+
+    gather.defvjp(lambda value: (gather(value), None), backward)
+    return gather
+
+
+# Cheap to compute again, and without which a view of a gathered weight would be kept.
+_VIEWS = frozenset(("transpose", "reshape", "squeeze", "broadcast_in_dim", "slice", "split", "rev", "expand_dims"))
+
+
+_GATHERS = frozenset(("convert_element_type", "sharding_constraint"))
+
+
+def _saves(primitive: Any, *_: Any, **params: Any) -> bool:
+    """Everything is kept for the gradient but gathered weights and their views. (Layouts of activations leave axes free.)"""
+    if primitive.name == "sharding_constraint":
+        return bool(params.get("unconstrained_dims"))
+    if primitive.name == "custom_vjp_call":  # what `_gathered` is, until it is differentiated
+        equations = params["call_jaxpr"].jaxpr.eqns
+        return not equations or any(equation.primitive.name not in _GATHERS for equation in equations)
+    return primitive.name not in _VIEWS
+
+
+def fully_shard(
+    module: Any,
+    *,
+    mesh: Any = None,
+    reshard_after_forward: bool | int | None = None,
+    shard_placement_fn: Callable[[Any], Shard | None] | None = None,
+    mp_policy: MixedPrecisionPolicy = MixedPrecisionPolicy(),
+    offload_policy: OffloadPolicy = OffloadPolicy(),
+    ignored_params: Iterable[Any] | None = None,
+    batch_dim: int = 0,
+) -> Any:
+    """Split a module's parameters over the devices that share the batch; each is whole only while the module runs.
+
+    Called on each block first and on the model last, it makes units: a block's parameters are gathered when it begins,
+    and its gradients are scattered when they are known. The batch stays split at the units' borders. The module's class,
+    its file and its keys stay as they are; an optimizer's state follows the parameters.
+
+    torch: there every parameter is split along dimension 0, with padding. Here it is the first dimension that divides and
+    that no other axis has; a parameter without one is copied to all devices (`placement_table` shows which).
+
+    Args:
+        module: a module, or a list of modules that are units of their own.
+        mesh: one dimension (``mesh["fsdp"]``), or two: copies along the first, parts along the second. By default all
+            devices.
+        reshard_after_forward: whether gathered parameters are gathered again for the gradient, and not kept. By default
+            they are not kept, but for the outermost module.
+        shard_placement_fn: the dimension for a parameter, as ``Shard(dim)``, or None for the default.
+        mp_policy: dtypes; see `MixedPrecisionPolicy`.
+        offload_policy: `OffloadPolicy`.
+        ignored_params: parameters that are left as they are.
+        batch_dim: the dimension of the batch in the first input and output.
+
+    Returns:
+        What was given.
+
+    Raises:
+        ValueError: a mesh of more than two dimensions, or a module that is a unit already.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> mesh = nn.parallel.init_device_mesh("cpu", (1,), mesh_dim_names=("fsdp",))
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+        >>> for layer in model:
+        ...     _ = nn.parallel.fully_shard(layer, mesh=mesh)
+        >>> model = nn.parallel.fully_shard(model, mesh=mesh)
+        >>> list(model.state_dict()), tuple(model[0].weight.sharding.spec)
+        (['0.weight', '0.bias', '2.weight', '2.bias'], ('fsdp',))
+
+    Follows ``torch.distributed.fsdp.fully_shard``.
+    """
+    where = "fully_shard"
+    if isinstance(module, (list, tuple)):
+        for each in module:
+            fully_shard(
+                each, mesh=mesh, reshard_after_forward=reshard_after_forward, shard_placement_fn=shard_placement_fn,
+                mp_policy=mp_policy, offload_policy=offload_policy, ignored_params=ignored_params, batch_dim=batch_dim,
+            )  # fmt: skip
+        return module
+    if not isinstance(module, Module):
+        fail(TypeError, where, "module", "a module or a list of modules", describe(module))
+    if type(offload_policy) is not OffloadPolicy:
+        fail(NotImplementedError, where, "offload_policy", "OffloadPolicy()", describe(offload_policy))
+    if unit_of(module) is not None:
+        fail(ValueError, where, "module", "one that is not fully sharded yet", type(module).__name__)
+    if mesh is None:
+        mesh = init_device_mesh(jax.devices()[0].platform, (jax.device_count(),), mesh_dim_names=("fsdp",))
+    mesh = as_device_mesh(mesh, where)
+    if mesh.ndim > 2:
+        names = mesh.mesh_dim_names
+        fail(
+            ValueError,
+            where,
+            "mesh",
+            "one dimension, or two",
+            repr(mesh),
+            f"Take those of the batch: mesh[{names[0]!r}]",
+        )
+    own = _own_parameters(module, ignored_params or ())
+    chosen, rows = _layouts(own, mesh, shard_placement_fn, where)
+    others = [(box, sharding_with(current_axes(box, mesh), mesh, box.shape, where)) for box in _others(module, own)]
+    place_boxes([*chosen, *others])
+    outermost = any(unit_of(child) is not None for child in module.modules())
+    reshard = not outermost if reshard_after_forward is None else bool(reshard_after_forward)
+    module._register_around_hook(Unit(mesh, tuple(rows), reshard, mp_policy, batch_dim))
+    return module
+
+
+def unit_of(module: Any) -> Unit | None:
+    """The unit that a module is, if it is one."""
+    return next((hook.function for hook in module._hook_list("around") if isinstance(hook.function, Unit)), None)
+
+
+def _own_parameters(module: Module, ignored: Iterable[Any]) -> dict[int, tuple[str, Slot]]:
+    """The parameters that no unit below has, and their names, by their boxes' ids."""
+    left_out = {id(owner(item)) for item in ignored}
+    for child in module.modules():
+        if child is not module and unit_of(child) is not None:
+            left_out |= {id(box) for box in child.parameters()}
+    return {id(box): (name, box) for name, box in module.named_parameters() if id(box) not in left_out}
+
+
+def _others(module: Module, own: dict[int, tuple[str, Slot]]) -> list[Slot]:
+    """The module's other boxes: those of units below, what is ignored, and buffers."""
+    return [
+        box for key, (_, box) in named_boxes(module).items() if key not in own and not getattr(box, "is_lazy", False)
+    ]
+
+
+def _layouts(
+    own: dict[int, tuple[str, Slot]], mesh: DeviceMesh, placement_of: Callable[[Any], Shard | None] | None, where: str
+) -> tuple[list[tuple[Slot, NamedSharding]], list[tuple[str, PartitionSpec, PartitionSpec]]]:
+    added = mesh.axes(mesh.ndim - 1)
+    size = mesh.size(mesh.ndim - 1)
+    chosen: list[tuple[Slot, NamedSharding]] = []
+    rows: list[tuple[str, PartitionSpec, PartitionSpec]] = []
+    for name, box in own.values():
+        if getattr(box, "is_lazy", False):
+            fail(
+                ValueError, where, name, "a shape", "a parameter that gets its shape at the first call", "Call it first"
+            )
+        axes = current_axes(box, mesh)
+        whole = as_spec(axes)
+        asked = None if placement_of is None else placement_of(box)
+        dim = _dimension(box.shape, axes, size, mesh) if asked is None else asked.dim
+        if dim is not None and not any(axis in some for some in axes for axis in added):
+            axes[dim] = (*axes[dim], *added)
+            rows.append((name, as_spec(axes), whole))
+        chosen.append((box, sharding_with(axes, mesh, box.shape, f"{where}: {name}")))
+    return chosen, rows
+
+
+def _dimension(shape: Sequence[int], axes: list[tuple[str, ...]], size: int, mesh: DeviceMesh) -> int | None:
+    """The first dimension that divides and has no axis yet; else the first that divides beside those that it has."""
+    for free in (True, False):
+        for dim, length in enumerate(shape):
+            held = 1
+            for axis in axes[dim]:
+                held *= mesh.jax_mesh.shape[axis]
+            if length and length % (held * size) == 0 and (not axes[dim] or not free):
+                return dim
+    return None
