@@ -243,7 +243,7 @@ class Cudnn:
             "sliding_window_length": None,
         }
         if "score_mod" in inspect.signature(fused._dot_product_attention_fwd).parameters:  # from JAX 0.12 on
-            self._options["score_mod"] = None
+            self._options |= {"score_mod_name": None, "score_mod_jaxpr": None}
 
     def _operands(self, query: Any, key: Any, value: Any, bias: Any) -> tuple[Any, ...]:
         nothing = jax.numpy.zeros(0, query.dtype)

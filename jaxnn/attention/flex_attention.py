@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -20,11 +21,17 @@ from jaxnn.attention.masks import or_masks as or_masks
 from jaxnn.base.checks import check_array, fail, warn_caller
 from jaxnn.base.dtypes import compute_dtype
 from jaxnn.base.op import op
-from jaxnn.functional.attention_scores import log_sum_exp, scaled_scores, softmax, weighted
+from jaxnn.functional.attention_programs import LONG, attend
+from jaxnn.functional.attention_scores import Scoring, log_sum_exp, scaled_scores, softmax, weighted
 
 _NAME = "flex_attention"
 _BACKENDS = ("AUTO", "TRITON", "FLASH", "TRITON_DECODE")
 _warned: set[str] = set()
+
+# From so many queries on scores are held for some of them at a time: so many bytes of them, and of so many at least.
+_LONG = LONG
+_BUDGET = 2**25
+_LEAST_ROWS = 64
 
 ScoreMod = Callable[[Any, Any, Any, Any, Any], Any]
 
@@ -83,7 +90,8 @@ def flex_attention(
 
     ``softmax(mask(score_mod(query @ key.T * scale))) @ value``, scores in float32. `score_mod` and the mask's rule
     see scalars; what arrays they close over may be traced and differentiated. A query that may attend to nothing
-    gets zeros.
+    gets zeros. From 1,024 queries on the scores of some of them are held at a time, and computed again for the gradient;
+    without `score_mod`, `block_mask` and auxiliary outputs it is ``scaled_dot_product_attention``, with its kernels.
 
     torch: gradients and ``max_scores`` work on every device; a BlockMask counts by its blocks too, as in torch's
     compiled kernels, where torch's eager code looks at its mask_mod only.
@@ -204,26 +212,68 @@ def _flex_attention(
         for array in (key, value)
     )
     scale = 1 / math.sqrt(query.shape[-1] or 1) if scale is None else scale
-    scores = scaled_scores(query, key, scale)
-    ranges = index_ranges(*scores.shape)
-    changed = scores if score_mod is None else over_indices(score_mod, leading=True)(scores, *ranges).astype(wide)
-    if block_mask is not None:
-        changed = jnp.where(_allowed(block_mask, scores.shape, ranges), changed, -jnp.inf)
-    weights = softmax(changed)
-    output = weighted(weights, value).astype(query.dtype)
-    lse = log_sum_exp(changed) if request.lse else None
-    return output, AuxOutput(lse, jnp.max(changed, axis=-1, initial=-jnp.inf) if request.max_scores else None)
+    if score_mod is None and block_mask is None and not any(request):
+        return attend(query, key, value, Scoring((), None, scale)), AuxOutput()
+    rule = _Rule(score_mod, block_mask, scale, request)
+    indices = index_ranges(*query.shape[:2], query.shape[2], key.shape[2])
+    if query.shape[2] < _LONG:
+        return _attend(query, key, value, indices, rule)
+    return _attend_by_blocks(query, key, value, indices, rule)
 
 
-def _allowed(mask: BlockMask, shape: tuple[int, ...], ranges: list[Any]) -> Any:
+class _Rule(NamedTuple):
+    """What makes weights of scores, and what is returned of them."""
+
+    score_mod: ScoreMod | None
+    block_mask: BlockMask | None
+    scale: Any
+    request: AuxRequest
+
+
+def _attend(query: Any, key: Any, value: Any, indices: list[Any], rule: _Rule) -> tuple[Any, AuxOutput]:
+    """`indices`: of batch entries, heads, queries and keys."""
+    scores = scaled_scores(query, key, rule.scale)
+    changed = scores
+    if rule.score_mod is not None:
+        changed = over_indices(rule.score_mod, leading=True)(scores, *indices).astype(scores.dtype)
+    if rule.block_mask is not None:
+        changed = jnp.where(_allowed(rule.block_mask, indices), changed, -jnp.inf)
+    output = weighted(softmax(changed), value).astype(query.dtype)
+    lse = log_sum_exp(changed) if rule.request.lse else None
+    return output, AuxOutput(lse, jnp.max(changed, axis=-1, initial=-jnp.inf) if rule.request.max_scores else None)
+
+
+def _attend_by_blocks(query: Any, key: Any, value: Any, indices: list[Any], rule: _Rule) -> tuple[Any, AuxOutput]:
+    """As `_attend`, a block of queries at a time; their scores are computed again for the gradient."""
+    batch, heads, length, _ = query.shape
+    rows = min(max(_BUDGET // (4 * batch * heads * key.shape[2]), _LEAST_ROWS), length)
+    blocks = -(-length // rows)
+    padded = jnp.pad(query, ((0, 0), (0, 0), (0, blocks * rows - length), (0, 0)))
+    # Rows that fill up the last block stand for the last query: functions of the user's see no other index.
+    places = jnp.minimum(jnp.arange(blocks * rows, dtype=jnp.int32), length - 1).reshape(blocks, rows)
+
+    @jax.checkpoint
+    def one(block: tuple[Any, Any]) -> tuple[Any, AuxOutput]:
+        return _attend(block[0], key, value, [*indices[:2], block[1], indices[3]], rule)
+
+    split = jnp.moveaxis(padded.reshape(batch, heads, blocks, rows, -1), 2, 0)
+    output, aux = lax.map(one, (split, places))
+
+    def joined(array: Any) -> Any:
+        array = jnp.moveaxis(array, 0, 2)
+        return array.reshape(batch, heads, blocks * rows, *array.shape[4:])[:, :, :length]
+
+    return joined(output), AuxOutput(*(None if array is None else joined(array) for array in aux))
+
+
+def _allowed(mask: BlockMask, indices: list[Any]) -> Any:
     """The mask's elements: the rule in the listed blocks, everything in the full ones."""
-    rule = jnp.asarray(over_indices(mask.mask_mod)(*ranges))
+    rule = jnp.asarray(over_indices(mask.mask_mod)(*indices))
+    rows, columns = (index // size for index, size in zip(indices[2:], mask.BLOCK_SIZE))
 
-    def elements(num_blocks: Any, indices: Any) -> Any:
-        dense = to_dense(num_blocks, indices, indices.shape[-1]) > 0
-        for axis, size in zip((2, 3), mask.BLOCK_SIZE):
-            dense = lax.slice_in_dim(jnp.repeat(dense, min(size, shape[axis]), axis=axis), 0, shape[axis], axis=axis)
-        return jnp.broadcast_to(dense, shape)
+    def elements(num_blocks: Any, listed: Any) -> Any:
+        dense = to_dense(num_blocks, listed, listed.shape[-1]) > 0
+        return jnp.take(jnp.take(dense, rows, axis=2), columns, axis=3)
 
     allowed = rule & elements(mask.kv_num_blocks, mask.kv_indices)
     if mask.full_kv_indices is not None:

@@ -8,14 +8,15 @@ has no result to be reused for. `nn.jit` asks here for the shardings that go in,
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxnn import _compat
-from jaxnn.core import tree
+from jaxnn.core import processes, tree
 from jaxnn.core.conversions import place
 
 _sharding_of = operator.attrgetter("sharding")
@@ -120,12 +121,47 @@ def _settle(objects: Sequence[Any], roots: Sequence[Any], mesh: Mesh) -> bool:
         if hasattr(type(obj), "_follow"):
             moved |= obj._follow()
     whole = NamedSharding(mesh, PartitionSpec())
-    for root in roots:
-        for box in tree.cache_of(root)[0].boxes:
-            if _lies_nowhere(box._value):
-                box.replace(place(box._value, whole))
-                moved = True
-    return moved
+    nowhere = [
+        (name, box)
+        for cache in [tree.cache_of(root)[0] for root in roots]
+        for name, box in zip(cache.structure.names, cache.boxes)
+        if _lies_nowhere(box._value)
+    ]
+    check_alike("nn.jit", whole, {name: box._value for name, box in nowhere})
+    for _, box in nowhere:
+        box.replace(place(box._value, whole))
+    return moved or bool(nowhere)
+
+
+def check_alike(where: str, sharding: Any, arrays: Mapping[str, Any]) -> None:
+    """Of several processes all must have the same numbers in what is about to be laid out over them (`processes`)."""
+    if arrays and not sharding.is_fully_addressable:
+        processes.check_alike(where, {name: array for name, array in arrays.items() if not processes.spans(array)})
+
+
+# The states of the random stream that all processes were found to have, by id.
+_agreed: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+
+
+def place_stream(where: str, state: Any, sharding: Any) -> Any:
+    """The random stream's state on all devices; of several processes all must have the same."""
+    if not sharding.is_fully_addressable and not processes.spans(state) and _agreed.get(id(state)) is not state:
+        processes.check_alike(where, {"the random stream (nn.manual_seed)": state})
+        _agreed[id(state)] = state
+    return place(state, sharding)
+
+
+def check_program(where: str, function: Any, roots: Sequence[Any], sharding: Any) -> None:
+    """Of several processes all must compile the same function for the same structures."""
+    if sharding.is_fully_addressable or not processes.several():
+        return
+    facts = {"the function's code": processes.digest_of_code(function)}
+    for number, root in enumerate(roots):
+        structure = tree.cache_of(root)[0].structure
+        facts[f"the names and shapes of {type(root).__name__} {number}"] = processes.digest(
+            str([(name, leaf.shape, str(leaf.dtype)) for name, leaf in zip(structure.names, tree.flatten(root)[0])])
+        )
+    processes.check_same(where, facts, "Start the same program everywhere")
 
 
 def _lies_nowhere(value: Any) -> bool:

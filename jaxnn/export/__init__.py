@@ -5,6 +5,7 @@ from jaxnn.export.dims import Dim as Dim
 from jaxnn.export.exporting import export as export
 from jaxnn.export.files import load as load
 from jaxnn.export.files import save as save
+from jaxnn.export.plain import plain as plain
 from jaxnn.export.program import ExportedProgram as ExportedProgram
 
 

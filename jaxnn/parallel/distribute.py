@@ -15,10 +15,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe
+from jaxnn.core import processes
 from jaxnn.core.conversions import place
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Slot
-from jaxnn.core.placement import sharding_of
+from jaxnn.core.placement import check_alike, sharding_of
 from jaxnn.parallel.device_mesh import DeviceMesh, as_device_mesh
 from jaxnn.parallel.placement_types import as_spec, axes_of, check_divides, sharding_for
 
@@ -100,11 +101,11 @@ def distribute_module(
         fail(TypeError, where, "module", "a module", describe(module))
     mesh = as_device_mesh(device_mesh, where)
     if partition_fn is None or isinstance(partition_fn, Mapping):
-        place_boxes(_chosen(module, mesh, partition_fn or {}, where))
+        place_boxes(_chosen(module, mesh, partition_fn or {}, where), where, module)
     elif callable(partition_fn):
         for name, child in module.named_modules():
             partition_fn(name, child, mesh)
-        place_boxes(_chosen(module, mesh, {}, where))
+        place_boxes(_chosen(module, mesh, {}, where), where, module)
     else:
         fail(TypeError, where, "partition_fn", "rules by name, or a function", describe(partition_fn))
     if input_fn is not None:
@@ -141,9 +142,19 @@ def named_boxes(module: Module) -> dict[int, tuple[list[str], Slot]]:
     return found
 
 
-def place_boxes(chosen: Iterable[tuple[Slot, NamedSharding]]) -> None:
-    """Put each box's array where its sharding says; all arrays are made before the first is put in its box."""
+def place_boxes(
+    chosen: Iterable[tuple[Slot, NamedSharding]], where: str = "placing a module", module: Module | None = None
+) -> None:
+    """Put each box's array where its sharding says; all arrays are made before the first is put in its box.
+
+    Raises:
+        RuntimeError: of several processes one has other numbers; names it, and the arrays (by their names in `module`).
+    """
     chosen = list(chosen)
+    if chosen and processes.several():
+        known = {} if module is None else {key: names[0] for key, (names, _) in named_boxes(module).items()}
+        arrays = {known.get(id(box), f"{number} {box.label}"): box._value for number, (box, _) in enumerate(chosen)}
+        check_alike(where, chosen[0][1], arrays)
     placed = [place(box._value, sharding) for box, sharding in chosen]
     for (box, _), array in zip(chosen, placed):
         box.replace(array)

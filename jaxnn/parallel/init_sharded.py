@@ -13,6 +13,7 @@ from jaxnn.base.checks import check_choice, fail
 from jaxnn.base.dtypes import describe
 from jaxnn.core import filling, processes, random, spanning, tree
 from jaxnn.core.module import Module
+from jaxnn.parallel.distribute import distribute_module
 
 M = TypeVar("M", bound=Module)
 _SEED = "the random stream (nn.manual_seed)"
@@ -72,8 +73,6 @@ def _placing(mesh: Any, rules: Any) -> Callable[[Module], Any]:
         return rules
     if rules is None:
         return lambda model: None
-    from jaxnn.parallel.distribute import distribute_module
-
     return lambda model: distribute_module(model, mesh, rules)
 
 

@@ -23,6 +23,18 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--report", type=Path, metavar="FILE.md", help="write what was decided, for people")
     parser.add_argument("--json", type=Path, metavar="FILE.json", help="write what was decided, place by place")
     parser.add_argument("--strict", action="store_true", help="write nothing where a place is undecided")
+    parser.add_argument(
+        "--run",
+        dest="make",
+        metavar="FILE.py:FUNCTION",
+        help="for --check: a function, in PyTorch, that gives (module, inputs); it and the original are run",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="prove the port: run both from one seed and compare, in processes of their own",
+    )
+    parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for each process of --check")
     parser.set_defaults(run=run)
 
 
@@ -31,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
     from jaxnn.port import port_package, port_source, report
 
     source: Path = options.path
+    if options.check and not (options.make and options.output):
+        return _error("--check needs --run FILE.py:FUNCTION, which builds the model, and -o")
     if not source.exists():
         return _error(f"{source}: there is no such file or folder")
     single = source.is_file()
@@ -60,7 +74,32 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         options.json.write_text(json.dumps(report.as_json(ported), indent=1) + "\n")
     print(report.summary(ported), file=sys.stderr)
+    if options.check and not (options.strict and undecided):
+        try:
+            held = _prove(options, [site for one in ported.values() for site in one.sites])
+        except ValueError as error:
+            return _error(str(error))
+        if not held:
+            return 1
     return 2 if undecided else 0
+
+
+def _prove(options: argparse.Namespace, sites: list) -> bool:
+    """Run both, print what was found, and say whether the proof holds."""
+    from jaxnn.port import port_source
+    from jaxnn.port.proving import prove
+
+    source: Path = options.path
+    ported = options.output / source.name if source.is_file() and options.output.is_dir() else options.output
+    beside = [source.stem if source.is_file() else source.resolve().name]
+    proof = prove(
+        source, ported, options.make, lambda text: port_source(text, beside=beside).text, sites, options.timeout
+    )
+    print(proof.text())
+    if options.json:
+        found = json.loads(options.json.read_text()) | {"proof": proof.as_json()}
+        options.json.write_text(json.dumps(found, indent=1, default=float) + "\n")
+    return proof.held
 
 
 def _error(text: str) -> int:

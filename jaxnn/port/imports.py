@@ -136,7 +136,7 @@ class Imports:
             return False
         if translate(dotted) is not None:
             return True
-        return needs_torch(dotted)
+        return dotted.split(".")[0] not in self.program.beside and needs_torch(dotted)
 
     def _edit(self, node: ast.Import | ast.ImportFrom, rewriter: Rewriter) -> None:
         outside: list[str] = []

@@ -14,15 +14,16 @@ from jaxnn.port.sites import Ported
 from jaxnn.port.source import Source
 
 
-def port_source(text: str, path: str = "<source>") -> Ported:
+def port_source(text: str, path: str = "<source>", beside: Iterable[str] = ()) -> Ported:
     """The jaxnn source for one file of PyTorch source; nothing of it is run.
 
     Args:
         text: the file.
         path: its name, for the report.
+        beside: packages and files that it imports and that are ported too, each under its own name.
     """
     name = Path(path).stem if path.endswith(".py") else "__main__"
-    return next(iter(_ported({name: (text, path)}, {}).values()))
+    return next(iter(_ported({name: (text, path)}, {}, beside).values()))
 
 
 def port_package(root: Path, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> dict[str, Ported]:
@@ -51,8 +52,10 @@ def port_package(root: Path, include: Iterable[str] = (), exclude: Iterable[str]
     return _ported(named, packages)
 
 
-def _ported(files: dict[str, tuple[str, str]], packages: dict[str, bool]) -> dict[str, Ported]:
-    program = Program()
+def _ported(
+    files: dict[str, tuple[str, str]], packages: dict[str, bool], beside: Iterable[str] = ()
+) -> dict[str, Ported]:
+    program = Program(beside=frozenset(beside))
     failed: dict[str, Ported] = {}
     for name, (text, path) in files.items():
         try:

@@ -111,6 +111,7 @@ class Program:
     facts: dict[int, Fact] = field(default_factory=dict)
     learned: dict[Any, Fact] = field(default_factory=dict)
     method_names: set[str] = field(default_factory=set)
+    beside: frozenset[str] = frozenset()  # what is ported too, elsewhere
 
     def fact(self, node: ast.AST) -> Fact:
         """What is known of an expression."""

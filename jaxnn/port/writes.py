@@ -249,7 +249,9 @@ class Writes:
 
         def text(_: ast.AST) -> str:
             owner = self.edits.text(target.value)
-            return f"{owner} = {self.imports.alias('T')}.set_item({owner}, {self._index(target.slice)}, {value()})"
+            return (
+                f"{owner} = {self.imports.alias('T')}.set_item({owner}, {self._index_value(target.slice)}, {value()})"
+            )
 
         self.edits[node] = text
 
@@ -441,6 +443,16 @@ class Writes:
     def _index(self: Any, index: ast.expr) -> str:
         text = self.edits.text(index)
         return text
+
+    def _index_value(self: Any, index: ast.expr) -> str:
+        """An index as an argument of a call, where Python has no slices."""
+        if isinstance(index, ast.Slice):
+            ends = [index.lower, index.upper, *([index.step] if index.step else [])]
+            return f"slice({', '.join('None' if end is None else self.edits.text(end) for end in ends)})"
+        if isinstance(index, ast.Tuple):
+            items = ", ".join(self._index_value(item) for item in index.elts)
+            return f"({items},)" if len(index.elts) == 1 else f"({items})"
+        return self.edits.text(index)
 
     def _initialises(self: Any) -> bool:
         """Whether the function at hand is there to fill what it is given."""

@@ -181,9 +181,8 @@ def get(name: str | Target) -> Target:
         return name
     kind, _, topology = str(name).partition(":")
     if kind in CHIPS and CHIPS[kind].platform == "tpu" and re.fullmatch(r"(\d+x)*\d+|", topology):
-        sizes = tuple(map(int, topology.split("x"))) if topology else (1, 1)
-        if CHIPS[kind].dimensions == 3 and len(sizes) == 2:
-            sizes = (*sizes, 1) if topology else (2, 2, 1)  # the smallest that there is
+        sizes = tuple(map(int, topology.split("x"))) if topology else (1,)
+        sizes += (1,) * (CHIPS[kind].dimensions - len(sizes))
         return Target(name, CHIPS[kind], sizes)
     found = re.fullmatch(r"(.*?)(?:x(\d+))?", str(name))
     if found and found[1] in GPUS and int(found[2] or 1) > 0:

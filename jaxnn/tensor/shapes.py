@@ -212,7 +212,8 @@ def unfold(x: jax.Array, dimension: int, size: int, step: int) -> jax.Array:
     Follows ``torch.Tensor.unfold``.
     """
     axis = axis_of("unfold", "dimension", dimension, x.ndim)
-    x = x if x.ndim else x.reshape(1)
+    if not x.ndim:  # torch: a number is one element that has no dimension of its own in the result
+        return unfold(x.reshape(1), 0, size, step)[0]
     if not 0 <= size <= x.shape[axis]:
         fail(RuntimeError, "unfold", "size", f"a size from 0 to {x.shape[axis]}", f"{size}")
     if step <= 0:

@@ -161,8 +161,9 @@ def istft(
     shape = _window("istft", window, n_fft, win_length, x.real.dtype)
     norm = "ortho" if normalized else None
     spectrum = jnp.swapaxes(spectrum, 1, 2)
-    frames = jnp.fft.irfft(spectrum, n_fft, norm=norm) if onesided else jnp.fft.ifft(spectrum, norm=norm)
-    frames = (frames if return_complex or onesided else frames.real) * shape
+    # torch: a real signal is made of the frequencies from 0 up alone, also where all are given.
+    half = spectrum[..., : n_fft // 2 + 1]
+    frames = (jnp.fft.ifft(spectrum, norm=norm) if return_complex else jnp.fft.irfft(half, n_fft, norm=norm)) * shape
     count = frames.shape[1]
     places = np.arange(count)[:, None] * hop + np.arange(n_fft)
     total = n_fft + hop * (count - 1)

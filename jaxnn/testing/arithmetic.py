@@ -9,7 +9,7 @@ jaxpr with other rules for them. All else is float32 as on the CPU: exp and tanh
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
@@ -20,8 +20,7 @@ from jax import lax
 from jaxnn import _compat
 from jaxnn.base.checks import fail
 from jaxnn.core.lift import Call
-from jaxnn.lowering.by_platform import default_program
-from jaxnn.lowering.define import program_on
+from jaxnn.lowering.evaluating import Evaluation, holds
 from jaxnn.transforms.signature import wraps
 
 P = ParamSpec("P")
@@ -113,103 +112,21 @@ def emulate(fun: Callable[P, R], platform: str) -> Callable[P, R]:
 
 def evaluate(fun: Callable[..., Any], platform: str) -> Callable[..., Any]:
     """As `emulate`, for a function of pytrees of arrays that changes nothing."""
-
-    def evaluated(*args: Any) -> Any:
-        flat, treedef = jax.tree.flatten(args)
-        made: list[Any] = []
-
-        def run(*flat: Any) -> Any:
-            leaves, made[:] = (found := jax.tree.flatten(fun(*jax.tree.unflatten(treedef, flat))))[0], [found[1]]
-            return leaves
-
-        closed = jax.make_jaxpr(run)(*flat)
-        return jax.tree.unflatten(made[0], _run(closed.jaxpr, closed.consts, flat, platform))
-
-    return evaluated
+    rules = dict.fromkeys(_PRODUCTS, functools.partial(_product, platform=platform))
+    return Evaluation(platform.partition("-")[0], rules, _is_product, "nn.testing.emulate")(fun)
 
 
 def has_products(jaxpr: Any) -> bool:
     """Whether a program multiplies matrices or convolves, at any depth."""
-    return any(
-        equation.primitive.name in _PRODUCTS
-        or equation.primitive.name.startswith(("jaxnn_convolution", "jaxnn_wide_dot"))
-        or any(map(has_products, _inner(equation)))
-        for equation in jaxpr.eqns
-    )
+    return holds(jaxpr, _is_product)
 
 
-def _inner(equation: Any) -> Iterator[Any]:
-    """The jaxprs in an equation's parameters, and the default program where platforms have several."""
-    for value in equation.params.values():
-        for item in value if isinstance(value, (tuple, list)) else (value,):
-            if hasattr(item, "eqns"):
-                yield getattr(item, "jaxpr", item)
-    default = default_program(equation)
-    if default is not None:
-        yield default
+_PRODUCTS: tuple[str, ...] = ("dot_general", "conv_general_dilated", "ragged_dot_general")
+_OURS = ("jaxnn_convolution", "jaxnn_wide_dot")
 
 
-def _run(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], platform: str) -> list[Any]:
-    """The results of a jaxpr, its products by `platform`'s rules."""
-    known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args)))
-
-    def read(place: Any) -> Any:
-        return place.val if hasattr(place, "val") else known[place]
-
-    for equation in jaxpr.eqns:
-        operands = list(map(read, equation.invars))
-        with equation.ctx.manager:
-            known.update(zip(equation.outvars, _apply(equation, operands, platform)))
-    return list(map(read, jaxpr.outvars))
-
-
-def _apply(equation: Any, operands: list[Any], platform: str) -> Sequence[Any]:
-    name, params = equation.primitive.name, equation.params
-    own = program_on(platform.partition("-")[0], equation)
-    if own is not None:
-        own = program_on("", equation) if _needs_device(own.jaxpr) else own
-        return _run(own.jaxpr, own.consts, operands, platform)
-    if name in _PRODUCTS:
-        return [_PRODUCTS[name](equation, operands, platform)]
-    if name in _OPENED:
-        inner = params[_OPENED[name]]
-        return _run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), operands, platform)
-    if name in _CLOSED:
-        params = params | {which: _rewritten(params[which], platform) for which in _CLOSED[name]}
-    elif any(map(has_products, _inner(equation))):
-        raise NotImplementedError(f"nn.testing.emulate: the products inside {name} cannot be reached")
-    results = equation.primitive.bind(*operands, **equation.primitive.get_bind_params(params))
-    return results if equation.primitive.multiple_results else [results]
-
-
-_DEVICE = ("pallas_call", "cudnn", "dot_product_attention")
-
-
-def _needs_device(jaxpr: Any) -> bool:
-    """Whether a program holds a kernel that only its platform can run."""
-    return any(
-        any(word in equation.primitive.name for word in _DEVICE) or any(map(_needs_device, _inner(equation)))
-        for equation in jaxpr.eqns
-    )
-
-
-# Operations that are what they hold; and those that are kept around what they hold, by their parameters' names.
-_OPENED = {
-    "pjit": "jaxpr", "jit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "remat2": "jaxpr",
-    "checkpoint": "jaxpr", "remat": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-}  # fmt: skip
-_CLOSED = {"scan": ("jaxpr",), "while": ("cond_jaxpr", "body_jaxpr"), "cond": ("branches",)}
-
-
-def _rewritten(closed: Any, platform: str) -> Any:
-    """A closed jaxpr, or several, that computes as `platform` does."""
-    if isinstance(closed, (tuple, list)):
-        return tuple(_rewritten(branch, platform) for branch in closed)
-    run = functools.partial(_run, closed.jaxpr, closed.consts, platform=platform)
-    return jax.make_jaxpr(lambda *args: run(args=args))(*[
-        jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type) for x in closed.in_avals
-    ])  # fmt: skip
+def _is_product(equation: Any) -> bool:
+    return equation.primitive.name in _PRODUCTS or equation.primitive.name.startswith(_OURS)
 
 
 def _passes(precision: Any, platform: str) -> Passes | None:
@@ -242,7 +159,7 @@ def _split(operand: Any, passes: Passes) -> list[Any]:
     return parts
 
 
-def _product(equation: Any, operands: list[Any], platform: str) -> Any:
+def _product(equation: Any, operands: list[Any], *, platform: str) -> Any:
     """A bilinear operation, the sum of its passes. What follows the two operands (the sizes of groups) goes to each."""
     left, right, *others = operands
     params, bind = equation.params, equation.primitive.bind
@@ -257,8 +174,3 @@ def _product(equation: Any, operands: list[Any], platform: str) -> Any:
         return first
     rest = functools.reduce(lax.add, small)
     return first + jnp.where(jnp.isnan(rest), 0, rest)  # an infinity times a part that is 0; XLA does the same
-
-
-_PRODUCTS: dict[str, Callable[..., Any]] = dict.fromkeys(
-    ("dot_general", "conv_general_dilated", "ragged_dot_general"), _product
-)

@@ -14,10 +14,9 @@ from jaxnn.base import explaining
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe
 from jaxnn.core import donation, lift, random
-from jaxnn.core.conversions import place
 from jaxnn.core.lift import Watch
 from jaxnn.core.parameter import Reads
-from jaxnn.core.placement import home, placement_of, several_devices
+from jaxnn.core.placement import check_program, home, place_stream, placement_of, several_devices
 from jaxnn.core.stateful import Stateful
 from jaxnn.lowering.compiling import Jitted
 from jaxnn.transforms.closures import Uses
@@ -301,10 +300,11 @@ def jit(
 
     callers: set[Any] = set()
 
-    def in_place(placement: Placement) -> Any:
+    def in_place(placement: Placement, roots: Sequence[Any]) -> Any:
         """The program whose state comes back where it went in, `placement`."""
         program = compiled.variants.get(placement)
         if program is None:
+            check_program(f"nn.jit: {name}", function, roots, placement.whole)
             spread = [(list(shardings), None) for shardings in placement.shardings]
             outputs = _Placed(None, (None, (spread, None if placement.explicit else placement.whole)))
             program = compiled.variant(placement, placed, placement.platform, (out_shardings, outputs))
@@ -342,7 +342,8 @@ def jit(
             state = generator.take(done)
             try:
                 if placement is not None:
-                    program_now, key = in_place(placement), place(state, placement.whole)
+                    program_now = in_place(placement, roots)
+                    key = place_stream(f"nn.jit: {name}", state, placement.whole)
                 else:
                     program_now, key = program(), home(state) if several_devices() else state
                 done.default_factory = functools.partial(program_now, (key, bundle), *args, **kwargs)
@@ -376,7 +377,7 @@ def jit(
             key, chosen = home(random.current().slot.value), compiled
             placement = placement_of(objects, roots) if _compat.at_top_level() else None
             if placement is not None:
-                chosen = in_place(placement)
+                chosen = in_place(placement, roots)
                 key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=placement.whole)
             return getattr(chosen, method)((key, bundle), *args, **kwargs)
 

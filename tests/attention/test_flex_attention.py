@@ -161,3 +161,40 @@ def test_blocks_count_without_a_rule():
 def test_errors(error, call):
     with pytest.raises(error):
         call()
+
+
+def test_long_sequences_hold_the_scores_of_some_queries(monkeypatch):
+    """Values, auxiliary outputs and gradients, those of a captured array too, are those of all scores at once."""
+    mask = ours.create_block_mask(MASKS["window"](ours, jnp.asarray), 2, 4, L, S, BLOCK_SIZE=(16, 8))
+
+    def loss(q, k, v, bias):
+        output, aux = ours.flex_attention(
+            q,
+            k,
+            v,
+            lambda score, b, h, i, j: score + bias[h, i, j] * b,
+            mask,
+            enable_gqa=True,
+            return_aux=ours.AuxRequest(True, True),
+        )
+        return (output**2).sum() + jnp.where(jnp.isneginf(aux.lse), 0, aux.lse).sum(), (output, aux)
+
+    def run():
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))(Q, K, V, BIAS)
+
+    whole = run()
+    monkeypatch.setattr(ours, "_LONG", 16)
+    monkeypatch.setattr(ours, "_LEAST_ROWS", 16)
+    monkeypatch.setattr(ours, "_BUDGET", 0)
+    for got, want in zip(jax.tree.leaves(run()), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
+
+
+def test_without_functions_it_is_attention_by_the_platforms_kernel():
+    x = jax.ShapeDtypeStruct((1, 2, 256, 64), jnp.bfloat16)
+    text = jax.jit(ours.flex_attention).trace(x, x, x).lower(lowering_platforms=("tpu",)).as_text()
+    assert "tpu_custom_call" in text
+    x = jax.ShapeDtypeStruct((1, 2, 4096, 16), jnp.float32)
+    gradient = jax.grad(lambda q, k, v: ours.flex_attention(q, k, v, lambda s, b, h, i, j: s * 2).sum(), (0, 1, 2))
+    memory = jax.jit(gradient).lower(x, x, x).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 4 * 2 * 4096**2  # one array of all scores

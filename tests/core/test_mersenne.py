@@ -110,6 +110,25 @@ def test_a_compiler_with_other_bits_is_not_used(monkeypatch):
     assert compiled_fills.same_bits == {"uniform": False}
 
 
+def test_other_bits_are_seen_after_bounds_that_are_powers_of_two(monkeypatch):
+    """Between these nothing is rounded: that a fill has the same bits says nothing of the next one."""
+    unfused = compiled_fills.uniform
+    monkeypatch.setattr(compiled_fills, "same_bits", {})
+    monkeypatch.setattr(compiled_fills, "worthwhile", lambda size: True)
+
+    def rounds_twice(window, low, high):
+        values, *rest = unfused(window, np.float32(0), np.float32(1))
+        return np.asarray(values) * (high - low) + low, *rest
+
+    monkeypatch.setattr(compiled_fills, "uniform", rounds_twice)
+    size = 3 * compiled_fills.WORDS
+    for low, high in ((-0.5, 0.5), (-0.3, 0.45)):
+        with monkeypatch.context() as patch:
+            patch.setattr(compiled_fills, "worthwhile", lambda size: False)
+            expected = Twister(1).uniform((size,), low, high)
+        np.testing.assert_array_equal(Twister(1).uniform((size,), low, high), expected)
+
+
 def test_other_bits_are_seen_where_the_first_fill_is_of_16_bits(monkeypatch):
     monkeypatch.setattr(compiled_fills, "_PAYS_AFTER", 0)
     monkeypatch.setattr(compiled_fills, "same_bits", {})

@@ -1,5 +1,7 @@
 """Run by test_process_group.py in two processes: what they tell each other, and arrays of both of them."""
 
+import ctypes
+import gc
 import pickle
 import sys
 import time
@@ -90,6 +92,47 @@ for ending in ("safetensors", "pt"):
     )
 say("save nowhere", message(nn.save, model.state_dict(), folder / "missing" / "whole.pt"))
 
+# A compiled step finds what differs before it runs; a model with rules trains as on one device.
+device_mesh = nn.parallel.init_device_mesh("cpu", (4,), mesh_dim_names=("fsdp",))
+xs, ys = (np.random.default_rng(0).integers(0, 7, (3, 8)).astype(np.int32) for _ in range(2))
+
+
+def net():
+    return nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 8), nn.Dropout(0.3), nn.Linear(8, 8))
+
+
+@nn.jit
+def train_step(model, optimizer, x, y):
+    loss, grads = nn.value_and_grad(lambda m: F.cross_entropy(m(x), y))(model)
+    optimizer.step(model, grads)
+    return loss
+
+
+def trained(model, place_batch):
+    optimizer = nn.optim.AdamW(model, lr=0.01)
+    return [float(train_step(model, optimizer, place_batch(x), place_batch(y))) for x, y in zip(xs, ys)]
+
+
+nn.manual_seed(rank)
+say("differ at placing", message(nn.parallel.distribute_module, net(), device_mesh, {"1.weight": nn.parallel.Shard(0)}))
+nn.manual_seed(4)
+alone = trained(net(), jnp.asarray)
+nn.manual_seed(4)
+several = nn.init_sharded(net, device_mesh, {"[13].weight": nn.parallel.Shard(0)}, numbers="torch")
+say("trained", [alone, trained(several, lambda rows_of: spanning.place(rows_of, rows))])
+unplaced = net()
+unplaced[1].weight = spanning.place(np.ones((8, 4), np.float32), rows)
+unplaced[3].bias = jnp.full(8, float(rank))
+say("differ at the step", message(trained, unplaced, lambda rows_of: spanning.place(rows_of, rows)))
+nn.manual_seed(rank)
+say("differ in the seed", message(trained, several, lambda rows_of: spanning.place(rows_of, rows)))
+nn.manual_seed(4)
+other_step = nn.jit((lambda m, x: m(x).sum()) if rank else (lambda m, x: m(x).mean()))
+say("differ in the code", message(other_step, several, spanning.place(xs[0], rows)))
+deeper = nn.init_sharded(lambda: nn.Sequential(nn.Linear(4, 4), *[nn.ReLU()] * rank), device_mesh)
+deeper.register_buffer("extra", jnp.zeros(2 + rank))
+say("differ in shape", message(nn.jit(lambda m, x: m[0](x)), deeper, spanning.place(np.ones((4, 4), np.float32), rows)))
+
 # Loading into shards keeps them.
 model.load_state_dict({name: value + 1 for name, value in before.items()})
 same = {name: bool((spanning.whole(box.value) == before[name] + 1).all()) for name, box in boxes.items()}
@@ -109,6 +152,56 @@ for name, place, times in (("ours", spanning.place, 5), ("theirs", lambda x, at:
         place(large, rows).block_until_ready()
         seconds[name] = min(seconds.get(name, 1e9), time.perf_counter() - start)
 say("placing", [seconds["ours"], seconds["theirs"]])
+
+# A model that is made in parts: memory, and the bits of these.
+
+
+class Tall(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(2048, 2048)
+        self.layers = nn.ModuleList([nn.Linear(2048, 2048, bias=False) for _ in range(9)])
+        self.head = nn.Linear(2048, 2048, bias=False)
+        self.head.weight = self.embed.weight
+
+
+def by_rows(model):
+    for box in model.parameters():
+        if isinstance(box._value, jax.ShapeDtypeStruct):
+            box.value = jax.ShapeDtypeStruct(box.shape, box.dtype, sharding=rows)
+
+
+def peak():
+    """The most memory that this process has had since `forget_peak`, in bytes."""
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+
+
+def forget_peak():
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # so that nothing is made in memory that was free already
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+del large
+nn.init_sharded(lambda: nn.Sequential(nn.Linear(64, 64), nn.Embedding(64, 64)), mesh)
+nn.Linear(4096, 4096)  # compiles the long fills
+for numbers in ("torch", "jax"):
+    nn.manual_seed(11)
+    forget_peak()
+    before = peak()
+    tall = nn.init_sharded(Tall, rules=by_rows, numbers=numbers)
+    jax.block_until_ready(jax.tree.leaves(tall))
+    grown = peak() - before
+    say(f"memory {numbers}", [grown, sum(box.value.nbytes for box in tall.parameters()) // 2])
+    parts = {
+        name: [processes.digest(np.asarray(s.data)) for s in box.value.addressable_shards]
+        for name, box in tall.named_parameters()
+    }
+    say(f"parts {numbers}", parts)
+    say(f"tied {numbers}", tall.head.weight is tall.embed.weight)
+    del tall
+nn.manual_seed(rank)
+say("seeds", [message(nn.init_sharded, Tall, rules=by_rows, numbers=numbers) for numbers in ("torch", "jax")])
 
 # Processes at different places of the program, or nowhere.
 say("elsewhere", message(nn.parallel.barrier if rank else lambda: nn.save(model.state_dict(), folder / "x.pt")))

@@ -95,7 +95,6 @@ def run(
 def check(children: list[Child]) -> list[dict[str, Any]]:
     """All have ended well: what each of them said."""
     for rank, child in enumerate(children):
-        assert child.code == 0, (
-            f"process {rank} ended with {child.code} after {child.seconds:.0f} s:\n{child.err[-4000:]}"
-        )
+        shown = child.err[max(child.err.find("Traceback"), 0) :][:4000]
+        assert child.code == 0, f"process {rank} ended with {child.code} after {child.seconds:.0f} s:\n{shown}"
     return [child.results for child in children]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
+from jaxnn.core import processes
 from jaxnn.parallel import process_group
 from tests.parallel import children
 
@@ -71,6 +72,30 @@ def test_copies_and_files_of_arrays_of_both(both):
 def test_placing_from_a_mapped_file_takes_a_twentieth_of_device_put(both):
     ours, theirs = both[0]["placing"]
     assert theirs > 20 * ours
+
+
+@pytest.mark.parametrize("numbers", ["torch", "jax"])
+def test_a_model_in_parts_takes_the_memory_of_these(both, numbers):
+    for said in both:
+        grown, owned = said[f"memory {numbers}"]
+        assert grown < 1.5 * owned + 2048 * 2048 * 4, f"{grown / 2**20:.0f} MiB for {owned / 2**20:.0f}"
+        assert said[f"tied {numbers}"]
+
+
+def test_a_model_in_parts_has_the_bits_of_one_process(both):
+    nn.manual_seed(11)
+    weights = {"embed.weight": nn.Embedding(2048, 2048).weight}
+    weights |= {f"layers.{n}.weight": nn.Linear(2048, 2048, bias=False).weight for n in range(9)}
+    for name, weight in weights.items():
+        whole = np.asarray(weight).reshape(4, 512, 2048)
+        expected = [processes.digest(part) for part in whole]
+        assert both[0]["parts torch"][name] + both[1]["parts torch"][name] == expected
+
+
+def test_other_seeds_are_found_before_a_model_is_made(both):
+    for said in both:
+        for message in said["seeds"]:
+            assert "init_sharded: process 1 differs from process 0 in the random stream (nn.manual_seed)" in message
 
 
 def test_processes_that_do_not_come_are_named(both):
@@ -202,3 +227,22 @@ def test_a_process_alone_is_a_group_of_one():
         nn.parallel.broadcast_object_list([1], src=1)
     with pytest.raises(TypeError, match="full_tensor: array: expected a jax array"):
         nn.parallel.full_tensor([1.0])
+
+
+def test_a_model_with_rules_trains_as_on_one_device(both):
+    for said in both:
+        alone, several = said["trained"]
+        np.testing.assert_allclose(several, alone, rtol=1e-5)
+
+
+def test_what_differs_is_found_before_the_first_step(both):
+    for said in both:
+        assert (
+            "RuntimeError: distribute_module: process 1 differs from process 0 in 0.weight, 1.bias"
+            in said["differ at placing"]
+        )
+        assert "RuntimeError: nn.jit: process 1 differs from process 0 in 3.bias. Every" in said["differ at the step"]
+        seed = "nn.jit: train_step: process 1 differs from process 0 in the random stream (nn.manual_seed)"
+        assert seed in said["differ in the seed"]
+        assert "nn.jit: <lambda>: process 1 differs from process 0 in the function's code" in said["differ in the code"]
+        assert "process 1 differs from process 0 in" in said["differ in shape"] and "extra" in said["differ in shape"]

@@ -1,9 +1,11 @@
 """``--check``: a right port holds, each kind of injected fault is caught, and what dies or hangs is reported."""
 
+import json
 import textwrap
 
 import pytest
 
+from jaxnn.__main__ import main
 from jaxnn.port.proving import prove
 from jaxnn.port.proving.check import check
 from jaxnn.port.proving.reference import reference
@@ -158,6 +160,24 @@ def test_an_injected_fault_is_caught(original, fault):
     proof = check(_make(PORT.replace(before, after)), original)
     caught = {name for name, check in proof.checks.items() if check.status in ("differs", "failed")}
     assert not proof.held and caught >= caught_by, proof.text()
+
+
+def test_the_command_line_proves_and_its_status_says_so(tmp_path, capsys):
+    """Also: a port that runs nothing without --check, though the file would do harm when it is imported."""
+    (tmp_path / "model.py").write_text(
+        ORIGINAL + '\n\nimport os\nopen(os.environ.get("TRAP", os.devnull), "w").close()\n'
+    )
+    (tmp_path / "make.py").write_text("from model import make\n")
+    trap = tmp_path / "trap"
+    options = ["port", str(tmp_path / "model.py"), "-o", str(tmp_path / "out.py"), "--json", str(tmp_path / "out.json")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAP", str(trap))
+        assert main(options) == 0 and not trap.exists()
+        assert main([*options, "--check", "--run", f"{tmp_path}/make.py:make"]) == 0 and trap.exists()
+    said = capsys.readouterr().out
+    assert "The proof holds." in said and "rewritten places were executed" in said
+    assert json.loads((tmp_path / "out.json").read_text())["proof"]["held"]
+    assert main([*options, "--check"]) == 1 and "--check needs --run" in capsys.readouterr().err
 
 
 def test_the_processes_the_lines_that_ran_and_the_limits(tmp_path):

@@ -121,24 +121,24 @@ def test_the_command_line_says_what_is_wrong(options, said, capsys):
 @needs_tpu
 def test_a_plan_for_four_chips(tmp_path, capsys):
     batch = [jax.ShapeDtypeStruct((64, 512), jnp.float32)]
-    layouts = [Layout(4, 1), Layout(1, 4)]
     found = targets.plan(
-        Net, planning.squared_loss, batch, optimizer=_adamw, target="v5e:2x2", layouts=layouts, tries=2
+        Net,
+        planning.squared_loss,
+        batch,
+        optimizer=_adamw,
+        target="v5e:2x2",
+        layouts=[Layout(1, 4), Layout(4, 1)],
+        tries=1,
     )
-    whole, split = (attempt.report for attempt in found.attempts)
-    assert found.best in found.attempts and found.best.report.fits
-    assert split.memory["parameters"] < 0.26 * whole.memory["parameters"]
-    assert {"all-reduce"} == {one.kind for one in whole.compiled.collectives}
+    (attempt,) = found.attempts  # the second was one too many
+    split = attempt.report
+    assert found.best is attempt and split.fits and split.warnings == []
+    count = sum(p.size for p in jax.tree.leaves(jax.eval_shape(Net)))
+    assert split.parameters == count and split.memory["parameters"] == count  # 4 bytes on one of 4
     gathers = [one for one in split.compiled.collectives if (one.kind, one.dtype) == ("all-gather", "bf16")]
     weights = 2 * 5 * 512 * 512  # in bfloat16
     # At most twice, in the forward and in the backward pass; a small weight may also go around in pieces.
     assert [one.axis for one in gathers] == ["fsdp"] and 0 < sum(one.bytes for one in gathers) <= 2.2 * weights
-    assert not any(one.dtype == "f32" and one.bytes > 10_000 for one in split.compiled.collectives)
+    assert not any(one.dtype == "f32" and one.bytes > 100_000 for one in split.compiled.collectives)
     found.save_html(tmp_path / "plan.html")
     assert "Best: " in (tmp_path / "plan.html").read_text()
-    assert (
-        targets.plan(
-            Net, planning.squared_loss, batch, optimizer=_adamw, target="v5e:2x2", layouts=[Layout(2, 2)], tries=0
-        ).attempts
-        == []
-    )

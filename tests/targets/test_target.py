@@ -15,7 +15,14 @@ from jaxnn.targets.gpus import GPUS, config_text
 
 @pytest.mark.parametrize(
     ("name", "platform", "chips"),
-    [("v5e", "tpu", 1), ("v5e:4x4", "tpu", 16), ("v5p:8x8x8", "tpu", 512), ("v6e:16x16", "tpu", 256)]
+    [
+        ("v5e", "tpu", 1),
+        ("v5p", "tpu", 1),
+        ("v4:2x2", "tpu", 4),
+        ("v5e:4x4", "tpu", 16),
+        ("v5p:8x8x8", "tpu", 512),
+        ("v6e:16x16", "tpu", 256),
+    ]
     + [("h100", "cuda", 1), ("h100x8", "cuda", 8), ("a100-40", "cuda", 1), ("a100-40x16", "cuda", 16)],
 )
 def test_names(name, platform, chips):

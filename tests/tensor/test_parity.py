@@ -1,5 +1,6 @@
 """The functions of ``jaxnn.tensor`` beside torch's: values, gradients, dtypes, and eager against jit."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -100,6 +101,11 @@ CASES = {
         ),
     ],
     "istft": [
+        (
+            lambda x, y: torch.istft(torch.complex(x, y), 10, 4),  # all frequencies, and no symmetry
+            lambda x, y: T.istft(jax.lax.complex(x, y), 10, 4),
+            (SIGNAL.reshape(-1)[:60].reshape(10, 6), SIGNAL.reshape(-1)[4:].reshape(10, 6)),
+        ),
         (
             lambda x, w: torch.istft(torch.stft(x, 8, 2, window=w, return_complex=True)[..., 1:] ** 2, 8, 2, window=w),
             lambda x, w: T.istft(T.stft(x, 8, 2, window=w, return_complex=True)[..., 1:] ** 2, 8, 2, window=w),

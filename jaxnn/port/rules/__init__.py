@@ -6,4 +6,7 @@ from jaxnn.port.rules.row import Row as Row
 from jaxnn.port.rules.row import Template as Template
 from jaxnn.port.rules.table import EXAMPLES as EXAMPLES
 from jaxnn.port.rules.table import TABLE as TABLE
+from jaxnn.port.rules.table import every_row as every_row
+from jaxnn.port.rules.table import load_untested as load_untested
 from jaxnn.port.rules.table import rows as rows
+from jaxnn.port.rules.tested import key_of as key_of

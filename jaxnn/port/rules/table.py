@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jaxnn.port.rules import creation, indexing, inplace, pointwise, reductions, shapes
 from jaxnn.port.rules.row import Row
+from jaxnn.port.rules.tested import key_of, tested
 
 # What the names in the rows' examples are: dtype, shape, and the range of the numbers; `n` is the number 2.
 EXAMPLES: dict[str, tuple[str, tuple[int, ...], float, float]] = {
@@ -31,17 +32,28 @@ _ALL: tuple[Row, ...] = (
 )
 
 
-def _by_name() -> dict[str, tuple[Row, ...]]:
+def _by_name(rows: tuple[Row, ...]) -> dict[str, tuple[Row, ...]]:
     table: dict[str, tuple[Row, ...]] = {}
-    for row in _ALL:
+    for row in rows:
         for name in row.names:
             table[name] = (*table.get(name, ()), row)
     return table
 
 
-TABLE = _by_name()
+# A row without a passing test is not loaded.
+TABLE = _by_name(tuple(row for row in _ALL if key_of(row) in tested()))
 
 
 def rows() -> tuple[Row, ...]:
-    """All rows, in the table's order."""
+    """The rows that are loaded, in the table's order."""
+    return tuple(row for row in _ALL if key_of(row) in tested())
+
+
+def every_row() -> tuple[Row, ...]:
+    """All that are written, those without a passing test too."""
     return _ALL
+
+
+def load_untested() -> None:
+    """Load every row, for testing them."""
+    TABLE.update(_by_name(_ALL))

@@ -1,0 +1,48 @@
+"""`plain`: a function in JAX's own operations alone, for tools that know no others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from jaxnn.base.checks import fail
+from jaxnn.lowering.define import PLATFORMS, program_on
+from jaxnn.lowering.evaluating import Evaluation
+from jaxnn.transforms.signature import wraps
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def plain(fun: Callable[P, R], platform: str = "") -> Callable[P, R]:
+    """`fun` in JAX's own operations: converters to ONNX and others that read jaxprs know no more.
+
+    Convolutions, pooling and attention are primitives of jaxnn, with a program for each platform. Here they are JAX's
+    convolutions, windows and products. For a forward pass: rules for derivatives are taken out too.
+
+    Args:
+        fun: a function of arrays; a module that it closes over is a constant.
+        platform: whose programs to take: "cpu", "cuda", "rocm" or "tpu"; "" for those of XLA's own operations.
+
+    Raises:
+        ValueError: another platform.
+        NotImplementedError: a primitive of jaxnn inside an operation that cannot be opened, such as ``shard_map``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.Conv1d(1, 2, 3).eval()
+        >>> jaxpr = jax.make_jaxpr(nn.export.plain(lambda x: model(x)))(jnp.ones((1, 1, 8)))
+        >>> "jaxnn" in str(jaxpr), "conv_general_dilated" in str(jaxpr)
+        (False, True)
+    """
+    if platform not in ("", *PLATFORMS):
+        fail(ValueError, "nn.export.plain", "platform", f"one of {', '.join(PLATFORMS)}", repr(platform))
+    evaluation = Evaluation(
+        platform, {}, lambda equation: program_on(platform, equation) is not None, "nn.export.plain"
+    )
+
+    @wraps(fun)
+    def made(*args: Any, **kwargs: Any) -> Any:
+        return evaluation(lambda args, kwargs: fun(*args, **kwargs))(args, kwargs)
+
+    return made

@@ -1,0 +1,191 @@
+"""Public PyTorch packages, ported and proved: the porter's own measure.
+
+python -m parity.packages FOLDER [--only NAME ...] [--report FILE] [--keep DIR]
+
+FOLDER has one folder a package, as PyPI serves it (`pip download --no-deps`, unpacked). Every case of `package_cases.py` is
+ported as its package is, unrepaired, built from one seed on both sides, and held to the original by `jaxnn.port.proving`. Each
+runs in processes of its own with a time limit. Prints one line a case, then the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jaxnn.port.proving import CONTRACT, Check, Proof, prove
+from parity.package_cases import CASES, Case
+
+_STAGES = ("import", "build", "keys", "weights", "forward", "gradients", "jit", "training", "state", "jit state")
+
+
+@dataclass
+class Result:
+    """One case."""
+
+    package: str
+    case: str
+    proof: Proof
+    seconds: float
+    sites: dict[str, int] = field(default_factory=dict)
+    in_report: bool = (
+        False  # of a failing case: whether a line of the traceback stands in the report as undecided or changed
+    )
+
+    @property
+    def usable(self) -> bool:
+        return "reference" not in self.proof.checks or self.proof.checks["reference"].status == "held"
+
+    def at(self, stage: str) -> str:
+        check = self.proof.checks.get(stage)
+        return check.status if check else "-"
+
+    @property
+    def builds(self) -> bool:
+        return all(self.at(stage) == "held" for stage in ("import", "build", "keys"))
+
+    @property
+    def right(self) -> bool:
+        return self.builds and self.at("forward") == "held"
+
+    @property
+    def silent(self) -> list[str]:
+        """What is wrong without an exception."""
+        return [name for name, check in self.proof.checks.items() if check.status == "differs" and name != "options"]
+
+
+def port_package(root: Path, name: str, out: Path, report: Path) -> tuple[int, dict[str, Any]]:
+    """Port one import package with the command line, as a user does; its exit status and its report."""
+    source = root / name if (root / name).is_dir() else root / f"{name}.py"
+    command = [sys.executable, "-m", "jaxnn", "port", str(source), "-o", str(out), "--json", str(report)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    if not report.exists():
+        raise RuntimeError((done.stderr.strip().splitlines() or ["no report"])[-1])
+    return done.returncode, json.loads(report.read_text(encoding="utf-8"))
+
+
+def find(folder: Path, package: str, module: str) -> Path | None:
+    """The folder that the import package lies in: an sdist may have it under src/."""
+    for root in (folder / package, folder / package / "src"):
+        if (root / module).is_dir() or (root / f"{module}.py").is_file():
+            return root
+    return None
+
+
+def run_case(case: Case, root: Path, out: Path, sites: list[Any], timeout: float) -> Result:
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as home:
+        make = Path(home) / "make.py"
+        make.write_text(case.source(), encoding="utf-8")
+        from jaxnn.port import port_source
+
+        source = root / case.module if (root / case.module).is_dir() else root / f"{case.module}.py"
+        proof = prove(
+            source, out, f"{make}:make", lambda text: port_source(text, beside=[case.module]).text, sites, timeout
+        )
+    counts = Counter(site["status"] for site in sites)
+    result = Result(case.package, case.name, proof, time.monotonic() - begin, dict(counts))
+    places = {
+        (site["path"], site["line"]) for site in sites if site["status"] in ("dispatch", "changed", "cannot", "guarded")
+    }
+    result.in_report = any(f"{path}:{line}" in str(proof.checks) for path, line in places)
+    return result
+
+
+def figures(results: list[Result]) -> str:
+    """The issue's figures."""
+    usable = [result for result in results if result.usable]
+    right = [result for result in usable if result.right]
+
+    def share(stage: str, among: list[Result]) -> str:
+        asked = [result for result in among if result.at(stage) in ("held", "differs", "failed")]
+        held = [result for result in asked if result.at(stage) == "held"]
+        return f"{CONTRACT[stage]}: {len(held)} of {len(asked)}"
+
+    lines = [
+        f"{len({result.package for result in usable})} packages, {len(usable)} cases whose original runs",
+        f"import without torch, equal keys, torch's forward: {len(right)} of {len(usable)}",
+        *(
+            share(stage, right)
+            for stage in ("weights", "gradients", "jit", "training", "training gradients", "state", "jit state")
+        ),
+        f"silent wrongs: {sum(bool(result.silent) for result in usable if result.builds)}",
+    ]
+    return "\n".join(lines)
+
+
+def line(result: Result) -> str:
+    stages = " ".join(f"{stage}={result.at(stage)}" for stage in _STAGES)
+    bad = [
+        f"{name}: {check.text}" for name, check in result.proof.checks.items() if check.status in ("failed", "differs")
+    ]
+    ran, total = len(result.proof.executed), len(result.proof.executed) + len(result.proof.unexecuted)
+    return (
+        f"{'ok  ' if result.proof.held else 'FAIL'} {result.package} {result.case} {result.seconds:.0f}s sites {ran}/{total} "
+        f"{stages}\n" + "".join(f"     {text[:400]}\n" for text in bad)
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m parity.packages", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", nargs="*", default=[], help="packages or cases whose names hold one of these")
+    parser.add_argument("--report", type=Path, help="write all results as JSON")
+    parser.add_argument("--keep", type=Path, help="keep the ported files here")
+    parser.add_argument("--timeout", type=float, default=400.0)
+    parser.add_argument("--per-package", type=int, default=99, help="at most so many cases of each package")
+    options = parser.parse_args()
+    counts: Counter[str] = Counter()
+    work = options.keep or Path(tempfile.mkdtemp())
+    results: list[Result] = []
+    ported: dict[tuple[str, str], tuple[Path, list[Any]] | str] = {}
+    for case in CASES:
+        if options.only and not any(word in f"{case.package} {case.name}" for word in options.only):
+            continue
+        counts[case.package] += 1
+        if counts[case.package] > options.per_package:
+            continue
+        root = find(options.folder, case.package, case.module)
+        if root is None:
+            print(f"---- {case.package}: no {case.module} in {options.folder}")
+            continue
+        key = case.package, case.module
+        if key not in ported:
+            out = work / case.package / (case.module if (root / case.module).is_dir() else f"{case.module}.py")
+            shutil.rmtree(out.parent, ignore_errors=True)
+            out.parent.mkdir(parents=True)
+            try:
+                _, report = port_package(root, case.module, out, work / f"{case.package}.json")
+                ported[key] = out, report["sites"]
+            except (RuntimeError, subprocess.TimeoutExpired) as failure:
+                ported[key] = str(failure)
+        found = ported[key]
+        if isinstance(found, str):
+            result = Result(
+                case.package,
+                case.name,
+                Proof({"reference": Check("held"), "import": Check("failed", f"the porter: {found}")}),
+                0,
+            )
+        else:
+            result = run_case(case, root, found[0], found[1], options.timeout)
+        results.append(result)
+        print(line(result), end="", flush=True)
+        if options.report:
+            options.report.write_text(
+                json.dumps([asdict(result) for result in results], default=str, indent=1), encoding="utf-8"
+            )
+    print(figures(results))
+    return 0 if all(result.proof.held for result in results if result.usable) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
