@@ -93,7 +93,7 @@ class Calls:
         if isinstance(func, ast.Attribute):
             receiver = self.expr(func.value, env)
             called = self.attribute(receiver, func.attr)
-            self.program.facts[id(func)] = called
+            self.keep(func, called)
         else:
             called = self.expr(func, env)
         for argument in node.args:
@@ -115,6 +115,7 @@ class Calls:
         if kind == "function":
             if isinstance(of, Function):
                 self.passed(of, node, of.owner is not None and of.kind != "static")
+                self.read(("result", of))
                 return of.result
             return UNKNOWN
         if kind == "class":
@@ -126,13 +127,18 @@ class Calls:
             return Fact("module" if of.is_module else "object", of)
         if kind == "sequential":
             self._tensor_argument(node)
-            return self.called(node, of, env) if of.kind in ("module",) and isinstance(of.of, str) else UNKNOWN
+            return (
+                self.called(node, of, env)
+                if of is not None and of.kind == "module" and isinstance(of.of, str)
+                else UNKNOWN
+            )
         if kind == "module":
             return self._module_called(node, of)
         if kind == "object" and isinstance(of, Class):
             method = of.method("__call__")
             if method is not None:
                 self.passed(method, node, True)
+                self.read(("result", method))
                 return method.result
         return BOTTOM if kind == "bottom" else UNKNOWN
 
@@ -141,6 +147,7 @@ class Calls:
             method = of.method("forward") or of.method("__call__")
             if method is not None:
                 self.passed(method, node, True)
+                self.read(("result", method))
                 return method.result
             of = next((b for b in of.external_bases() if b.startswith("torch.nn.") and b != "torch.nn.Module"), None)
             if of is None:
@@ -182,6 +189,7 @@ class Calls:
         if after != before:
             function.parameters[name] = after
             self.changed = True
+            self.stale.add(function.home or function)
 
     # Methods.
 

@@ -52,11 +52,23 @@ class Expressions(Calls):
         fact = visit(node, env) if visit else self._children(node, env)
         if fact.kind == "unknown" and isinstance(node, (ast.Call, ast.Subscript, ast.Attribute, ast.BinOp)):
             key = ("expression", id(node))
-            fact = self.program.learned.get(key) or Fact("unknown", origin=frozenset({*(fact.origin or ()), key}))
-        facts = self.program.facts
-        before = facts.get(id(node))
-        facts[id(node)] = fact if before is None else join(before, fact)
+            fact = self.known_of(key) or Fact("unknown", origin=frozenset({*(fact.origin or ()), key}))
+        self.keep(node, fact)
         return fact
+
+    def keep(self, node: ast.AST, fact: Fact) -> None:
+        """Keep a fact: joined with those of other visits in this run, in place of those of earlier runs."""
+        key, facts = id(node), self.program.facts
+        if self.stamps.get(key) == self.stamp:
+            facts[key] = join(facts.get(key), fact)
+        else:
+            self.stamps[key] = self.stamp
+            facts[key] = fact
+
+    def known_of(self, key: object) -> Fact | None:
+        """What uses have told of a parameter, a call or an attribute."""
+        self.read(("learned", key))
+        return self.program.learned.get(key)
 
     resolved = expr
 
@@ -66,7 +78,7 @@ class Expressions(Calls):
             for key in fact.origin or ():
                 if key not in self.program.learned:
                     self.program.learned[key] = ARRAY
-                    self.changed = True
+                    self.moved(("learned", key))
 
     def _children(self, node: ast.AST, env: Env) -> Fact:
         for child in ast.iter_child_nodes(node):
@@ -143,7 +155,11 @@ class Expressions(Calls):
     def _of_instance(self, base: Fact, owner: Class, name: str) -> Fact:
         method = owner.method(name)
         if method is not None:
-            return method.result if method.kind == "property" else Fact("function", method)
+            if method.kind == "property":
+                self.read(("result", method))
+                return method.result
+            return Fact("function", method)
+        self.read(("attribute", name))
         found = owner.attribute(name)
         if found is not None and found.kind not in ("unknown", "bottom"):
             return found
@@ -154,7 +170,7 @@ class Expressions(Calls):
         if name == "__class__":
             return Fact("class", owner)
         key = ("attribute", id(owner), name)
-        return self.program.learned.get(key) or Fact("unknown", origin=frozenset({key}))
+        return self.known_of(key) or Fact("unknown", origin=frozenset({key}))
 
     # Values.
 
@@ -209,7 +225,7 @@ class Expressions(Calls):
         arguments = node.args
         for argument in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]:
             key = ("parameter", id(node), argument.arg)
-            inside[argument.arg] = self.program.learned.get(key) or Fact("unknown", origin=frozenset({key}))
+            inside[argument.arg] = self.known_of(key) or Fact("unknown", origin=frozenset({key}))
         for default in [*arguments.defaults, *(d for d in arguments.kw_defaults if d)]:
             self.expr(default, env)
         for extra in (arguments.vararg, arguments.kwarg):

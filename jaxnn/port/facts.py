@@ -54,7 +54,18 @@ NOT_ARRAYS = {
 }  # fmt: skip
 
 
+def _deep(fact: Any, left: int = 4) -> bool:
+    """Whether containers stand in containers without end, as where a list is put into itself."""
+    if isinstance(fact, tuple):
+        return any(_deep(one, left) for one in fact)
+    if not isinstance(fact, Fact) or fact.kind not in ("list", "dict", "tuple", "modules"):
+        return False
+    return left == 0 or _deep(fact.of, left - 1)
+
+
 def listed(item: Fact) -> Fact:
+    if _deep(item):
+        return Fact("list", UNKNOWN)
     return Fact("list", replace(item, fresh=False) if item.fresh else item)
 
 
@@ -86,7 +97,10 @@ def _joined(a: Fact, b: Fact) -> Fact:
     fresh = a.fresh and b.fresh
     rank = a.rank if a.rank == b.rank else None
     if a.kind in ("list", "dict", "modules"):
-        return Fact(a.kind, join(a.of, b.of))
+        inside = join(a.of, b.of)
+        return Fact(a.kind, UNKNOWN if _deep(inside) else inside)
+    if a.kind == "tuple" and (_deep(a) or _deep(b)):
+        return Fact("list", UNKNOWN)
     if a.kind == "tuple":
         if len(a.of) == len(b.of):
             return Fact("tuple", tuple(join(x, y) for x, y in zip(a.of, b.of)))

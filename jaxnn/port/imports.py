@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from jaxnn.port.names import ANSWERS, IDENTITIES, NOTHING, is_torch, translate
 from jaxnn.port.program import Module, Program
 from jaxnn.port.rules import TABLE
-from jaxnn.port.source import Edits
+from jaxnn.port.source import Edits, walk
 
 if TYPE_CHECKING:
     from jaxnn.port.rewrite import Rewriter
@@ -43,10 +43,10 @@ class Imports:
         self.tree: ast.Module = module.source.tree  # type: ignore[assignment]
         self.bound: set[str] = set()
         self.functions: set[str] = set()
-        self._statements = [n for n in ast.walk(self.tree) if isinstance(n, (ast.Import, ast.ImportFrom))]
-        self._names = {n.id for n in ast.walk(self.tree) if isinstance(n, ast.Name)}
-        self._names |= {n.arg for n in ast.walk(self.tree) if isinstance(n, ast.arg)}
-        self._names |= {n.name for n in ast.walk(self.tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+        self._statements = [n for n in module.source.nodes if isinstance(n, (ast.Import, ast.ImportFrom))]
+        self._names = {n.id for n in module.source.nodes if isinstance(n, ast.Name)}
+        self._names |= {n.arg for n in module.source.nodes if isinstance(n, ast.arg)}
+        self._names |= {n.name for n in module.source.nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
         # A file that is ported already stays as it is.
         roots = {self._root(node, alias) for node in self._statements for alias in node.names}
         self.ported = "jaxnn" in roots and "torch" not in roots
@@ -263,7 +263,7 @@ class Imports:
 
     def _whole(self) -> str:
         self._later = []
-        text = self.edits.whole()
+        text = re.sub(r"^[ \t]*@?\0+[ \t]*(#.*)?\n", "", self.edits.whole(), flags=re.M).replace("\0", "")
         needed = [
             _ALIASES[root][0].format(self.alias(root))
             for root in _ALIASES
@@ -318,10 +318,8 @@ class Imports:
         names: set[str] = set()
         if self.module.package:
             names |= self.bound
-        for other in self.program.modules.values():
-            for node in ast.walk(other.source.tree) if other is not self.module else ():
-                if isinstance(node, ast.ImportFrom) and other.absolute(node.level, node.module) == self.module.name:
-                    names |= self.bound if any(a.name == "*" for a in node.names) else {a.name for a in node.names}
+        taken = self.program.taken().get(self.module.name, set())
+        names |= self.bound if "*" in taken else taken
         return names
 
 
@@ -336,7 +334,7 @@ def _long(base: str, names: list[str]) -> str:
 
 def _used(text: str) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(text.replace("\0", "pass"))):
+    for node in walk(ast.parse(text.replace("\0", "pass"))):
         if isinstance(node, ast.Name):
             found.add(node.id)
         elif (

@@ -27,7 +27,7 @@ from jaxnn.port.facts import (
 )
 from jaxnn.port.program import Class, Function, Module, Program
 
-_ROUNDS = 6
+_ROUNDS = 8
 Env = dict[str, Fact]
 
 
@@ -52,10 +52,14 @@ class Inference(Expressions):
         self.changed = False
         self.frame: Frame
         self._callers: list[Frame] = []
+        self.stamp = 0  # of the run at hand: facts of earlier ones are replaced
+        self.stamps: dict[int, int] = {}
+        self.stale: set[Function] = set()  # functions to look at again
+        self.readers: dict[object, set[Function]] = {}
 
     def run(self) -> None:
         for module in self.program.modules.values():
-            for node in ast.walk(module.source.tree):
+            for node in module.source.nodes:
                 if isinstance(node, ast.ClassDef):
                     self.program.method_names |= {
                         f.name for f in node.body if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef))
@@ -63,16 +67,36 @@ class Inference(Expressions):
         self.program.method_names -= {"forward", "__init__"}
         for _ in range(_ROUNDS):
             self.changed = False
-            self.program.facts.clear()
+            self.stamp += 1
             for module in self.program.modules.values():
                 module.state = "new"
             for module in list(self.program.modules.values()):
                 self.module(module)
             for function in list(self.program.functions.values()):
-                if function.outer is function.module.names:
+                if function.outer is function.module.names and function in self.stale:
                     self.function(function)
             if not self.changed:
                 break
+
+    def read(self, key: object) -> None:
+        """The function at hand depends on what `key` names."""
+        if self.frame.function is not None:
+            self.readers.setdefault(key, set()).add(self._top())
+
+    def moved(self, key: object) -> None:
+        """What `key` names has changed: those that read it are looked at again."""
+        self.changed = True
+        self.stale |= self.readers.pop(key, set())
+
+    def _top(self) -> Function:
+        """The outermost function at hand: it is what runs again."""
+        found = self.frame.function
+        for frame in reversed(self._callers):
+            if frame is None or frame.function is None:
+                break
+            found = frame.function
+        assert found is not None
+        return found
 
     # Units.
 
@@ -83,12 +107,18 @@ class Inference(Expressions):
         module.state = "running"
         self._callers.append(self.frame if hasattr(self, "frame") else None)  # type: ignore[arg-type]
         self.frame = Frame(module)
+        before = dict(module.names)
         self.block(module.source.tree.body, module.names)  # type: ignore[attr-defined]
+        if module.names != before:
+            self.changed = True
+            self.stale |= {f for f in self.program.functions.values() if f.module is module and f.home is None}
         self.frame = self._callers.pop()
         module.state = "done"
 
     def function(self, function: Function) -> None:
         """A function's body, with what its parameters are known to be."""
+        self.stale.discard(function)
+        self.stamp += 1
         self._callers.append(self.frame if hasattr(self, "frame") else None)  # type: ignore[arg-type]
         self.frame = Frame(function.module, function, function.owner)
         env = self._entry(function)
@@ -110,7 +140,8 @@ class Inference(Expressions):
                 result = said
         before = function.result
         function.result = join(before, result)
-        self.changed |= function.result != before
+        if function.result != before:
+            self.moved(("result", function))
         self.frame = self._callers.pop()
 
     def _entry(self, function: Function) -> Env:
@@ -148,7 +179,7 @@ class Inference(Expressions):
             fact = join(fact, function.parameters.get(name))
         if fact.kind in ("unknown", "bottom", "none"):
             by_name = {"device": DEVICE, "dtype": DTYPE}.get(name)
-            fact = self.program.learned.get(origin) or by_name or replace(UNKNOWN, origin=frozenset({origin}))
+            fact = self.known_of(origin) or by_name or replace(UNKNOWN, origin=frozenset({origin}))
         return replace(fact, fresh=False)
 
     # Statements. A block gives whether it can end.
@@ -186,6 +217,8 @@ class Inference(Expressions):
                 node, self.frame.module, node.name, self.frame.owner if self._in_class(env) else None, kind=kind
             )
             self.program.functions[id(node)] = function
+            function.home = None if self.frame.function is None else self._top()
+            self.stale.add(function.home or function)
         top = self.frame.function is None
         function.outer = self.frame.module.names if top else dict(env)
         for default in [*node.args.defaults, *(d for d in node.args.kw_defaults if d)]:
@@ -415,7 +448,7 @@ class Inference(Expressions):
     # Assignment.
 
     def assign(self, target: ast.expr, fact: Fact, env: Env, value: ast.expr | None) -> None:
-        self.program.facts[id(target)] = join(self.program.facts.get(id(target)), fact)
+        self.keep(target, fact)
         if isinstance(target, ast.Name):
             env[target.id] = fact
             if target.id in self.frame.globals:
@@ -443,7 +476,7 @@ class Inference(Expressions):
         after = join(before, fact)
         if after != before:
             owner.attributes[name] = after
-            self.changed = True
+            self.moved(("attribute", name))
 
     def _unpacked(self, target: ast.Tuple | ast.List, fact: Fact, env: Env) -> None:
         elements = target.elts

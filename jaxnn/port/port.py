@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import gc
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
 from jaxnn.port.infer import Inference
 from jaxnn.port.program import Module, Program
 from jaxnn.port.rewrite import Rewriter
-from jaxnn.port.sites import Ported
+from jaxnn.port.sites import Ported, Site
 from jaxnn.port.source import Source
 
 
@@ -55,6 +57,16 @@ def port_package(root: Path, include: Iterable[str] = (), exclude: Iterable[str]
 def _ported(
     files: dict[str, tuple[str, str]], packages: dict[str, bool], beside: Iterable[str] = ()
 ) -> dict[str, Ported]:
+    collecting = gc.isenabled()
+    gc.disable()  # millions of nodes that all live to the end: looking for garbage among them costs more than the port
+    try:
+        return _all(files, packages, beside)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _all(files: dict[str, tuple[str, str]], packages: dict[str, bool], beside: Iterable[str]) -> dict[str, Ported]:
     program = Program(beside=frozenset(beside))
     failed: dict[str, Ported] = {}
     for name, (text, path) in files.items():
@@ -64,15 +76,25 @@ def _ported(
             failed[path] = Ported(path, text, [])
             failed[path].sites.append(_unparsed(path, error))
     Inference(program).run()
-    done = {module.source.path: Rewriter(program, module).run() for module in program.modules.values()}
-    for ported in done.values():
-        ast.parse(ported.text)  # what is written is Python
+    done = {module.source.path: _rewritten(program, module) for module in program.modules.values()}
     return done | failed
 
 
-def _unparsed(path: str, error: SyntaxError):
-    from jaxnn.port.sites import Site
+def _rewritten(program: Program, module: Module) -> Ported:
+    """One file; where the tool fails on it, the file as it is, and a site that says so: the others are ported."""
+    path = module.source.path
+    try:
+        ported = Rewriter(program, module).run()
+        ast.parse(ported.text)  # what is written is Python
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(where.filename).name}:{where.lineno}"
+        why = f"a fault of this tool ({type(error).__name__}: {error}, {place}); the file is as it was"
+        return Ported(path, module.source.text, [Site(path, 1, 1, "file", "cannot", "", why)])
+    return ported
 
+
+def _unparsed(path: str, error: SyntaxError) -> Site:
     return Site(
         path, error.lineno or 0, error.offset or 0, "syntax", "cannot", "", f"Python cannot read the file: {error.msg}"
     )

@@ -22,6 +22,7 @@ class Function:
     parameters: dict[str, Fact] = field(default_factory=dict)
     result: Fact = BOTTOM
     called: bool = False
+    home: Function | None = None  # the outermost function that it is defined in
     kind: str = "plain"  # or static, class, property
 
     def __repr__(self) -> str:
@@ -112,6 +113,18 @@ class Program:
     learned: dict[Any, Fact] = field(default_factory=dict)
     method_names: set[str] = field(default_factory=set)
     beside: frozenset[str] = frozenset()  # what is ported too, elsewhere
+    _taken: dict[str, set[str]] | None = None
+
+    def taken(self) -> dict[str, set[str]]:
+        """The names that other files import from each file."""
+        if self._taken is None:
+            self._taken = {}
+            for module in self.modules.values():
+                for node in module.source.nodes:
+                    if isinstance(node, ast.ImportFrom):
+                        name = module.absolute(node.level, node.module)
+                        self._taken.setdefault(name, set()).update(a.name for a in node.names)
+        return self._taken
 
     def fact(self, node: ast.AST) -> Fact:
         """What is known of an expression."""

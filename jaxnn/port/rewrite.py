@@ -14,7 +14,7 @@ from jaxnn.port.names import ANSWERS, IDENTITIES, NARROWED, NOTHING, is_torch, t
 from jaxnn.port.program import Module, Program
 from jaxnn.port.rules import TABLE, Row
 from jaxnn.port.sites import Ported, Site
-from jaxnn.port.source import Edits, Source
+from jaxnn.port.source import Edits, Source, walk
 from jaxnn.port.writes import Writes
 
 GONE = "\0"  # a statement that goes, with its line
@@ -49,7 +49,6 @@ class Rewriter(Writes):
         for statement in self.source.tree.body:  # type: ignore[attr-defined]
             self.visit(statement)
         text = self.imports.render()
-        text = re.sub(rf"^[ \t]*(?:{GONE})+[ \t]*(#.*)?\n", "", text, flags=re.M).replace(GONE, "")
         for site in self.sites:
             if site.text is not None:
                 site.after = site.text()
@@ -58,7 +57,7 @@ class Rewriter(Writes):
 
     def _left(self, text: str) -> None:
         """What of torch still stands in the new text (in f-strings on old Pythons, in strings that are code)."""
-        for node in ast.walk(ast.parse(text)):
+        for node in walk(ast.parse(text)) if "torch" in text else ():
             if isinstance(node, ast.Name) and node.id == "torch" and isinstance(node.ctx, ast.Load):
                 self.sites.append(
                     Site(

@@ -11,6 +11,7 @@ from jaxnn.port.emit import Emitter, parenthesised, tight
 from jaxnn.port.facts import ARRAY, Fact
 from jaxnn.port.match import choose
 from jaxnn.port.rules import TABLE
+from jaxnn.port.source import children
 
 if TYPE_CHECKING:
     from jaxnn.port.source import Edits
@@ -659,14 +660,11 @@ class Writes:
 
 def _own(node: ast.AST) -> list[ast.AST]:
     """The nodes of a function that are not those of functions inside it."""
-    found: list[ast.AST] = []
-    queue = list(ast.iter_child_nodes(node))
-    while queue:
-        at = queue.pop(0)
-        found.append(at)
+    queue = children(node)
+    for at in queue:
         if not isinstance(at, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            queue += list(ast.iter_child_nodes(at))
-    return found
+            queue += children(at)
+    return queue
 
 
 def _put_away(node: ast.AST) -> list[ast.Name]:

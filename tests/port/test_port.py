@@ -181,6 +181,30 @@ def test_an_argument_that_is_written_to_says_so():
     assert site.status == "changed" and "caller" in site.why
 
 
+def test_layout_that_is_hard_to_keep():
+    text = """
+    import torch
+
+
+    @torch.jit.script
+    def f(x: torch.Tensor, y):
+        y[:, 0] = 1
+        return f"{torch.__version__} {x.size(0)}"
+
+
+    class A:
+        @torch.jit.ignore()
+        @staticmethod
+        def g(x: torch.Tensor):
+            return x.view(-1)
+    """
+    out = ported(text)
+    assert "@" not in out.replace("@staticmethod", "") and "T.set_item(y, jnp.s_[:, 0], 1)" in out
+    space: dict = {}
+    exec(out, space)
+    assert space["f"](jnp.zeros(3), np.zeros((2, 2))) == "2.13.0 3" and space["A"].g(jnp.zeros((2, 2))).shape == (4,)
+
+
 def test_probes_are_folded():
     text = "import torch\nA = torch.jit.is_scripting()\nB = hasattr(torch, 'compile')\nC = hasattr(torch, 'nothing_of_this')\n"
     space: dict = {}
