@@ -199,7 +199,7 @@ def test_layout_that_is_hard_to_keep():
             return x.view(-1)
     """
     out = ported(text)
-    assert "@" not in out.replace("@staticmethod", "") and "T.set_item(y, jnp.s_[:, 0], 1)" in out
+    assert out.count("@") == 1 and "T.set_item(y, (slice(None, None), 0), 1)" in out
     space: dict = {}
     exec(out, space)
     assert space["f"](jnp.zeros(3), np.zeros((2, 2))) == "2.13.0 3" and space["A"].g(jnp.zeros((2, 2))).shape == (4,)

@@ -56,7 +56,7 @@ ROWS = (
     Row("from_numpy", "ndarray", "jnp.asarray({ndarray})", "torch.from_numpy(np.ones(3, np.float32))", form="function", note="shares no memory with the NumPy array"),
     *(
         row
-        for name, dtype in (("FloatTensor", "float32"), ("LongTensor", "int32"), ("IntTensor", "int32"), ("BoolTensor", "bool_"), ("HalfTensor", "float16"), ("ByteTensor", "uint8"))
+        for name, dtype in (("Tensor", "float32"), ("FloatTensor", "float32"), ("LongTensor", "int32"), ("IntTensor", "int32"), ("BoolTensor", "bool_"), ("HalfTensor", "float16"), ("ByteTensor", "uint8"))
         for row in (
             Row(name, "*size", f"jnp.zeros({{size:tuple}}, dtype=jnp.{dtype})", f"torch.{name}(2, 3).shape", when="size:counts", form="function"),
             Row(name, "data", f"jnp.asarray({{data}}, dtype=jnp.{dtype})", f"torch.{name}([1, 0])", form="function"),
