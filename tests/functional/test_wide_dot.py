@@ -144,5 +144,7 @@ def test_products_of_groups_multiply_16_bits(form):
 def test_a_scaled_product_multiplies_no_float32():
     """8 bits are a part of 16: the product is exact, in one pass of a TPU."""
     mat, one, whole = jnp.ones((8, 8), jnp.float8_e4m3fn), jnp.ones((), jnp.float32), F.ScalingType.TensorWise
-    found = operands(lambda a, b: F.scaled_mm(a, b, one, whole, one, whole), mat, mat, platform="tpu")
-    assert found == [("bf16", "bf16")]
+    product = lambda a, b: F.scaled_mm(a, b, one, whole, one, whole)  # noqa: E731
+    assert operands(product, mat, mat, platform="tpu") == [("bf16", "bf16")]
+    assert operands(product, mat, mat, platform="cuda") == [("f8E4M3FN", "f8E4M3FN")]  # tensor cores take them
+    assert operands(lambda a, b: jax.vjp(product, a, b)[1](mat.astype(HALF)), mat, mat, platform="cuda")
