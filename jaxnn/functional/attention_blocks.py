@@ -95,7 +95,7 @@ def _canonical(query: Any, key: Any, value: Any, masks: tuple[Any, ...]) -> _Par
     return _Parts(grouped, flat(key), flat(value), tuple(map(flat_mask, masks)))
 
 
-def _pad_rows(array: Any, rows: int) -> Any:
+def pad_rows(array: Any, rows: int) -> Any:
     """(..., L, n) with `rows` queries: True and zeros, so that what is added gives no NaN and no gradient."""
     missing = rows - array.shape[-2]
     if missing == 0 or array.shape[-2] == 1:
@@ -153,8 +153,8 @@ def _problem(query: Any, key: Any, value: Any, scoring: Scoring, cut: Cut) -> _P
     parts = _canonical(query, key, value, scoring.masks)
     blocks = _blocks(parts.query.shape, key.shape[-2], cut)
     rows = blocks.sizes[2] * blocks.counts[2]
-    masks = tuple(_pad_rows(mask, rows) for mask in parts.masks)
-    return _Problem(parts._replace(query=_pad_rows(parts.query, rows), masks=masks), scoring, blocks)
+    masks = tuple(pad_rows(mask, rows) for mask in parts.masks)
+    return _Problem(parts._replace(query=pad_rows(parts.query, rows), masks=masks), scoring, blocks)
 
 
 def _position(index: Any, counts: tuple[int, ...]) -> tuple[Any, ...]:
@@ -220,8 +220,8 @@ def gradient_by_blocks(
     shape = parts.query.shape[:-1]
     rows = shape[3]
     grouped = (*shape[:3], query.shape[-2])
-    cotangent = _pad_rows(cotangent.reshape(*grouped, value.shape[-1]), rows)
-    total = _pad_rows(total.reshape(*grouped, 1), rows)
+    cotangent = pad_rows(cotangent.reshape(*grouped, value.shape[-1]), rows)
+    total = pad_rows(total.reshape(*grouped, 1), rows)
     computing = compute_dtype(query.dtype)
 
     def queries(at: tuple[Any, Any], index: Any, carried: Any) -> Any:

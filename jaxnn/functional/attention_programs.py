@@ -29,6 +29,8 @@ _HALF = ("bfloat16", "float16")
 # From so many queries on a program is worth its while that does not hold all scores: on the CPU in linear memory and up
 # to three times as fast (``python -m benchmarks.lowerings --only attention``).
 LONG = 1024
+# Rows that a TPU's matrix unit takes at least; of fewer XLA makes sums of products, at half the speed.
+_TILE = 8
 # One block of the kernels.
 _SHORTEST = 128
 
@@ -40,6 +42,7 @@ class Case(NamedTuple):
         dtype: of query, key and value.
         queries: how many there are; None where that is not known yet.
         sizes: number of queries, keys, and the widths of keys and values; None where any size is not known yet.
+        groups: query heads for each head of keys.
         same_heads: keys and values have equally many.
         masks: "keys" for a boolean mask that is the same for all heads and queries, "boolean" and "added" for others.
         causal: query `l` sees the keys up to `l + causal`; None for no such mask.
@@ -50,6 +53,7 @@ class Case(NamedTuple):
     dtype: str
     queries: int | None
     sizes: tuple[int, int, int, int] | None
+    groups: int
     same_heads: bool
     masks: frozenset[str]
     causal: int | None
@@ -73,6 +77,18 @@ def _run(function: Callable[..., Any], *args: Any) -> Any:
 
 def _at_once(*args: Any) -> tuple[Any]:
     return (_run(scores.attend_at_once, *args)[0],)
+
+
+def _in_eights(*args: Any) -> tuple[Any]:
+    def run(query: Any, key: Any, value: Any, scoring: Scoring) -> Any:
+        groups = query.shape[-3] // key.shape[-3] if query.ndim > 2 else 1
+        rows = -(-_TILE // groups)
+        masks = tuple(blocks.pad_rows(mask, rows) for mask in scoring.masks)
+        padded = blocks.pad_rows(query, rows) if query.shape[-2] > 1 else jnp.repeat(query, rows, axis=-2)
+        output = scores.attend_at_once(padded, key, value, scoring._replace(masks=masks))[0]
+        return output[..., : query.shape[-2], :]
+
+    return (_run(run, *args),)
 
 
 def _by_query_blocks(*args: Any) -> tuple[Any]:
@@ -159,6 +175,14 @@ class _Refused:
 
 def _short(case: Case) -> str:
     return "" if case.queries is None or case.queries < LONG else f"it takes fewer than {LONG:,} queries"
+
+
+def _one_over_many(case: Case) -> str:
+    if case.sizes is None or not case.plain or case.dropout:
+        return "it takes known sizes, a scale that is a number and no dropout"
+    if case.sizes[0] * case.groups >= _TILE or case.sizes[1] < LONG:
+        return f"it takes fewer than {_TILE} queries for each head of {LONG:,} keys and more"
+    return ""
 
 
 def _narrow_or_short(case: Case) -> str:
@@ -264,6 +288,15 @@ TABLE = (
         "scores never leave the chip's own memory, and blocks that a causal mask hides are left out",
     ),
     Row(
+        ("tpu",),
+        (_MATH,),
+        "all scores at once, in rows of 8",
+        _in_eights,
+        _one_over_many,
+        f"fewer than {_TILE} queries for each head of {LONG:,} keys and more: one query over a long cache",
+        "the matrix unit takes 8 rows at least; half the cycles",
+    ),
+    Row(
         ("cuda",),
         (_FLASH, _CUDNN),
         "cuDNN's flash attention",
@@ -335,6 +368,7 @@ def case_of(query: Any, key: Any, value: Any, scoring: Scoring) -> Case:
         str(query.dtype),
         query.shape[-2] if isinstance(query.shape[-2], int) else None,
         sizes if known else None,
+        query.shape[-3] // key.shape[-3] if known and query.ndim > 2 else 1,
         key.shape[:-2] == value.shape[:-2],
         masks,
         scoring.causal,
