@@ -34,7 +34,19 @@ def current_trace() -> Any:
 
 
 # True when no transformation is being traced: operations run at once. (Bound here: it is asked at every eager call.)
-at_top_level = _trace_context.is_top_level
+
+
+_trace, _axes, _eval_trace, _no_axes = (
+    _core.trace_state_strong_ref,
+    _core.axis_env_state,
+    _core.eval_trace,
+    _core.top_axis_env,
+)
+
+
+def at_top_level() -> bool:
+    """Whether nothing is being traced or mapped here: what `_trace_context.is_top_level` says, in one call of Python's."""
+    return _trace.value is _eval_trace and _axes.value is _no_axes
 
 
 def under_jit() -> bool:

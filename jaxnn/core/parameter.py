@@ -164,7 +164,8 @@ def is_computed(array: Any) -> bool:
 
 def strong(value: Any) -> Any:
     """`value`, its dtype its own: ``jnp.full(3, 0.5)`` gives up its dtype to others', and jit compiles for that."""
-    return value.astype(value.dtype) if getattr(value, "weak_type", False) else value
+    is_weak = value.aval.weak_type if type(value) is _compat.ArrayImpl else getattr(value, "weak_type", False)
+    return value.astype(value.dtype) if is_weak else value
 
 
 def update_owner(array: Any, value: Any) -> bool:
@@ -711,7 +712,8 @@ class Buffer(Attributed, _ReadsAsArray):
     """
 
     # is_attribute: assigned as a Buffer, not registered as an array; not part of a tree's structure.
-    __slots__ = ("_persistent", "int64_outside", "counter", "is_attribute")
+    # _counted: an array that `plus_one` gave, and its number, which is not read from the device then.
+    __slots__ = ("_persistent", "int64_outside", "counter", "is_attribute", "_counted")
     _options = ("_persistent", "int64_outside", "counter")
     if TYPE_CHECKING:
         size: Any  # as of a Parameter
@@ -728,9 +730,12 @@ class Buffer(Attributed, _ReadsAsArray):
         super().__init__(data)
 
     def _stored(self, value: Any) -> Any:
-        if type(value) is not _compat.ArrayImpl or value.weak_type:
+        if type(value) is not _compat.ArrayImpl or value.aval.weak_type:
             value = super()._stored(value)
         if not self.int64_outside:
+            return value
+        counted = getattr(self, "_counted", None)
+        if counted is not None and counted[0] is value:
             return value
         was = self.counter
         self.counter = getattr(value, "shape", None) == () and self._counts(value)
@@ -790,8 +795,13 @@ class Buffer(Attributed, _ReadsAsArray):
     def plus_one(self) -> Any:
         """What to put in the box of a counter next; eagerly, its leaf stays one."""
         value = self._value
-        if self.counter and type(value) is _compat.ArrayImpl and _compat.at_top_level() and int(value) < 2**24:
-            return _plus_one(value)
+        if self.counter and type(value) is _compat.ArrayImpl and _compat.at_top_level():
+            counted = getattr(self, "_counted", None)
+            number = counted[1] if counted is not None and counted[0] is value else int(value)
+            if abs(number) < 2**24:
+                new = _plus_one(value)
+                _set_counted(self, (new, number + 1))
+                return new
         return self.value + 1
 
     @property
@@ -822,6 +832,7 @@ class Buffer(Attributed, _ReadsAsArray):
             )
 
 
+_set_counted = Buffer.__dict__["_counted"].__set__
 _count = jax.jit(counts.as_count)
 
 

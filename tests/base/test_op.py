@@ -19,14 +19,14 @@ from jaxnn.base.op import op
 X = jnp.ones((4, 8, 8, 8))
 
 
-def _calls(function):
-    """The Python functions of the package that a warm call of `function` calls."""
+def _calls(function, *others):
+    """The Python functions of the package, and of the packages `others`, that a warm call of `function` calls."""
     for _ in range(3):
         function()
-    root, found = nn.__path__[0], []
+    roots, found = tuple(package.__path__[0] for package in (nn, *others)), []
 
     def note(frame, event, argument):
-        if event == "call" and frame.f_code.co_filename.startswith(root):
+        if event == "call" and frame.f_code.co_filename.startswith(roots):
             found.append(frame.f_code.co_qualname)
 
     sys.setprofile(note)
@@ -40,17 +40,17 @@ def _calls(function):
 @pytest.mark.parametrize(
     ("make", "most"),
     [
-        (lambda: nn.Conv2d(8, 8, 3, padding=1), 12),
-        (lambda: nn.BatchNorm2d(8), 40),
-        (lambda: nn.GELU(), 6),
-        (lambda: nn.MaxPool2d(2), 6),
-        (lambda: nn.Linear(8, 4), 12),
+        (lambda: nn.Conv2d(8, 8, 3, padding=1), 14),
+        (lambda: nn.BatchNorm2d(8), 42),
+        (lambda: nn.GELU(), 9),
+        (lambda: nn.MaxPool2d(2), 9),
+        (lambda: nn.Linear(8, 4), 14),
     ],
     ids=["Conv2d", "BatchNorm2d", "GELU", "MaxPool2d", "Linear"],
 )
 def test_a_warm_eager_call_is_short(make, most):
     layer = make()
-    assert len(_calls(lambda: layer(X))) <= most
+    assert len(_calls(lambda: layer(X), jax)) <= most
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Adam"])
@@ -58,7 +58,7 @@ def test_a_warm_eager_step_is_short(kind):
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
     optimizer = getattr(nn.optim, kind)(model, lr=0.1)
     grads = {name: jnp.ones(box.shape) for name, box in model.named_parameters()}
-    assert len(_calls(lambda: optimizer.step(model, grads))) <= 70
+    assert len(_calls(lambda: optimizer.step(model, grads))) <= 90
 
 
 def test_a_call_unlike_the_ones_before_is_checked():

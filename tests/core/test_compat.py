@@ -31,6 +31,23 @@ def test_the_public_primitive():
     assert _compat.Primitive is jax.extend.core.Primitive
 
 
+def test_top_level_is_what_jax_says():
+    says = []
+
+    def look(x):
+        says.append((_compat.at_top_level(), _compat._trace_context.is_top_level()))
+        return x
+
+    look(1)
+    for transform in (jax.jit, jax.vmap, jax.grad, jax.checkpoint, jax.linearize):
+        try:
+            transform(look)(jnp.ones(1)[0] if transform is jax.grad else jnp.ones(1))
+        except TypeError:  # linearize takes its arguments at once
+            transform(look, jnp.ones(1))
+    look(1)
+    assert says[0] == says[-1] == (True, True) and len(says) >= 7 and all(ours == jaxs for ours, jaxs in says)
+
+
 def test_top_level():
     assert _compat.at_top_level() and not _compat.under_jit() and _compat.may_hold(None, jnp.ones(1))
 
