@@ -267,5 +267,6 @@ def _for_one_group(operation: str, image: tuple[int, ...], weight: tuple[int, ..
         return "columns"
     workspace = 4 * prod(weight[1:]) * image[0] * places  # of the columns, in bytes
     if len(weight) == 5:
-        return "joined" if workspace <= 16e6 else "direct"
+        known = isinstance(workspace, int)  # and no symbol for an exported batch
+        return "joined" if known and workspace <= 16e6 else "direct"
     return "joined" if not weights and weight[0] >= 256 and places <= 64 else "direct"

@@ -253,6 +253,11 @@ class Optimizer(Hooked, Stateful):
 
     # -- several devices ------------------------------------------------------------------------------------------
 
+    def _is_spread(self) -> bool:
+        """Whether a parameter lies on several devices."""
+        boxes: _Boxes | None = self.__dict__.get("_unbound")
+        return any(is_spread(sharding_of(box._value)) for box in boxes or ())
+
     def _follow(self) -> bool:
         """Lay the state out as the parameters lie, whenever it was made; whether anything has moved."""
         boxes: _Boxes | None = self.__dict__.get("_unbound")
@@ -319,8 +324,8 @@ class Optimizer(Hooked, Stateful):
             )
         names = self._bound_names(model)
         boxes = self._parameters_by_name(model)
-        eager = _compat.at_top_level() and several_devices()
-        if eager:
+        spread = _compat.at_top_level() and several_devices() and self._is_spread()
+        if spread:
             self._follow()
         self._check_gradients(grads, names, boxes)
         undo = _Undo(self)
@@ -329,7 +334,7 @@ class Optimizer(Hooked, Stateful):
             if skip is not None:  # what a step adds to the state is in its boxes already, as it begins
                 changed, new = changes
                 changes = changed, [jnp.where(skip, box.value, array) for box, array in zip(changed, new)]
-            if eager:
+            if spread:
                 changes = changes[0], [like(box._value, array) for box, array in zip(*changes)]
         except BaseException as error:
             undo.restore()
