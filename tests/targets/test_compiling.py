@@ -94,3 +94,14 @@ def test_a_gradient_on_a_gpu():
     assert sum(found.flops.values()) == 2 * 64 * 256 * 128 and found.cycles is None
     assert found.argument_bytes >= 4 * 64 * 256 and found.temporary_bytes >= 0
     assert found.target.platform == "cuda"
+
+
+@needs_cuda
+def test_cudnn_s_recurrent_layers_still_ask_a_device_when_they_are_lowered():
+    """Why `nn.LSTM` is a scan on GPUs too (jaxnn/lowering/README.md); where this fails, look again."""
+    from jax.experimental import rnn
+
+    count = rnn.get_num_params_in_lstm(8, 8, 1, False)
+    arrays = _type(2, 4, 8), _type(1, 2, 8), _type(1, 2, 8), _type(count), _type(2, dtype=jnp.int32)
+    with pytest.raises(RuntimeError, match="gpudnnCreate"):
+        targets.compile(jax.jit(lambda *a: rnn.lstm(*a, 8, 8, 1, 0.0, False)[0]), *arrays, target="h100")
