@@ -215,6 +215,7 @@ from jaxnn.transforms.gradients import value_and_grad as value_and_grad
 from jaxnn.transforms.jit import jit as jit
 from jaxnn.transforms.scan import scan as scan
 from jaxnn.transforms.scan_layers import scan_layers as scan_layers
+from jaxnn.transforms.shard_map import shard_map as shard_map
 from jaxnn.transforms.stack_module_state import stack_module_state as stack_module_state
 from jaxnn.transforms.vmap import vmap as vmap
 

@@ -27,6 +27,7 @@ from jax.interpreters import batching
 
 from jaxnn import _compat
 from jaxnn.base.locks import Lock
+from jaxnn.core.conversions import place
 from jaxnn.core.parameter import Slot, TraceLeakError, may_hold
 from jaxnn.core.placement import home
 from jaxnn.lowering.define import Primitive, lower, refuse
@@ -167,6 +168,12 @@ class Generator:
                 if slot is None:
                     slot = self._slot = Slot(_seeded(self._seed), home=None)
         return slot
+
+    def lie(self, sharding: Any) -> None:
+        """Copy the stream's state to devices that are about to draw from it, so that it stays there from call to call."""
+        slot = self.slot
+        if getattr(slot._value, "sharding", None) != sharding:
+            slot.replace(place(slot._value, sharding))
 
     @property
     def draws_on_host(self) -> bool:

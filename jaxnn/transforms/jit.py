@@ -337,6 +337,8 @@ def jit(
             generator = random.current()
             spreads = whole and several_devices() and _compat.at_top_level()
             placement = placement_of(objects, roots) if spreads else None
+            if placement is not None:
+                generator.lie(placement.whole)
             # Calls at its only item's first reading, and keeps the result in the same act: an interrupt finds it there.
             done: defaultdict[int, Any] = defaultdict()
             state = generator.take(done)
