@@ -31,7 +31,7 @@ class Placement:
     def __init__(self, shardings: tuple[tuple[Any, ...], ...], whole: NamedSharding) -> None:
         self.shardings, self.whole = shardings, whole
         self.explicit = is_explicit(whole.mesh)
-        self.platform: str = whole.mesh.devices.flat[0].platform
+        self.platform: str = next(iter(whole.device_set)).platform
 
 
 # The ids of the leaves' shardings -> their placement (None: nothing is spread), and the shardings, so that ids stay theirs.

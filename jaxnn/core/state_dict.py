@@ -340,7 +340,7 @@ def _like(array: Any, box: Slot) -> Any:
     """`array` in the dtype, device and sharding of what the box holds."""
     if isinstance(array, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(array.shape, box.dtype)
-    sharding = getattr(box._value, "sharding", None)
+    sharding: Any = getattr(box._value, "sharding", None)
     if isinstance(array, np.ndarray):
         host, dtype = array, box.dtype
         return jax.make_array_from_callback(host.shape, sharding, lambda part: np.array(host[part], dtype))

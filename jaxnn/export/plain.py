@@ -43,6 +43,7 @@ def plain(fun: Callable[P, R], platform: str = "") -> Callable[P, R]:
 
     @wraps(fun)
     def made(*args: Any, **kwargs: Any) -> Any:
-        return evaluation(lambda args, kwargs: fun(*args, **kwargs))(args, kwargs)
+        call: Callable[..., Any] = fun
+        return evaluation(lambda args, kwargs: call(*args, **kwargs))(args, kwargs)
 
     return made

@@ -295,7 +295,7 @@ def _program(platform: str) -> Function:
     return lambda *operands, choice: choice.on(platform, True)(*operands)
 
 
-def _lowering(platform: str) -> Function:
+def _lowering(platform: str) -> Any:
     def lowered(context: Any, *values: Any, choice: _Choice) -> Any:
         program = choice.on(platform, _compat.partitioned(context))
         return mlir.lower_fun(program, multiple_results=True)(context, *values)

@@ -66,7 +66,7 @@ def belonging(optimizer: Any) -> dict[str, int]:
         names, state = _places(optimizer, group)
         for node in jax.tree.leaves(state, is_leaf=lambda node: _over(node, names)):  # noqa: B023
             if _over(node, names):
-                parts: dict[str, Any] = node
+                parts: Any = node
                 found |= {f"state.{group}.{i}": numbers[name] for name in names for i in jax.tree.leaves(parts[name])}
     return found
 

@@ -167,7 +167,7 @@ def _from_torchrun(values: dict[str, str]) -> dict[str, Any]:
 
 def _initialize(where: dict[str, Any], seconds: float) -> None:
     whole = math.ceil(seconds)
-    waiting = {
+    waiting: dict[str, Any] = {
         "initialization_timeout": whole,
         "heartbeat_timeout_seconds": min(whole, _HEARTBEAT),
         "shutdown_timeout_seconds": whole,

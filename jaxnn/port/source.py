@@ -48,7 +48,7 @@ class Source:
         if sys.version_info < (3, 12) and b"{" in self._data:
             _place_formatted(self)
         self.parents: dict[int, ast.AST] = {}
-        self.nodes = [self.tree]
+        self.nodes: list[ast.AST] = [self.tree]
         for node in self.nodes:
             for child in children(node):
                 self.parents[id(child)] = node

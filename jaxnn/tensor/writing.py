@@ -81,7 +81,7 @@ def set_item(x: Any, index: Any, value: Any) -> Any:
     if is_array(x) and not isinstance(x, np.ndarray):
         index = as_index(index)
         check_index(x.shape, index)
-        return x.at[index].set(jnp.asarray(plain(value)).astype(x.dtype))
+        return x.at[index].set(jnp.asarray(arrays_in(value)).astype(x.dtype))
     x[index] = value
     return x
 

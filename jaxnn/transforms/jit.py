@@ -16,7 +16,7 @@ from jaxnn.base.dtypes import describe
 from jaxnn.core import donation, lift, random
 from jaxnn.core.lift import Watch
 from jaxnn.core.parameter import Reads
-from jaxnn.core.placement import check_program, home, place_stream, placement_of, several_devices
+from jaxnn.core.placement import Placement, check_program, home, place_stream, placement_of, several_devices
 from jaxnn.core.stateful import Stateful
 from jaxnn.lowering.compiling import Jitted
 from jaxnn.transforms.closures import Uses

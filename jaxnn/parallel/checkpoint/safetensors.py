@@ -125,7 +125,7 @@ class HuggingFaceStorageReader:
                 return spanning.place(whole, sharding) if not isinstance(value, np.ndarray) else whole
             known: dict[Any, Any] = {}
 
-            def once(slices: tuple[slice, ...]) -> np.ndarray[Any, Any]:
+            def once(slices: Any) -> np.ndarray[Any, Any]:
                 key = tuple(one.indices(size)[:2] for one, size in zip(slices, shape))
                 if key not in known:
                     known[key] = part(slices)
