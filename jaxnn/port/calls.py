@@ -114,7 +114,8 @@ class Calls:
             return self._external(node, of, env)
         if kind == "function":
             if isinstance(of, Function):
-                self.passed(of, node, of.owner is not None and of.kind != "static")
+                applied = isinstance(node.func, ast.Attribute) and node.func.attr == "apply" and of.name == "forward"
+                self.passed(of, node, applied or (of.owner is not None and of.kind != "static"))
                 self.read(("result", of))
                 return of.result
             return UNKNOWN

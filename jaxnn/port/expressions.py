@@ -135,6 +135,8 @@ class Expressions(Calls):
                 return _ARRAY_ATTRIBUTES[name]
             if kind != "unknown" and name in _VIEWS:
                 return replace(ARRAY, rank=base.rank if name not in ("data",) else None)
+            if kind == "unknown" and name == "saved_tensors":
+                return listed(ARRAY)
             if kind == "unknown" and name == "data":
                 return Fact("unknown", origin=base.origin)
             return ARRAY if kind != "unknown" and name in ("grad",) else UNKNOWN
@@ -163,6 +165,11 @@ class Expressions(Calls):
         found = owner.attribute(name)
         if found is not None and found.kind not in ("unknown", "bottom"):
             return found
+        if name == "apply" and any(
+            b.endswith("autograd.Function") or b == "torch.autograd.function.Function" for b in owner.external_bases()
+        ):
+            forward = owner.method("forward")
+            return Fact("function", forward) if forward else UNKNOWN
         if name == "training":
             return BOOL
         if name == "device":

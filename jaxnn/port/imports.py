@@ -25,7 +25,7 @@ _ALIASES = {
     "F": ("import jaxnn.functional as {}", ("F", "jF", "functional")),
     "T": ("from jaxnn import tensor as {}", ("T", "jT", "jaxnn_tensor")),
 }
-_PATHS = {"nn": "jaxnn", "F": "jaxnn.functional", "jnp": "jax.numpy", "jax": "jax"}
+_PATHS = {"nn": "jaxnn", "F": "jaxnn.functional", "jnp": "jax.numpy", "jax": "jax", "T": "jaxnn.tensor"}
 # Packages that import torch; others are asked for their requirements where they are installed.
 _TORCH_PACKAGES = set(
     "torchvision torchaudio torchtext timm pytorch_lightning lightning fairscale apex xformers flash_attn accelerate peft "

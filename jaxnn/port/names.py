@@ -55,6 +55,8 @@ SINGLE = {
     "torch.channels_last_3d": "None",
     "torch.preserve_format": "None",
     "torch.strided": "None",
+    "torch.autograd.Function": "T.Function",
+    "torch.autograd.function.Function": "T.Function",
     "torch.no_grad": "nn.no_grad",
     "torch.enable_grad": "nn.enable_grad",
     "torch.set_grad_enabled": "nn.set_grad_enabled",
@@ -129,6 +131,7 @@ IDENTITIES = {
         "compile", "compiler.disable", "_dynamo.disable", "_dynamo.allow_in_graph", "jit._script_if_tracing",
         "_dynamo.config.patch", "fx.wrap", "jit.trace", "jit._overload_method", "jit._overload", "compiler.allow_in_graph",
         "jit.annotate", "cuda.amp.custom_fwd", "cuda.amp.custom_bwd", "amp.custom_fwd", "amp.custom_bwd",
+        "autograd.function.once_differentiable",
     )
 }  # fmt: skip
 

@@ -191,7 +191,7 @@ class Rewriter(Writes):
         elif dotted == "torch.utils.checkpoint.checkpoint":
             self.site(node, dotted, "exact")
             self.edits[node] = lambda _: f"(lambda f, *xs, **_: {self.imports.alias('nn')}.checkpoint(f)(*xs))"
-        elif rest in TABLE and self._as_function(node, rest):
+        elif rest in TABLE and (self._as_function(node, rest) or self._as_dispatched(node, rest)):
             pass
         else:
             self.cannot(node, dotted, f"{dotted} has no counterpart")
@@ -224,6 +224,16 @@ class Rewriter(Writes):
         emitter = Emitter(ast.unparse, self.imports.alias)
         parameters = ", ".join(p.name for p in required)
         self.edits[node] = lambda _: f"(lambda {parameters}: {emitter.row(Match(row, bound))})"
+        return True
+
+    def _as_dispatched(self, node: ast.expr, name: str) -> bool:
+        """A function that is a method as well, passed on: which row holds is seen when it is called."""
+        if not any(row.form in ("method", "both") for row in TABLE[name]) or "." in name:
+            return False
+        self.site(node, f"torch.{name}", "helper")
+        self.edits[node] = lambda _: (
+            f'(lambda x, *args, **options: {self.imports.alias("T")}.dispatch(x, "{name}")(*args, **options))'
+        )
         return True
 
     def _array_attribute(self, node: ast.Attribute) -> None:

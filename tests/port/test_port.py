@@ -205,6 +205,61 @@ def test_layout_that_is_hard_to_keep():
     assert space["f"](jnp.zeros(3), np.zeros((2, 2))) == "2.13.0 3" and space["A"].g(jnp.zeros((2, 2))).shape == (4,)
 
 
+FUNCTIONS = """
+import torch
+from torch import nn
+from torch.autograd import Function
+
+
+class Swish(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, scale):
+        ctx.save_for_backward(x)
+        ctx.scale = scale
+        return scale * x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        x = ctx.saved_tensors[0]
+        s = torch.sigmoid(x)
+        return 3 * ctx.scale * grad_output * (s * (1 + x * (1 - s))), None
+
+
+class Rounded(Function):
+    @staticmethod
+    def forward(ctx, x, y):
+        return x.round(), y.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx, a, b):
+        return a, 2 * b
+
+
+def f(x: torch.Tensor):
+    y = Swish.apply(x, 2.0)
+    a, b = Rounded.apply(y, x)
+    return (a * y).sum() + (b * x).sum()
+
+
+def g(x: torch.Tensor, act=torch.clamp):
+    return act(x, min=0.5)
+"""
+
+
+def test_functions_with_a_gradient_of_their_own():
+    torch = pytest.importorskip("torch")
+    out = port_source(FUNCTIONS)
+    assert all(site.decided for site in out.sites) and "torch" not in out.text
+    spaces: list[dict] = [{}, {}]
+    exec(FUNCTIONS, spaces[0])
+    exec(out.text, spaces[1])
+    x = np.linspace(-2, 2, 7, dtype=np.float32)
+    t = torch.tensor(x, requires_grad=True)
+    spaces[0]["f"](t).backward()
+    np.testing.assert_allclose(jax.jit(jax.grad(spaces[1]["f"]))(jnp.asarray(x)), t.grad.numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(spaces[1]["g"](jnp.asarray(x)), spaces[0]["g"](torch.tensor(x)).numpy())
+
+
 def test_probes_are_folded():
     text = "import torch\nA = torch.jit.is_scripting()\nB = hasattr(torch, 'compile')\nC = hasattr(torch, 'nothing_of_this')\n"
     space: dict = {}
