@@ -44,6 +44,13 @@ class Frame:
     globals: set[str] = field(default_factory=set)
 
 
+def _open(fact: Fact) -> Fact:
+    """What a default or one call says of a parameter: a class or function may be another one at the next call."""
+    if fact.kind in ("external", "class", "function"):
+        return Fact("class", None)
+    return Fact("dtype") if fact.kind == "dtype" else fact
+
+
 class Inference(Expressions):
     """Runs over all files until nothing new is found."""
 
@@ -176,7 +183,7 @@ class Inference(Expressions):
             fact = BOTTOM
             if default is not None:
                 fact = self.expr(default, function.outer)
-            fact = join(fact, function.parameters.get(name))
+            fact = _open(join(fact, function.parameters.get(name)))
         if fact.kind in ("unknown", "bottom", "none"):
             by_name = {"device": DEVICE, "dtype": DTYPE}.get(name)
             fact = self.known_of(origin) or by_name or replace(UNKNOWN, origin=frozenset({origin}))

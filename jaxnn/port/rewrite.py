@@ -41,6 +41,7 @@ class Rewriter(Writes):
         self.emitter = Emitter(self.edits.text, self.imports.alias)
         self.sites: list[Site] = []
         self._functions: list[ast.AST] = []
+        self._local_names: dict[int, set[str]] = {}
 
     def run(self) -> Ported:
         if self.imports.ported:
@@ -115,6 +116,7 @@ class Rewriter(Writes):
         for child in ast.iter_child_nodes(node):
             if child not in node.decorator_list:
                 self.visit(child)
+        self.boxed(node)
         self._functions.pop()
 
     _AsyncFunctionDef = _FunctionDef
@@ -137,8 +139,34 @@ class Rewriter(Writes):
 
     # Names and attributes that stand for themselves.
 
+    def is_local(self, node: ast.expr) -> bool:
+        """Whether a dotted name begins with a parameter or variable of a function, and not with what was imported."""
+        while isinstance(node, ast.Attribute):
+            node = node.value
+        if not isinstance(node, ast.Name):
+            return True
+        return any(node.id in self._locals(function) for function in self._functions)
+
+    def _locals(self, function: ast.AST) -> set[str]:
+        found = self._local_names.get(id(function))
+        if found is None:
+            arguments = function.args  # type: ignore[attr-defined]
+            several = [
+                *arguments.posonlyargs,
+                *arguments.args,
+                *arguments.kwonlyargs,
+                arguments.vararg,
+                arguments.kwarg,
+            ]
+            found = {argument.arg for argument in several if argument}
+            found |= {at.id for at in ast.walk(function) if isinstance(at, ast.Name) and isinstance(at.ctx, ast.Store)}
+            self._local_names[id(function)] = found
+        return found
+
     def _Name(self, node: ast.Name) -> None:
         fact = self.fact(node)
+        if self.is_local(node):
+            return
         if not isinstance(node.ctx, ast.Load) or node.id in self.imports.bound:
             if isinstance(node.ctx, ast.Load) and fact.kind == "external" and node.id in self.imports.functions:
                 self.external(node, fact.of)
@@ -158,6 +186,8 @@ class Rewriter(Writes):
             return
         if not isinstance(node.ctx, ast.Load):
             self.children(node)
+        elif fact.kind in ("external", "dtype") and self.is_local(node):
+            self.children(node)  # `self.norm_layer`: what it holds is another thing tomorrow
         elif (fact.kind == "external" and is_torch(fact.of)) or (
             fact.kind == "dtype" and fact.of and self._named(node)
         ):
@@ -312,7 +342,7 @@ class Rewriter(Writes):
 
     def _operation(self, call: ast.Call) -> tuple[str | None, str, ast.expr | None]:
         fact = self.fact(call.func)
-        if fact.kind == "external" and fact.of.startswith("torch."):
+        if fact.kind == "external" and fact.of.startswith("torch.") and not self.is_local(call.func):
             return fact.of[6:], "function", None
         if isinstance(call.func, ast.Attribute) and self.fact(call.func.value).kind in ("array", "unknown"):
             return call.func.attr, "method", call.func.value
@@ -322,7 +352,10 @@ class Rewriter(Writes):
         func = node.func
         fact = self.fact(func)
         if fact.kind == "external" and is_torch(fact.of):
-            self._torch_call(node, fact.of)
+            if self.is_local(func):
+                self.children(node)
+            else:
+                self._torch_call(node, fact.of)
             return
         if fact.kind == "external" and fact.of == "builtins.hasattr" and self._probe(node):
             return

@@ -123,6 +123,10 @@ class Edits:
             at = self.source.parent(at)
         return ""
 
+    def take(self, node: ast.AST) -> Edit:
+        """What makes the node's text so far, for another edit around it."""
+        return self._edits.get(id(node), self.inside)
+
     def text(self, node: ast.AST) -> str:
         """The node's text with all replacements made."""
         edit = self._edits.get(id(node))

@@ -374,7 +374,16 @@ class Writes:
             self._refuse(node, name, str(refused))
             return
         self.site(node, name, "changed" if notes else "exact", "; ".join(sorted(set(notes))))
-        self.edits[node] = lambda _: self.store(target, value, node, [], method)
+        functions = list(self._functions)
+
+        def render(_: ast.AST) -> str:  # later, when another function is at hand, or none
+            kept, self._functions = self._functions, functions
+            try:
+                return self.store(target, value, node, [], method)
+            finally:
+                self._functions = kept
+
+        self.edits[node] = render
 
     def store(
         self: Any, target: ast.expr, value: Callable[[str], str], node: ast.AST, notes: list[str], method: str = "set"
@@ -444,6 +453,26 @@ class Writes:
     def _index(self: Any, index: ast.expr) -> str:
         text = self.edits.text(index)
         return text
+
+    def boxed(self: Any, node: ast.FunctionDef) -> None:
+        """A new array that the package's own function fills, and that then is a parameter's, is made in a box.
+
+        ``w = torch.empty(3); self.init_(w); self.weight = nn.Parameter(w)``: what `init_` writes must be seen here.
+        """
+        calls = [at for at in _own(node) if isinstance(at, ast.Call)]
+        for statement in _own(node):
+            if not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)):
+                continue
+            name, value = statement.targets[0].id, statement.value
+            given = [at for at in calls if any(isinstance(a, ast.Name) and a.id == name for a in at.args)]
+            if not any(self.fact(at.func).kind != "external" and _fills(at.func) for at in given):
+                continue
+            if not any(ast.unparse(at.func).endswith("Parameter") for at in given):
+                continue
+            for made in [value.body, value.orelse] if isinstance(value, ast.IfExp) else [value]:
+                if isinstance(made, ast.Call) and self.fact(made).kind == "array" and self.fact(made).fresh:
+                    old = self.edits.take(made)
+                    self.edits[made] = lambda at, old=old: f"{self.imports.alias('nn')}.Buffer({old(at)})"
 
     def _index_value(self: Any, index: ast.expr) -> str:
         """An index as an argument of a call, where Python has no slices."""
@@ -656,6 +685,12 @@ class Writes:
 
     def rebound(self: Any, node: ast.Call) -> None:
         """``fill(w)`` as a statement, where the package's own `fill` writes into its argument and gives it back."""
+
+
+def _fills(func: ast.expr) -> bool:
+    """Whether a function's name says that it fills what it is given."""
+    name = func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
+    return name.endswith("_") or any(word in name.lower() for word in ("init", "reset", "fill"))
 
 
 def _own(node: ast.AST) -> list[ast.AST]:
