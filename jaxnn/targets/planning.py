@@ -275,7 +275,20 @@ def _blocks(model: Module) -> list[Module]:
 
 @functools.cache
 def _twice(kind: type) -> type:
-    return type(kind.__name__, (kind,), {"forward": checkpoint(kind.forward), "__module__": kind.__module__})
+    """A class of modules that compute their forward pass again in the backward pass."""
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        leaves, tree = jax.tree.flatten((args, kwargs))
+        places = [at for at, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+
+        def run(module: Any, *arrays: Any) -> Any:
+            given = dict(zip(places, arrays))  # what is no array, as a flag, stays out of the trace
+            args, kwargs = tree.unflatten([given.get(at, leaf) for at, leaf in enumerate(leaves)])
+            return kind.forward(module, *args, **kwargs)
+
+        return checkpoint(run)(self, *(leaves[at] for at in places))
+
+    return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
 
 
 def _keep_split(sharding: NamedSharding, module: Any, inputs: Any, output: Any) -> Any:

@@ -73,6 +73,13 @@ def test_remat_and_kept_splits_change_no_number_and_no_name():
     assert "checkpoint" in text or "remat" in text
 
 
+def test_blocks_that_are_given_flags_compute_twice_too():
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 2)
+    again = planning._prepared(model, None, remat=True)
+    types = jax.eval_shape(nn.grad(planning.squared_loss), again, jax.ShapeDtypeStruct((2, 3, 8), jnp.float32))
+    assert types.keys() == dict(model.named_parameters()).keys()
+
+
 def test_the_best_is_the_fastest_of_those_that_fit():
     class Report:
         def __init__(self, fits, step_seconds):
