@@ -17,6 +17,7 @@ from jaxnn.core.module import Module
 from jaxnn.core.parameter import Buffer, Parameter
 from jaxnn.export.dims import Shapes
 from jaxnn.export.program import Array, ExportedProgram
+from jaxnn.functional.attention_backends import portable
 from jaxnn.lowering.define import PLATFORMS
 
 _NAME = "nn.export.export"
@@ -86,7 +87,7 @@ def export(
 
     pure.__name__ = pure.__qualname__ = type(mod).__name__ if call.objects else getattr(mod, "__name__", "function")
     held = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in zip(names, call.leaves)}
-    with call:
+    with call, portable(True):
         key = call.key
         exported = jax_export.export(jax.jit(pure), platforms=platforms)(held, types, named_types)
     about = {

@@ -17,7 +17,7 @@ from jaxnn.base import modes
 from jaxnn.functional import attention_blocks as blocks
 from jaxnn.functional import attention_kernels as kernels
 from jaxnn.functional import attention_scores as scores
-from jaxnn.functional.attention_backends import SDPBackend, allowed_backends
+from jaxnn.functional.attention_backends import SDPBackend, allowed_backends, portable
 from jaxnn.functional.attention_scores import Scoring
 from jaxnn.lowering.by_platform import WithGradient, by_platform
 
@@ -221,6 +221,8 @@ def _fits_splash(case: Case) -> str:
 
 
 def _fits_cudnn(case: Case) -> str:
+    if portable.value:
+        return "is no part of a file: JAX does not promise to keep the form of its call"
     if case.dtype not in _HALF:
         return "it takes bfloat16 and float16"
     if (why := _fits_kernels(case)) or case.sizes is None:

@@ -7,6 +7,7 @@ import textwrap
 import zipfile
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -222,3 +223,14 @@ def test_a_size_that_is_open_in_the_layers_that_take_it(tmp_path):
     shapes = ({0: nn.export.Dim("batch"), 1: nn.export.Dim("length")},)
     nn.export.save(nn.export.export(encoder, (x[:, :3],), dynamic_shapes=shapes, platforms="cpu"), tmp_path / "a.jaxnn")
     np.testing.assert_allclose(nn.export.load(tmp_path / "a.jaxnn")(x), encoder(x), rtol=1e-4, atol=1e-5)
+
+
+def test_attention_s_kernels_are_those_whose_form_is_kept():
+    """cuDNN's call is none: `jax.export` refuses it."""
+    x = jnp.ones((1, 256, 128), jnp.bfloat16)
+    model = nn.MultiheadAttention(128, 2, batch_first=True).eval().to(jnp.bfloat16)
+    attend = lambda x: model(x, x, x, need_weights=False)[0]  # noqa: E731
+    with pytest.raises(ValueError, match="cudnn"):
+        jax.export.export(jax.jit(attend), platforms=["cuda"])(x)
+    text = nn.export.export(attend, (x,)).mlir_module()
+    assert "cudnn" not in text and "tpu_custom_call" in text
