@@ -86,6 +86,13 @@ def _assigned(traceback: TracebackType, name: str) -> ast.Attribute | None:
     return None
 
 
+_OF_EXPLICIT = ("of type: AxisType", "is not found in mesh: ()")  # what jax says of such a mesh, or of two
+_EXPLICIT = (
+    "jaxnn: an array lies on a mesh with Explicit axes, which jax.make_mesh makes by default. Layers leave layouts to the "
+    "compiler: make the mesh with nn.parallel.init_device_mesh, or with axis_types=(jax.sharding.AxisType.Auto,) for each axis"
+)
+
+
 def explain(error: BaseException) -> None:
     """Add to `error`, once, what to write for the idiom that it came of."""
     try:
@@ -94,6 +101,8 @@ def explain(error: BaseException) -> None:
         found = find(error)
         if found:
             error.add_note(found)
+        if type(error).__name__ == "ShardingTypeError" or any(text in str(error) for text in _OF_EXPLICIT):
+            error.add_note(_EXPLICIT)
         error._jaxnn_idiom = True  # type: ignore[attr-defined]
     except Exception:  # an exception of someone's own that takes no attributes, or has no text
         return

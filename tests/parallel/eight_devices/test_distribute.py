@@ -114,3 +114,14 @@ def test_jax_meshes_are_taken_also_explicit_ones():
     assert model[0].weight.sharding.spec == PartitionSpec("data")
     with pytest.raises(TypeError, match="nn.parallel.init_device_mesh"):
         distribute_module(_model(), 8)
+
+
+def test_arrays_on_explicit_axes_are_refused_with_the_way_out():
+    explicit = jax.make_mesh((8,), ("data",))
+    ids = jax.device_put(jnp.zeros((8, 4), jnp.int32), jax.NamedSharding(explicit, PartitionSpec("data")))
+    model = nn.Embedding(4, 4)
+    for placed in (model, distribute_module(nn.Embedding(4, 4), explicit)):
+        with pytest.raises(Exception, match="data") as caught:
+            nn.jit(placed)(ids)
+        assert "nn.parallel.init_device_mesh" in "".join(caught.value.__notes__)
+    assert nn.jit(placed)(nn.parallel.shard_batch(ids, explicit)).shape == (8, 4, 4)

@@ -1,0 +1,129 @@
+"""Every class of modules on two by four devices with the batch and the weights sharded: outputs and gradients of one device.
+
+    python -m tests.parallel.classes                     # one case of each class, on eight CPU devices
+    python -m tests.parallel.classes Conv2d LSTM --cases 3
+
+Errors are those against PyTorch in float64, as the parity suite records them: at most eight times that of one device, or
+eight roundings of the largest number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from parity import golden, ours
+from parity.cli import RECORDING
+from parity.run import Options
+
+_GATE = 8
+
+
+def cases(names: list[str], count: int) -> Iterator[Any]:
+    """The first cases of each class, those with a batch first."""
+    taken: dict[str, int] = {}
+    found = [case for case in golden.chosen(str(RECORDING), Options(), 0) if case.make is not None]
+    for case in sorted(found, key=lambda case: not any(_splits(array, 8) for array in case.arrays)):
+        if (not names or case.name in names) and taken.get(case.name, 0) < count:
+            taken[case.name] = taken.get(case.name, 0) + 1
+            yield case
+
+
+def _splits(array: Any, parts: int) -> bool:
+    return getattr(array, "ndim", 0) > 0 and array.shape[0] > 0 and array.shape[0] % parts == 0
+
+
+def _spread(mesh: Any, name: str, value: Any) -> Any:
+    """An input's first dimension over all or some of the devices; a weight's first that divides over tp or fsdp."""
+    spec: Any = PartitionSpec()
+    shape = getattr(value, "shape", ())
+    options: tuple[Any, ...] = (("fsdp", "tp"), "tp", "fsdp") if name.startswith("input") else ("tp", "fsdp")
+    sizes = {"fsdp": 2, "tp": 4}
+    for axes in options:
+        parts = int(np.prod([sizes[axis] for axis in ([axes] if isinstance(axes, str) else axes)]))
+        dims = range(len(shape))[: 1 if name.startswith("input") else None]
+        dim = next((dim for dim in dims if shape[dim] and shape[dim] % parts == 0), None)
+        if dim is not None:
+            spec = PartitionSpec(*(None,) * dim, axes)
+            break
+    return jax.device_put(value, NamedSharding(mesh.jax_mesh, spec))
+
+
+def problems_of(case: Any, mesh: Any) -> tuple[list[str], bool]:
+    """What differs on the mesh, and whether anything was split at all."""
+    wide = jax.enable_x64(True) if ours.is_wide(case) else contextlib.nullcontext()
+    with wide:
+        program, (points, arrays, state, weights, along) = ours.program_of(case, "float32")
+        alone = jax.jit(program)(points, arrays, state, weights, along)
+        spread = {name: _spread(mesh, name, value) for name, value in points.items()}
+        inputs = [_spread(mesh, "input", value) if isinstance(value, jax.Array) else value for value in arrays]
+        held = {name: spread.get(name, None) for name in state}
+        held = {name: _spread(mesh, name, value) if held[name] is None else held[name] for name, value in state.items()}
+        found = jax.jit(program)(spread, inputs, held, weights, along)
+        split = any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves((spread, inputs, held))
+                    if isinstance(getattr(leaf, "sharding", None), NamedSharding))  # fmt: skip
+        problems = []
+        for key, value in alone.items():
+            one, other = np.asarray(value), np.asarray(found[key])
+            if one.dtype.kind not in "fc":
+                if not np.array_equal(one, other):
+                    problems.append(f"{key} differs")
+                continue
+            expected = case.expected.get(key)
+            truth = one if expected is None or case.random else np.asarray(expected.truth).reshape(one.shape)
+            finite = np.isfinite(truth)
+            if not np.array_equal(np.isfinite(other), np.isfinite(one)):
+                problems.append(f"{key}: other places are infinite or NaN")
+                continue
+            if not finite.any():
+                continue
+            scale = float(np.abs(truth[finite]).max())
+            error = lambda got: float(np.nan_to_num(np.abs(got - truth)[finite]).max())  # noqa: E731, B023
+            allowed = _GATE * max(error(one), scale * float(np.finfo(one.dtype).eps))
+            if error(other) > allowed:
+                problems.append(f"{key}: error {error(other):.1e}, of one device {error(one):.1e}, largest {scale:.1e}")
+    return problems, split
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--cases", type=int, default=1)
+    options = parser.parse_args()
+    from jax._src import compiler
+
+    from jaxnn.parallel import init_device_mesh
+
+    compiler.get_compile_options = ours.quickly(compiler.get_compile_options)
+    mesh = init_device_mesh("cpu", (2, 4), mesh_dim_names=("fsdp", "tp"))
+    failed, seen, whole = 0, set(), []
+    for case in cases(options.names, options.cases):
+        try:
+            problems, split = problems_of(case, mesh)
+        except Exception as error:
+            problems, split = [f"{type(error).__name__}: {str(error)[:300]}"], True
+        seen.add(case.name)
+        if not split:
+            whole.append(case.id)
+        if problems:
+            failed += 1
+            print(f"{case.id}: {'; '.join(problems)}", flush=True)
+    print(f"{len(seen)} classes, {failed} cases failed; nothing to split in {len(whole)}: {' '.join(whole)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    if jax.device_count() < 8:
+        import os
+
+        from tests.parallel.scaled import environment
+
+        os.execve(sys.executable, [sys.executable, "-m", "tests.parallel.classes", *sys.argv[1:]], environment())
+    sys.exit(main())
