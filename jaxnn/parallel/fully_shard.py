@@ -242,7 +242,7 @@ def fully_shard(
     own = _own_parameters(module, ignored_params or ())
     chosen, rows = _layouts(own, mesh, shard_placement_fn, where)
     others = [(box, sharding_with(current_axes(box, mesh), mesh, box.shape, where)) for box in _others(module, own)]
-    place_boxes([*chosen, *others])
+    place_boxes([*chosen, *others], where, module)
     outermost = any(unit_of(child) is not None for child in module.modules())
     reshard = not outermost if reshard_after_forward is None else bool(reshard_after_forward)
     module._register_around_hook(Unit(mesh, tuple(rows), reshard, mp_policy, batch_dim))

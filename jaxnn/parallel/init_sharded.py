@@ -32,8 +32,7 @@ def init_sharded(build: Callable[[], M], mesh: Any = None, rules: Any = None, *,
         build: a function without arguments that makes the model: ``lambda: Net(...)``. Every process gives the same one.
         mesh: a DeviceMesh or a ``jax.sharding.Mesh``; None where `rules` brings it.
         rules: as of `distribute_module`; or a function that places a model (by `distribute_module`, `fully_shard`,
-            `parallelize_module` ...), which is called with the model of shapes and again with the real one. None: a copy on
-            each device.
+            `parallelize_module` ...), which is called with the model of shapes. None: a copy on each device.
         numbers: ``"jax"``: from JAX's keys, compiled, each device computes what it holds. ``"torch"``: what
             ``nn.manual_seed`` has always given, torch's own weights bit for bit: each process makes its rows of the Mersenne
             twister's stream and skips the rest. (`orthogonal_`, `trunc_normal_`, `sparse_` need one whole array for a moment.)
@@ -60,11 +59,11 @@ def init_sharded(build: Callable[[], M], mesh: Any = None, rules: Any = None, *,
     abstract, steps = _in_shapes(build)
     place(abstract)
     shardings = _shardings(abstract, mesh)
-    if numbers == "jax":
-        model = _by_keys(build, abstract, shardings)
-    else:
-        model = _by_twister(build, abstract, shardings, steps)
-    place(model)
+    leaves = _by_keys(build, shardings) if numbers == "jax" else _by_twister(build, abstract, shardings, steps)
+    model = jax.tree.unflatten(jax.tree.structure(abstract), leaves)  # with the hooks that placing has added
+    for box in model.buffers():
+        if box.int64_outside:  # a counter knows that it is one by its number
+            box.value = box._value
     return model
 
 
@@ -117,20 +116,15 @@ def _shardings(abstract: Any, mesh: Any) -> list[Any]:
     return [everywhere if sharding is None else sharding for sharding in found]
 
 
-def _by_keys(build: Callable[[], Any], abstract: Any, shardings: list[Any]) -> Any:
+def _by_keys(build: Callable[[], Any], shardings: list[Any]) -> list[Any]:
     key = random.next_key()
     processes.check_alike("init_sharded", {_SEED: jax.random.key_data(key)})
 
     def born(key: Any) -> Any:
         with random.rng(key):
-            return build()
+            return jax.tree.leaves(build())
 
-    structure = jax.tree.structure(abstract)
-    model = jax.jit(born, out_shardings=jax.tree.unflatten(structure, shardings))(key)
-    for box in model.buffers():
-        if box.int64_outside:  # a counter knows that it is one by its number, which the program did not know
-            box.value = box._value
-    return model
+    return jax.jit(born, out_shardings=shardings)(key)
 
 
 def _outline(model: Any) -> list[tuple[str, tuple[int, ...]]]:
@@ -138,7 +132,7 @@ def _outline(model: Any) -> list[tuple[str, tuple[int, ...]]]:
     return [(name, tuple(box.shape)) for name, box in zip(cache.structure.names, cache.boxes)]
 
 
-def _by_twister(build: Callable[[], Any], abstract: Any, shardings: list[Any], steps: list[Any]) -> Any:
+def _by_twister(build: Callable[[], Any], abstract: Any, shardings: list[Any], steps: list[Any]) -> list[Any]:
     if processes.several():
         processes.check_alike("init_sharded", {_SEED: np.asarray(random.current().get_state())})
     planned = [(name, shape, None if leaf is None else shardings[leaf]) for name, shape, leaf in steps]
@@ -154,4 +148,4 @@ def _by_twister(build: Callable[[], Any], abstract: Any, shardings: list[Any], s
     processes.check_alike("init_sharded", own)
     for box, sharding in zip(boxes, shardings):
         box.replace(spanning.place(box._value, sharding))
-    return model
+    return jax.tree.leaves(model)

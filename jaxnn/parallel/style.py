@@ -49,7 +49,7 @@ def _place(module: Any, mesh: DeviceMesh, dims: Mapping[str, int], where: str) -
         if dim is not None and not any(axis in some for some in axes for axis in mesh.all_axes):
             axes[dim] = (*axes[dim], *mesh.all_axes)
         chosen.append((box, sharding_with(axes, mesh, box.shape, f"{where}: {box.label or names[0]}")))
-    place_boxes(chosen)
+    place_boxes(chosen, where, module)
 
 
 class _Wise(ParallelStyle):

@@ -40,10 +40,7 @@ def _halves(model):
         at = next((axis for axis, size in enumerate(box.shape) if size % 2 == 0), None)
         spec = PartitionSpec() if at is None else PartitionSpec(*(None,) * at, "fsdp")
         value, sharding = box._value, NamedSharding(_mesh(), spec)
-        if isinstance(value, jax.ShapeDtypeStruct):
-            box.value = jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
-        else:
-            assert value.sharding == sharding, box.label
+        box.value = jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
 
 
 def _arrays(model):
@@ -76,6 +73,31 @@ def test_jaxs_numbers_are_the_same_on_every_mesh():
         np.testing.assert_allclose(array, found[1][name], rtol=1e-6, atol=1e-7, err_msg=name)
     assert not found[0]["embed.weight"][1].any() and (found[0]["scale"] == 0.5).all()
     assert abs(found[0]["layer.linear1.weight"].std() - 0.02) < 0.005
+
+
+def test_units_of_fully_shard(monkeypatch):
+    """Their hooks are on the model, their parameters in parts; it computes what the model of one device does."""
+    monkeypatch.setattr(parts, "_SMALL", 0)
+    mesh = nn.parallel.init_device_mesh("cpu", (2,), mesh_dim_names=("fsdp",))
+
+    def build():
+        return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+
+    def place(model):
+        for layer in (*model, model):
+            nn.parallel.fully_shard(layer, mesh=mesh)
+
+    nn.manual_seed(2)
+    plain = build()
+    nn.manual_seed(2)
+    model = nn.init_sharded(build, rules=place, numbers="torch")
+    assert model[0].weight.sharding.spec == PartitionSpec("fsdp")
+    x = np.random.default_rng(0).standard_normal((6, 4), np.float32)
+    run = nn.jit(lambda model, x: model(x))
+    np.testing.assert_allclose(run(model, nn.parallel.shard_batch(x, mesh)), run(plain, x), rtol=1e-5, atol=1e-6)
+    assert int(model[1].num_batches_tracked) == 1
+    with pytest.raises(ValueError, match="module: expected one that is not fully sharded yet"):
+        nn.parallel.fully_shard(model, mesh=mesh)
 
 
 def test_errors():
