@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import AbstractMesh
 
 from jaxnn import _ambient as ambient
 from jaxnn import _compat
@@ -170,8 +172,9 @@ class Jitted:
 def _devices(leaf: Any) -> tuple[Any, ...]:
     """One of the devices of a leaf that has a place."""
     sharding = getattr(leaf, "sharding", None)
-    devices = getattr(sharding, "_device_assignment", None) or getattr(sharding, "device_set", ())
-    return tuple(devices)[:1]
+    if not isinstance(sharding, jax.sharding.Sharding) or isinstance(getattr(sharding, "mesh", None), AbstractMesh):
+        return ()
+    return tuple(itertools.islice(sharding.device_set, 1))
 
 
 @functools.cache

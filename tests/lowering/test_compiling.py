@@ -61,3 +61,24 @@ def test_eager_operations_are_compiled_with_them():
     step(X)
     step.clear_cache()
     np.testing.assert_array_equal(step(X), X * 2)
+
+
+def test_a_program_for_another_platform_is_lowered_without_the_host_s_options(monkeypatch):
+    class Device:
+        platform = "tpu"
+
+    own, other = nn.jit(_convolve), nn.jit(_convolve)
+    own.lower(X, W)
+    assert own.compiled.whole is not None  # jax's function with the host's options
+    monkeypatch.setattr(compiling, "_devices", lambda leaf: (Device(),))
+    other.lower(X, W)
+    assert other.compiled.whole is None
+
+
+def test_the_devices_of_what_has_a_place():
+    mesh = jax.sharding.AbstractMesh((2,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
+    abstract = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("a"))
+    assert compiling._devices(X) == tuple(X.devices())
+    for leaf in (1.0, np.ones(2), jax.ShapeDtypeStruct((2,), jnp.float32)):
+        assert compiling._devices(leaf) == ()
+    assert compiling._devices(jax.ShapeDtypeStruct((2,), jnp.float32, sharding=abstract)) == ()
