@@ -1,7 +1,7 @@
 """Reading and writing at index arrays along a dimension: gather, the scatter family, and their like.
 
 An index that is out of range raises IndexError where its value is known; under jit the result is NaN. Negative indices
-are out of range, as in torch.
+are out of range, as in torch, but for ``index_fill``, where they count from the end.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from jaxnn.base.op import op
 from jaxnn.tensor.shapes import axis_of
 
 
-def _check_places(function: str) -> Any:
-    """A check of `dim` and `index`, which all these functions take in the same places."""
+def _check_places(function: str, negative: bool) -> Any:
+    """A check of `dim` and `index`, which all these functions take in the same places; `negative`: from the end, too."""
 
     def check(x: Any, dim: int, index: Any, *args: Any, **kwargs: Any) -> None:
         if not jnp.issubdtype(index.dtype, jnp.integer):
             fail(RuntimeError, function, "index", "integers", index)
         axis = axis_of(function, "dim", dim, x.ndim)
         if index.size:
-            check_indices(function, "index", index, x.shape[axis] if x.ndim else 1)
+            size = x.shape[axis] if x.ndim else 1
+            check_indices(function, "index", index, size, low=-size if negative else 0)
 
     return check
 
 
-def _checked(function: str) -> Any:
+def _checked(function: str, negative: bool = False) -> Any:
     """The decorator of these functions."""
-    return op(check=_check_places(function), check_each_call=True)
+    return op(check=_check_places(function, negative), check_each_call=True)
 
 
 def _bad(index: jax.Array, size: int) -> jax.Array | None:
@@ -306,14 +307,14 @@ def index_copy(x: jax.Array, dim: int, index: jax.Array, source: jax.Array) -> j
     return at.set(source.astype(x.dtype)).reshape(x.shape)
 
 
-@_checked("index_fill")
+@_checked("index_fill", negative=True)
 def index_fill(x: jax.Array, dim: int, index: jax.Array, value: Any) -> jax.Array:
     """`x` with a number in all slices that `index` names.
 
     Args:
         x: an array.
         dim: the dimension that is indexed.
-        index: integers, one dimension.
+        index: integers, one dimension; negative ones count from the end.
         value: a number.
 
     Example:
@@ -324,7 +325,8 @@ def index_fill(x: jax.Array, dim: int, index: jax.Array, value: Any) -> jax.Arra
 
     Follows ``torch.index_fill``.
     """
-    at = _lines("index_fill", x, dim, index)[2]
+    size = x.shape[axis_of("index_fill", "dim", dim, x.ndim)] if x.ndim else 1
+    at = _lines("index_fill", x, dim, jnp.where(index < 0, index + size, index))[2]
     return at.set(jnp.asarray(value).astype(x.dtype)).reshape(x.shape)
 
 

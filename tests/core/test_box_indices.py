@@ -86,6 +86,23 @@ def test_numbers_out_of_range():
     np.testing.assert_array_equal(p.take(jnp.array([-1])), NUMBERS[-1, -1:])
 
 
+@pytest.mark.parametrize("index", [-1, -3, -4, 2])
+def test_index_fill_counts_negative_indices_from_the_end(index):
+    torch = pytest.importorskip("torch")
+    fill = lambda x, i: x.index_fill(0, i, 5.0)  # noqa: E731
+    p, i = nn.Parameter(jnp.asarray(NUMBERS)), jnp.array([index])
+    if index == -4:
+        with pytest.raises(IndexError):
+            fill(torch.tensor(NUMBERS), torch.tensor([index]))
+        with pytest.raises(IndexError):
+            fill(p, i)
+        assert np.isnan(nn.jit(fill)(p, i)).all()
+        return
+    expected = fill(torch.tensor(NUMBERS), torch.tensor([index])).numpy()
+    np.testing.assert_array_equal(fill(p, i), expected)
+    np.testing.assert_array_equal(nn.jit(fill)(p, i), expected)
+
+
 def test_a_start_and_an_index_that_are_not_known():
     p = nn.Parameter(jnp.asarray(NUMBERS))
     narrow = jax.jit(lambda p, start: p.narrow(0, start, 2))
