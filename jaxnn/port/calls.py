@@ -86,6 +86,15 @@ class Calls:
     program: Program
     frame: Frame
     changed: bool
+    stale: set[Function]
+    stamp: int
+    stamps: dict[int, int]
+
+    if TYPE_CHECKING:
+
+        def read(self, key: object) -> None: ...
+
+        def moved(self, key: object) -> None: ...
 
     def _e_Call(self: Any, node: ast.Call, env: Env) -> Fact:
         func = node.func
