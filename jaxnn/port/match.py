@@ -101,7 +101,17 @@ def bind(row: Row, receiver: ast.expr | None, call: ast.Call) -> Match | None:
 def _passes(row: Row) -> bool:
     """Whether ``**keywords`` (device and dtype, mostly) can be passed on: JAX's function takes the same."""
     return row.form == "function" and row.to.startswith(
-        ("jnp.zeros(", "jnp.ones(", "jnp.full(", "jnp.arange(", "jnp.linspace(", "jnp.eye(", "jnp.asarray(", "T.rand")
+        (
+            "jnp.zeros(",
+            "jnp.ones(",
+            "jnp.full(",
+            "jnp.arange(",
+            "jnp.linspace(",
+            "jnp.eye(",
+            "jnp.asarray(",
+            "jnp.array(",
+            "T.rand",
+        )
     )
 
 
@@ -188,6 +198,8 @@ def _is(value: Bound, wanted: str, program: Program) -> bool:
     if wanted == "literal":
         return number(value)
     fact = program.fact(value)
+    if wanted == "fresh":
+        return fact.fresh and not isinstance(value, (ast.Name, ast.Attribute))
     if wanted == "number":
         return number(value) or fact.kind in NUMBERS
     if wanted == "int":

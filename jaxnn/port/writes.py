@@ -283,6 +283,15 @@ class Writes:
                 self._asked_item(node, target, changed, f"x[i] {sign}= v")
         elif isinstance(target, ast.Name) and fact.kind == "array":
             self._aug_name(node, target, sign)
+        elif isinstance(target, ast.Name) and fact.kind == "unknown":
+            try:
+                others, _ = self._allowed(target, node)
+            except Refused:
+                others = ["another name"]
+            if others:
+                self.site(
+                    node, f"x {sign}= y", "changed", f"if this is a tensor, torch changes {others[0]} too: annotate it"
+                )
         elif isinstance(target, ast.Attribute) and target.attr == "data":
             self._stored(
                 node,

@@ -260,6 +260,32 @@ def test_functions_with_a_gradient_of_their_own():
     np.testing.assert_allclose(spaces[1]["g"](jnp.asarray(x)), spaces[0]["g"](torch.tensor(x)).numpy())
 
 
+def test_a_clone_of_a_parameter_is_not_tied_to_it():
+    import jaxnn as nn
+
+    text = """
+    import torch
+    from torch import nn
+
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+            self.register_buffer("start", self.weight.detach().clone())
+            self.register_buffer("same", torch.tensor(self.weight.data))
+            y = torch.zeros(3)
+            self.made = (y + 1).clone()
+    """
+    out = ported(text)
+    assert "self.made = y + 1\n" in out
+    space: dict = {}
+    exec(out, space)
+    model = space["Net"]()
+    nn.init.zeros_(model.weight)
+    assert model.start.tolist() == model.same.tolist() == [1, 1, 1] and len(list(model.parameters())) == 1
+
+
 def test_probes_are_folded():
     text = "import torch\nA = torch.jit.is_scripting()\nB = hasattr(torch, 'compile')\nC = hasattr(torch, 'nothing_of_this')\n"
     space: dict = {}

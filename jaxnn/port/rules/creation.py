@@ -49,9 +49,11 @@ ROWS = (
     Row("new_tensor", "x, data, *, dtype", "jnp.asarray({data}, dtype={dtype})", "x.new_tensor([1, 2], dtype=torch.int32)", form="method"),
     Row("new_tensor", "x, data", "jnp.asarray({data}, dtype={x}.dtype)", "x.new_tensor([1, 2])", form="method"),
     # From data.
+    Row("tensor", "data, dtype=None", "jnp.asarray({data}, dtype={dtype?})", "torch.tensor(1.0)", when="data:number", form="function"),
+    Row("tensor", "data, dtype=None", "jnp.array({data}, dtype={dtype?})", "torch.tensor([1.0, 2.0])", form="function"),
     *(
         Row(name, "data, dtype=None", "jnp.asarray({data}, dtype={dtype?})", f"torch.{name}([1.0, 2.0])", form="function")
-        for name in ("tensor", "as_tensor", "asarray")
+        for name in ("as_tensor", "asarray")
     ),
     Row("from_numpy", "ndarray", "jnp.asarray({ndarray})", "torch.from_numpy(np.ones(3, np.float32))", form="function", note="shares no memory with the NumPy array"),
     *(

@@ -95,7 +95,8 @@ ROWS = (
     # Where numbers are, which JAX decides.
     Row("contiguous", "x, *, memory_format=None", "{x}", "x.contiguous()", form="method", result="x"),
     Row("is_contiguous", "x, *, memory_format=None", "True", "x.is_contiguous()", form="method", result="bool"),
-    Row("clone", "x, *, memory_format=None", "{x}", "x.clone()", result="x@fresh"),
+    Row("clone", "x, *, memory_format=None", "{x}", "(x + 1).clone()", when="x:fresh", result="x@fresh"),
+    Row("clone", "x, *, memory_format=None", "jnp.copy({x})", "x.clone()", result="x@fresh", note="a parameter's array knows its box: a copy does not"),
     Row("detach", "x", "jax.lax.stop_gradient({x})", "x.detach()", result="x"),
     Row("cpu", "x", "{x}", "x.cpu()", form="method", result="x", knows="array"),
     Row("cuda", "x, device=None, non_blocking=False", "{x}", "x.cuda() if False else x", form="method", result="x", knows="array"),
