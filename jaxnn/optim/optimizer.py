@@ -433,7 +433,10 @@ class Optimizer(Hooked, Stateful):
         rows = []
         for number, group in enumerate(self.param_groups):
             rows.append(f"Parameter Group {number}")
-            rows.extend(f"    {name}: {group[name]}" for name in sorted(group) if name != "params")
+            abstract = isinstance(self._slots[f"options.{number}"]._value, jax.ShapeDtypeStruct)
+            numbers = {name for name, _ in self._layouts[number]} if abstract else set()
+            names = [name for name in sorted(group) if name != "params"]
+            rows.extend(f"    {name}: {'not known' if name in numbers else group[name]}" for name in names)
         body = "\n".join(rows)
         return f"{type(self).__name__} (\n{body}\n)"
 

@@ -216,3 +216,21 @@ def test_a_batch(mesh):
     assert batch["x"].sharding.spec == PartitionSpec(("fsdp", "tp")) and batch["names"] == ["a"]
     assert shard_batch(batch, mesh)["x"] is batch["x"]
     assert shard_batch(jnp.ones((3, 8)), mesh["tp"], dim=1).sharding.spec == PartitionSpec(None, "tp")
+
+
+def test_a_model_of_shapes_and_its_optimizer(mesh):
+    """Laid out before there is any memory; the step is lowered with every array where it will lie."""
+    model = _sharded(jax.eval_shape(Net), mesh["fsdp"])
+    optimizer = nn.optim.AdamW(model)
+    leaves = {key: leaf for key, leaf in jax.tree_util.tree_leaves_with_path((model, optimizer)) if leaf.size > 100}
+    assert {type(leaf) for leaf in leaves.values()} == {jax.ShapeDtypeStruct}
+    for name, box in model.named_parameters():
+        fields = [leaf for key, leaf in leaves.items() if f"state.{name}." in jax.tree_util.keystr(key)]
+        assert all(leaf.sharding == box.value.sharding for leaf in fields)
+    ids = jax.ShapeDtypeStruct((8, 16), jnp.int32, sharding=jax.NamedSharding(mesh.jax_mesh, PartitionSpec("fsdp")))
+    assert "lr: 0.001" in repr(optimizer)
+    step = nn.jit(_step, donate_argnums=(0, 1))
+    sizes = step.lower(model, optimizer, ids, ids).compile().memory_analysis()
+    count = sum(box.numel() for box in model.parameters())
+    assert sizes.argument_size_in_bytes < 1.1 * 12 * count / 2
+    assert "lr: not known" in repr(jax.eval_shape(lambda: nn.optim.AdamW(Net())))
