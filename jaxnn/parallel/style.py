@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe
+from jaxnn.base.naming import own_constructor
 from jaxnn.core.parameter import Slot
 from jaxnn.modules.linear import Linear
 from jaxnn.modules.sparse import Embedding
@@ -35,6 +36,10 @@ class ParallelStyle:
         >>> isinstance(nn.parallel.ColwiseParallel(), nn.parallel.ParallelStyle)
         True
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own_constructor(cls)
 
     def _apply(self, module: Any, mesh: DeviceMesh) -> Any:
         raise NotImplementedError

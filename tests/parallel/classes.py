@@ -30,7 +30,9 @@ def cases(names: list[str], count: int) -> Iterator[Any]:
     """The first cases of each class, those with a batch first."""
     taken: dict[str, int] = {}
     found = [case for case in golden.chosen(str(RECORDING), Options(), 0) if case.make is not None]
-    for case in sorted(found, key=lambda case: not any(_splits(array, 8) for array in case.arrays)):
+    for case in sorted(
+        found, key=lambda case: [not any(_splits(array, n) for array in case.arrays) for n in (8, 4, 2)]
+    ):
         if (not names or case.name in names) and taken.get(case.name, 0) < count:
             taken[case.name] = taken.get(case.name, 0) + 1
             yield case
@@ -41,14 +43,14 @@ def _splits(array: Any, parts: int) -> bool:
 
 
 def _spread(mesh: Any, name: str, value: Any) -> Any:
-    """An input's first dimension over all or some of the devices; a weight's first that divides over tp or fsdp."""
+    """An input's batch over all or some of the devices, else another dimension; a weight's first that divides."""
     spec: Any = PartitionSpec()
     shape = getattr(value, "shape", ())
     options: tuple[Any, ...] = (("fsdp", "tp"), "tp", "fsdp") if name.startswith("input") else ("tp", "fsdp")
     sizes = {"fsdp": 2, "tp": 4}
     for axes in options:
         parts = int(np.prod([sizes[axis] for axis in ([axes] if isinstance(axes, str) else axes)]))
-        dims = range(len(shape))[: 1 if name.startswith("input") else None]
+        dims = range(len(shape))
         dim = next((dim for dim in dims if shape[dim] and shape[dim] % parts == 0), None)
         if dim is not None:
             spec = PartitionSpec(*(None,) * dim, axes)
