@@ -8,7 +8,6 @@ has no result to be reused for. `nn.jit` asks here for the shardings that go in,
 from __future__ import annotations
 
 import operator
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -137,18 +136,6 @@ def check_alike(where: str, sharding: Any, arrays: Mapping[str, Any]) -> None:
     """Of several processes all must have the same numbers in what is about to be laid out over them (`processes`)."""
     if arrays and not sharding.is_fully_addressable:
         processes.check_alike(where, {name: array for name, array in arrays.items() if not processes.spans(array)})
-
-
-# The states of the random stream that all processes were found to have, by id.
-_agreed: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-
-
-def place_stream(where: str, state: Any, sharding: Any) -> Any:
-    """The random stream's state on all devices; of several processes all must have the same."""
-    if not sharding.is_fully_addressable and not processes.spans(state) and _agreed.get(id(state)) is not state:
-        processes.check_alike(where, {"the random stream (nn.manual_seed)": state})
-        _agreed[id(state)] = state
-    return place(state, sharding)
 
 
 def check_program(where: str, function: Any, roots: Sequence[Any], sharding: Any) -> None:

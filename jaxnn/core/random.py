@@ -29,7 +29,7 @@ from jaxnn import _compat
 from jaxnn.base.locks import Lock
 from jaxnn.core.conversions import place
 from jaxnn.core.parameter import Slot, TraceLeakError, may_hold
-from jaxnn.core.placement import home
+from jaxnn.core.placement import check_alike, home
 from jaxnn.lowering.define import Primitive, lower, refuse
 
 _OUTSIDE = (
@@ -169,10 +169,15 @@ class Generator:
                     slot = self._slot = Slot(_seeded(self._seed), home=None)
         return slot
 
-    def lie(self, sharding: Any) -> None:
-        """Copy the stream's state to devices that are about to draw from it, so that it stays there from call to call."""
+    def lie(self, sharding: Any, where: str) -> None:
+        """Copy the stream's state to devices that are about to draw from it, so that it stays there from call to call.
+
+        Raises:
+            RuntimeError: of several processes one has another state; names it.
+        """
         slot = self.slot
         if getattr(slot._value, "sharding", None) != sharding:
+            check_alike(where, sharding, {"the random stream (nn.manual_seed)": slot._value})
             slot.replace(place(slot._value, sharding))
 
     @property

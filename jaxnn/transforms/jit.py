@@ -14,9 +14,10 @@ from jaxnn.base import explaining
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe
 from jaxnn.core import donation, lift, random
+from jaxnn.core.conversions import place
 from jaxnn.core.lift import Watch
 from jaxnn.core.parameter import Reads
-from jaxnn.core.placement import Placement, check_program, home, place_stream, placement_of, several_devices
+from jaxnn.core.placement import Placement, check_program, home, placement_of, several_devices
 from jaxnn.core.stateful import Stateful
 from jaxnn.lowering.compiling import Jitted
 from jaxnn.transforms.closures import Uses
@@ -338,14 +339,14 @@ def jit(
             spreads = whole and several_devices() and _compat.at_top_level()
             placement = placement_of(objects, roots) if spreads else None
             if placement is not None:
-                generator.lie(placement.whole)
+                generator.lie(placement.whole, f"nn.jit: {name}")
             # Calls at its only item's first reading, and keeps the result in the same act: an interrupt finds it there.
             done: defaultdict[int, Any] = defaultdict()
             state = generator.take(done)
             try:
                 if placement is not None:
                     program_now = in_place(placement, roots)
-                    key = place_stream(f"nn.jit: {name}", state, placement.whole)
+                    key = place(state, placement.whole)
                 else:
                     program_now, key = program(), home(state) if several_devices() else state
                 done.default_factory = functools.partial(program_now, (key, bundle), *args, **kwargs)
