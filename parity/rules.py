@@ -399,15 +399,30 @@ def page(text: str) -> str:
     return f"{head}{BEGIN}\n\n{table()}\n\n{END}{rest.partition(END)[2]}"
 
 
+def shown(text: str) -> str:
+    """docs/port_source.md with its first block's port of today."""
+    from jaxnn.port import port_source
+
+    head, mark, rest = text.partition("<!-- ported: the block above, by python -m jaxnn port -->\n")
+    original = head.partition('```python title="PyTorch"\n')[2].partition("```")[0]
+    return f"{head}{mark}```python\n{port_source(original).text}```{rest.partition('```python')[2].partition('```')[2]}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m parity.rules", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", nargs="*", default=[], help="these operations")
     parser.add_argument("--samples", type=int, default=6, help="of each operation and form, at most")
     parser.add_argument("--record", action="store_true", help="write jaxnn/port/rules/tested.txt")
-    parser.add_argument("--docs", action="store_true", help="only write the table of docs/porting.md")
+    parser.add_argument(
+        "--docs",
+        action="store_true",
+        help="only write the table of docs/porting.md, and the block of docs/port_source.md",
+    )
     options = parser.parse_args()
     if options.docs:
-        PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+        other = PAGE.with_name("port_source.md")
+        for file, made in ((PAGE, page), (other, shown)):
+            file.write_text(made(file.read_text(encoding="utf-8")), encoding="utf-8")
         return 0
     import torch
 

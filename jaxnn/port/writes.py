@@ -564,24 +564,30 @@ class Writes:
         )
         if inner:
             return  # the outer call writes
+        owned = isinstance(root, ast.Name) and (why == "attribute" or bool(why and self._initialises()))
         self.site(
             node,
             f"Tensor.{name}",
-            "changed" if why and why != "attribute" else "exact",
-            why if why != "attribute" else "",
+            "changed" if why and not owned else "exact",
+            "" if owned else why,
             self._row,
         )
+
+        def value() -> str:
+            new = self._value(node, None) or ""
+            return f"{self.imports.alias('T')}.write({root.id}, {new})" if owned else new  # type: ignore[attr-defined]
+
         plain = isinstance(parent, ast.Return) or not isinstance(root, ast.Name)
         if isinstance(parent, ast.Assign) and isinstance(root, ast.Name):
             plain = any(
                 isinstance(t, ast.Name) and t.id == root.id for t in parent.targets
             ) or not self.scope().read_after(root.id, node.lineno)
         if plain:
-            self.edits[node] = lambda _: self._value(node, None) or ""
+            self.edits[node] = lambda _: value()
         else:
             assert isinstance(root, ast.Name)
             name_ = root.id
-            self.edits[node] = lambda _: f"({name_} := {self._value(node, None)})"
+            self.edits[node] = lambda _: f"({name_} := {value()})"
 
     def _requires_grad(self: Any, node: ast.Call, root: ast.expr, parent: ast.AST | None) -> None:
         if self.fact(root).kind != "array":

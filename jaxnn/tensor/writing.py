@@ -87,10 +87,10 @@ def set_item(x: Any, index: Any, value: Any) -> Any:
 
 
 def filled(fill: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
-    """What a function of ``nn.init`` makes of an array that no module owns yet: ``w = T.filled(nn.init.normal_, w, std=0.02)``.
+    """What a function of ``nn.init`` makes of an array: ``w = T.filled(nn.init.normal_, w, std=0.02)``.
 
-    The numbers are those of torch for the same seed. Where a module does own the array, its box is filled, as without
-    this function.
+    The numbers are those of torch for the same seed. For an array that no module owns yet; of one that a module does own,
+    nothing is written: ``nn.init.normal_(self.weight)`` does that, and ``write(weight, filled(...))``.
 
     Args:
         fill: a function that fills its first argument in place, of ``nn.init`` or one of your own that ends in one.
@@ -112,10 +112,7 @@ def filled(fill: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
     """
     if isinstance(x, (tuple, list)):
         x = jnp.zeros(tuple(x), jnp.float32)
-    box = owner(x)
-    if box is not None:
-        fill(x, *args, **kwargs)
-        return x if isinstance(x, Slot) else box.read()
+    x = arrays_in(x)
     if not is_array(x):
         fail(TypeError, "filled", "x", "an array or a shape", x)
     new = Buffer(x)

@@ -28,6 +28,31 @@ FILLED = """
             if bias is not None:
                 bias.uniform_(-c, c)
 """
+CHAINED = """
+    import torch
+    from torch import nn
+
+    def scaled_(tensor, std):
+        return tensor.normal_(0, std).clamp_(-std, std)
+
+    def shifted_(tensor):
+        tensor.uniform_()
+        tensor.mul_(2).sub_(1)
+        tensor[0] = 0.5
+        return tensor
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 20)
+            self.out = nn.Linear(3, 3)
+            scaled_(self.fc.weight.data, 0.5)
+            shifted_(self.fc.bias.data)
+            with torch.no_grad():
+                for module in self.modules():
+                    if isinstance(module, nn.Linear):
+                        module.weight.mul_(0.5)
+"""
 CHOSEN = """
     import torch
     import torch.nn.functional as F
@@ -74,7 +99,7 @@ def _both(text):
     return found
 
 
-@pytest.mark.parametrize("text", [FILLED, CHOSEN, DTYPE], ids=["filled", "chosen", "dtype"])
+@pytest.mark.parametrize("text", [FILLED, CHAINED, CHOSEN, DTYPE], ids=["filled", "chained", "chosen", "dtype"])
 def test_keys_and_weights(text):
     original, ported = _both(text)
     theirs, ours = original.state_dict(), ported.state_dict()

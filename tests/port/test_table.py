@@ -29,3 +29,9 @@ def test_the_docs_table_is_that_of_the_rules():
     text = command.PAGE.read_text(encoding="utf-8")
     assert text == command.page(text), "python -m parity.rules --docs"
     assert text.count("\n| `") >= len(rows())
+
+
+def test_the_page_shows_what_the_porter_writes():
+    page = command.PAGE.with_name("port_source.md")
+    text = page.read_text(encoding="utf-8")
+    assert text == command.shown(text), "python -m parity.rules --docs"

@@ -56,7 +56,7 @@ def _own_init(tensor):
     return nn.init.normal_(tensor, std=0.5)
 
 
-def test_filled_gives_torchs_numbers_and_fills_boxes_in_place():
+def test_filled_gives_torchs_numbers_and_writes_nothing():
     torch = pytest.importorskip("torch", reason="torch is the oracle")
     nn.manual_seed(0), torch.manual_seed(0)
     ours = T.filled(nn.init.kaiming_uniform_, jnp.zeros((4, 5)), a=5**0.5)
@@ -64,7 +64,10 @@ def test_filled_gives_torchs_numbers_and_fills_boxes_in_place():
     np.testing.assert_array_equal(np.asarray(ours), theirs.numpy())
     assert T.filled(_own_init, (4, 5)).shape == (4, 5)
     model = Model()
-    assert T.filled(nn.init.zeros_, model.weight) is model.weight and not model.weight.any()
+    assert not T.filled(nn.init.zeros_, model.weight).any() and model.weight.all()  # nothing is written
+    weight = T.write(model.weight, T.filled(nn.init.constant_, model.weight, 3.0) * 2)
+    assert weight is model.weight and model.weight[0, 0] == 6
+    assert not T.filled(nn.init.zeros_, model.get_parameter("weight")).any() and model.weight.all()
     weight = nn.Parameter(T.filled(nn.init.ones_, (2,)))
     assert weight.tolist() == [1, 1]
     with pytest.raises(TypeError, match="an array or a shape"):
