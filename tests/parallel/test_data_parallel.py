@@ -83,3 +83,9 @@ def test_function_and_errors():
         DataParallel(linear, device_ids=[99])
     with pytest.raises(ValueError, match="device_ids"):
         DataParallel(linear, device_ids=[])
+
+
+def test_one_process_of_several_is_refused(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(RuntimeError, match="nn.parallel.DistributedDataParallel"):
+        DataParallel(_net())

@@ -113,8 +113,9 @@ def alone():
     return losses, [np.asarray(box.value) for box in model.parameters()], list(model.state_dict())
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("scan", [False, True], ids=["loop", "scan_layers"])
+@pytest.mark.parametrize(
+    ("way", "scan"), [*((way, False) for way in WAYS), ("fully_shard", True), ("with tensor parallelism", True)]
+)
 def test_training_is_that_of_one_device(alone, way, scan):
     shape, names, arrange, rows = WAYS[way]
     nn.manual_seed(0)
