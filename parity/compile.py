@@ -60,7 +60,7 @@ def main(arguments: argparse.Namespace) -> int:
             try:
                 _compile(report, wanted, arguments)
             finally:
-                report.write_table()
+                report.write_table(sum(item.key not in report.rows for item in wanted))
             print(report.summary(wanted))
             held &= report.holds(wanted)
     except KeyboardInterrupt:
@@ -161,10 +161,10 @@ class Report:
         text = ", ".join(f"{number} {status}" for status, number in count.most_common())
         return f"{self.target}: {len(rows)} of {len(wanted)} programs: {text or 'none'}"
 
-    def write_table(self) -> None:
-        """The Markdown beside the JSON."""
+    def write_table(self, left: int = 0) -> None:
+        """The Markdown beside the JSON; `left` programs were asked for and are not in it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.with_suffix(".md").write_text(markdown(self.target, self.about, list(self.rows.values())))
+        self.path.with_suffix(".md").write_text(markdown(self.target, self.about, list(self.rows.values()), left))
 
 
 def _key(row: dict[str, Any]) -> str:
@@ -192,7 +192,7 @@ def versions(target: str) -> dict[str, str]:
     return found
 
 
-def markdown(target: str, about: dict[str, str], rows: list[dict[str, Any]]) -> str:
+def markdown(target: str, about: dict[str, str], rows: list[dict[str, Any]], left: int = 0) -> str:
     """The results as a page."""
     ours = [row for row in rows if not row["id"].startswith(f"{BESIDE}/")]
     beside = [row for row in rows if row["id"].startswith(f"{BESIDE}/")]
@@ -206,10 +206,12 @@ def markdown(target: str, about: dict[str, str], rows: list[dict[str, Any]]) -> 
         "",
         f"Made by `python -m parity compile --target {target}` with {said}; {seconds:.0f} s in all.",
         "",
-        f"{len(names) - len(names & broken)} of {len(names)} classes and functions, forward and gradient, compile "
-        f"({len(ours) - sum(row in ours for row in bad)} of {len(ours)} programs).",
+        f"{len(ours) - sum(row in ours for row in bad)} of {len(ours)} programs compile: the forward pass or the gradient of "
+        f"{len({name for name, _ in names})} classes and functions; {len(names & broken)} of those passes do not.",
         "",
     ]
+    if left:
+        lines += [f"{left} programs are not in it yet; the same command goes on where it ended.", ""]
     wide = [row["id"] for row in ours if row.get("ours", {}).get("wide")]
     calls = collections.Counter(name for row in ours for name in row.get("ours", {}).get("calls", ()))
     lines += [f"Programs with float64 in them: {len(wide)}. Calls of other programs: {dict(calls) or 'none'}.", ""]
