@@ -24,6 +24,7 @@ def figures(function: Any, arguments: Any, target: str) -> dict[str, Any]:
     return {
         "cycles": found.cycles,
         "bytes": found.bytes_accessed,
+        "uncounted": found.uncounted_bytes,
         "flops": found.flops,
         "temporaries": found.temporary_bytes,
         "arguments": found.argument_bytes,

@@ -81,6 +81,11 @@ class Compiled:
             return None
         return sum(cost.cycles or 0 for cost in self.costs)
 
+    @functools.cached_property
+    def uncounted_bytes(self) -> int:
+        """Bytes that instructions move of which a TPU's compiler estimates no cycles: gathers, scatters, kernels of one's own."""
+        return sum(cost.bytes for cost in self.costs if cost.cycles is None and not reading.is_beside(cost))
+
     @property
     def seconds(self) -> float | None:
         """`cycles` by the chip's clock."""

@@ -63,6 +63,11 @@ class Cost:
     hbm: int
 
 
+def is_beside(cost: Cost) -> bool:
+    """Whether a TPU does this beside its computation: copies between its memories, exchanges, and their ends."""
+    return cost.opcode.endswith(("-start", "-done")) or cost.opcode == "copy"
+
+
 def costs(program: Program) -> list[Cost]:
     """The cost of every instruction that moves or computes something."""
     found = []

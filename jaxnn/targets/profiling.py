@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxnn.targets.compiling import Compiled, compile
-from jaxnn.targets.costs import Cost
+from jaxnn.targets.costs import Cost, is_beside
 from jaxnn.targets.hlo import Instruction, Program
 from jaxnn.targets.naming import Names
 from jaxnn.targets.pages import Table, bars, page, scaled, seconds
@@ -212,8 +212,8 @@ def seconds_of(cost: Cost, target: Target) -> float:
     """The compiler's cycles by the clock, or what products and memory take at least where it counts none."""
     if cost.cycles is not None and target.chip.clock:
         return cost.cycles / target.chip.clock
-    if target.platform == "tpu" and cost.opcode != "custom-call":
-        return 0.0  # copies beside the computation, which the estimate leaves out
+    if target.platform == "tpu" and is_beside(cost):
+        return 0.0
     products = sum(count / target.peak(kind) for kind, count in cost.flops.items())
     return max(products, cost.hbm / target.chip.bandwidth)
 

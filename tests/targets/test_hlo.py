@@ -98,6 +98,7 @@ def test_turns_are_those_of_python(start, step, direction):
     # The copy reads the large memory, and writes the small one; the loop stays in the small one.
     assert [(cost.bytes, cost.hbm) for cost in found if cost.opcode == "copy-start"] == [(8192, 4096)]
     assert all(cost.hbm == 0 for cost in tanh)
+    assert [cost.opcode for cost in found if costs.is_beside(cost)][:1] == ["copy-start"]
 
 
 def _taps(size, kernel, stride, padding, gap, spread):
