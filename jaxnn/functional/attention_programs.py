@@ -211,6 +211,8 @@ def _fits_splash(case: Case) -> str:
         return why
     if case.masks - {"keys"}:
         return "it takes a causal mask and boolean masks of keys"
+    if case.sizes and max(case.sizes[2:]) > 256:
+        return "it takes widths up to 256, whose blocks fit the chip's own memory"
     if case.dtype == "float32" and _short(case) == "":
         return f"it takes float32 from {LONG:,} queries on"
     return ""
@@ -281,8 +283,8 @@ TABLE = (
         "splash attention (Pallas)",
         SPLASH,
         _fits_splash,
-        f"bfloat16, and float32 from {LONG:,} queries on; {_SHORTEST} queries and keys at least; causal masks and boolean "
-        "masks of keys; grouped heads; no dropout; one device, or inside `shard_map`",
+        f"bfloat16, and float32 from {LONG:,} queries on; {_SHORTEST} queries and keys at least; widths up to 256; causal masks "
+        "and boolean masks of keys; grouped heads; no dropout; one device, or inside `shard_map`",
         "scores never leave the chip's own memory, and blocks that a causal mask hides are left out",
     ),
     Row(

@@ -51,6 +51,7 @@ CALLS = {
     "grouped heads": (attend(enable_gqa=True), (X, FEW, FEW), True, True),
     "uneven length": (attend(), (shape(2, 4, 201, 64),) * 3, True, True),
     "other width of values": (attend(), (X, X, shape(2, 4, 256, 32)), True, False),
+    "wide": (attend(), (shape(1, 1, 128, 512),) * 3, False, False),
     "without heads": (attend(), (shape(256, 64),) * 3, True, True),
     "dropout": (attend(dropout_p=0.5, dropout_key=jax.random.key(0)), (X, X, X), False, False),
     "few queries": (attend(), (shape(2, 4, 1, 64), X, X), False, False),
