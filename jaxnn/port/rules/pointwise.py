@@ -133,6 +133,16 @@ ROWS = (
     Row("baddbmm", "x, batch1, batch2, *, beta=1, alpha=1", '{alpha} * jnp.matmul({batch1}, {batch2}, precision="highest")', "torch.baddbmm(x[:, :, :1], x, b, beta=0, alpha=2)", when="beta=0"),
     Row("baddbmm", "x, batch1, batch2, *, beta=1, alpha=1", '{beta} * {x} + {alpha} * jnp.matmul({batch1}, {batch2}, precision="highest")', "torch.baddbmm(x[:, :, :1], x, b, beta=0.5, alpha=2)"),
     Row("cdist", "x1, x2, p=2.0, compute_mode=None", "T.cdist({x1}, {x2}, p={p?})", "torch.cdist(x, y)", form="function", status="helper"),
+    *(
+        Row(f"fft.{name}", "x, n=None, dim=-1, norm=None", f"jnp.fft.{name}({{x}}, n={{n?}}, axis={{dim?}}, norm={{norm?}})", f"torch.fft.{name}({'z' if name in ('ifft', 'irfft') else 'x'}, dim=1)", form="function")
+        for name in ("fft", "ifft", "rfft", "irfft")
+    ),
+    *(
+        Row(f"fft.{name}", "x, s=None, dim=(-2, -1), norm=None", f"jnp.fft.{name}({{x}}, s={{s?}}, axes={{dim?}}, norm={{norm?}})", f"torch.fft.{name}({'z' if name in ('ifft2', 'irfft2') else 'x'}, norm='ortho')", form="function")
+        for name in ("fft2", "ifft2", "rfft2", "irfft2")
+    ),
+    *(Row(f"fft.{name}", "x, dim=None", f"jnp.fft.{name}({{x}}, axes={{dim?}})", f"torch.fft.{name}(x, dim=1)", form="function") for name in ("fftshift", "ifftshift")),
+    *(Row(f"fft.{name}", "n, d=1.0", f"jnp.fft.{name}({{n}}, {{d?}})", f"torch.fft.{name}(8)", form="function") for name in ("fftfreq", "rfftfreq")),
     Row("stft", "x, n_fft, hop_length=None, win_length=None, window=None, center=True, pad_mode='reflect', normalized=False, onesided=None, return_complex=None",
         "T.stft({x}, {n_fft}, hop_length={hop_length?}, win_length={win_length?}, window={window?}, center={center?}, pad_mode={pad_mode?}, normalized={normalized?}, onesided={onesided?}, return_complex={return_complex?})",
         "torch.stft(x.reshape(-1), 8, window=torch.hann_window(8), return_complex=True)", status="helper"),
