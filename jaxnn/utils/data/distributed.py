@@ -67,6 +67,7 @@ class DistributedSampler(Sampler[int]):
         self.total_size = self.num_samples * num_replicas
         self.shuffle = shuffle
         self.seed = seed
+        self._first = self._taken = 0  # where the next iteration begins; how many this one has given
 
     def __iter__(self) -> Iterator[int]:
         length = len(self.dataset)
@@ -82,7 +83,16 @@ class DistributedSampler(Sampler[int]):
             raise AssertionError(
                 f"DistributedSampler: dataset: expected the {self.total_size} items it was made for, got {length}"
             )
-        return iter(indices[self.rank :: self.num_replicas])
+        own = indices[self.rank :: self.num_replicas]
+        first, self._first = min(self._first, len(own)), 0
+        self._taken = first
+        return self._from(own, first)
+
+    def _from(self, own: list[int], first: int) -> Iterator[int]:
+        for index in own[first:]:
+            self._taken += 1
+            yield index
+        self._taken = 0
 
     def __len__(self) -> int:
         return self.num_samples
@@ -93,12 +103,18 @@ class DistributedSampler(Sampler[int]):
         Args:
             epoch: its number, the same on every process.
         """
+        if epoch != self.epoch:
+            self._first = 0
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the epoch and the seed."""
-        return {"epoch": self.epoch, "seed": self.seed}
+        """What a checkpoint keeps: the epoch, the seed, and how many indices all processes together have taken of it.
+
+        A loader with workers takes some batches ahead of those that it has given.
+        """
+        return {"epoch": self.epoch, "seed": self.seed, "taken": self._taken * self.num_replicas}
 
     def load_state_dict(self, state_dict: Any) -> None:
-        """Take back what ``state_dict`` gave; the number of processes may be another."""
+        """Take back what ``state_dict`` gave: the next iteration goes on there. The number of processes may be another."""
         self.epoch, self.seed = int(state_dict["epoch"]), int(state_dict["seed"])
+        self._first = self._taken = int(state_dict["taken"]) // self.num_replicas

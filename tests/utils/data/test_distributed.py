@@ -46,3 +46,29 @@ def test_in_a_loader_and_a_dataset_that_shrank():
     shrinking.pop()
     with pytest.raises(AssertionError, match="expected the 10 items it was made for, got 9"):
         list(sampler)
+
+
+def test_an_epoch_goes_on_where_it_was_also_in_another_number_of_processes():
+    whole = nn.utils.data.DistributedSampler(range(24), 1, 0)
+    whole.set_epoch(3)
+    order = list(whole)
+    pair = [nn.utils.data.DistributedSampler(range(24), 2, rank) for rank in range(2)]
+    for sampler in pair:
+        sampler.set_epoch(3)
+        taken = list(itertools.islice(sampler, 4))
+        assert taken == order[sampler.rank : 8 : 2]
+    states = [sampler.state_dict() for sampler in pair]
+    assert states == [{"epoch": 3, "seed": 0, "taken": 8}] * 2
+    for replicas in (1, 2, 4):
+        rest = []
+        for rank in range(replicas):
+            sampler = nn.utils.data.DistributedSampler(range(24), replicas, rank)
+            sampler.load_state_dict(states[0])
+            sampler.set_epoch(3)  # as the loop over epochs says it again
+            assert sampler.state_dict() == states[0]
+            rest.append(list(sampler))
+            assert len(list(sampler)) == 24 // replicas  # the next iteration is whole again
+        assert [index for step in zip(*rest) for index in step] == order[8:]
+    sampler.load_state_dict(states[0])
+    sampler.set_epoch(4)
+    assert len(list(sampler)) == 6 and sampler.state_dict()["taken"] == 0
