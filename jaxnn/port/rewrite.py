@@ -84,7 +84,9 @@ class Rewriter(Writes):
     def cannot(self, node: ast.expr, name: str, why: str) -> None:
         """The expression becomes one that raises NotPorted when it is used."""
         self.site(node, name, "cannot", why)
-        self.edits[node] = lambda _: self.imports.not_ported(name, node)
+        # A call is reached when it runs; at the top of a file it must not keep the file from being imported.
+        reached = "()" if isinstance(node, ast.Call) and self._functions else ""
+        self.edits[node] = lambda _: self.imports.not_ported(name, node) + reached
 
     def fact(self, node: ast.AST) -> Fact:
         return self.program.fact(node)

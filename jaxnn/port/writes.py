@@ -281,6 +281,11 @@ class Writes:
                     return f"{item} {sign} {parenthesised(self.edits.text(value), 16)}"
 
                 self._asked_item(node, target, changed, f"x[i] {sign}= v")
+        elif isinstance(target, ast.Subscript) and self.fact(target).kind == "array":
+            try:
+                self._kept_elsewhere(node)
+            except Refused as refused:
+                self._refuse(node, f"xs[i] {sign}= y", str(refused))
         elif isinstance(target, ast.Name) and fact.kind == "array":
             self._aug_name(node, target, sign)
         elif isinstance(target, ast.Name) and fact.kind == "unknown":
@@ -312,6 +317,13 @@ class Writes:
             names = " = ".join([target.id, *others])
             self.site(node, f"x {sign}= y", "exact", "names of one array stay so")
             self.edits[node] = lambda _: f"{names} = {target.id} {sign} {parenthesised(self.edits.text(value), 16)}"
+        elif why == "attribute":
+            value = node.value
+            self.site(node, f"x {sign}= y", "exact", "written to what the attribute's array belongs to")
+            self.edits[node] = lambda _: (
+                f"{target.id} = {self.imports.alias('T')}.write({target.id}, "
+                f"{target.id} {sign} {parenthesised(self.edits.text(value), 16)})"
+            )
         elif why:
             self.site(node, f"x {sign}= y", "changed", why)
 
@@ -327,12 +339,20 @@ class Writes:
                 if since < at < node.lineno or (at > node.lineno and scope.looped(at, node.lineno, since)):  # type: ignore[attr-defined]
                     raise Refused(f"{one} was put where it can be read again, on line {at}")
         others = []
-        for other, how in shared.items():
+        for other in shared:
             if scope.read_after(other, node.lineno):  # type: ignore[attr-defined]
-                names = (other, name)
-                if how != "same" or any(
-                    h == "view" for n in names for h, _, at in scope.sources.get(n, ()) if at >= since
-                ):
+                pair = [(other, name), (name, other)]
+                direct = [
+                    (at, how)
+                    for one, two in pair
+                    for how, of, at in scope.sources.get(one, ())
+                    if of == two and at >= since
+                ]
+                place, how = max(direct, default=(0, "view"))
+                last = self._since(scope, other, node)
+                if direct and last > place:
+                    continue  # it has got another array since
+                if how != "same" or place not in (since, last) or len(direct) > 1 or len(shared) > 1:
                     raise Refused(f"{other}, read later, may be a view of {name}")
                 others.append(other)
         if self.fact(target).fresh:
@@ -448,6 +468,7 @@ class Writes:
         base = self.fact(target.value)
         index = self._index(target.slice)
         if base.kind in ("list", "dict", "modules"):
+            self._kept_elsewhere(node)
             text = f"{self.edits.text(target.value)}[{index}]"
             return f"{text} = {value(text)}"
         if base.kind != "array" and not (base.kind == "unknown" and isinstance(target.value, ast.Attribute)):
@@ -482,6 +503,14 @@ class Writes:
                 if isinstance(made, ast.Call) and self.fact(made).kind == "array" and self.fact(made).fresh:
                     old = self.edits.take(made)
                     self.edits[made] = lambda at, old=old: f"{self.imports.alias('nn')}.Buffer({old(at)})"
+
+    def _kept_elsewhere(self: Any, node: ast.AST) -> None:
+        """Refused where a name that is read later was put into a list or dict: an item that is written to may be its array."""
+        scope, line = self.scope(), node.lineno  # type: ignore[attr-defined]
+        for name, places in scope.kept.items():
+            if scope.read_after(name, line) and any(at < line or scope.looped(at, line, 0) for at in places):
+                if max(places) >= self._since(scope, name, node):
+                    raise Refused(f"the item may be the array of {name}, which is read later")
 
     def _index_value(self: Any, index: ast.expr) -> str:
         """An index as an argument of a call, where Python has no slices."""
@@ -544,6 +573,9 @@ class Writes:
             self.edits[node] = direct
             return
         why = ""
+        if isinstance(root, ast.Name) and self._in_expression_scope(node):
+            self.cannot(node, f"Tensor.{name}", "it writes into what another list or the caller holds")
+            return
         if isinstance(root, ast.Name):
             try:
                 others, why = self._allowed(root, node)
@@ -588,6 +620,15 @@ class Writes:
             assert isinstance(root, ast.Name)
             name_ = root.id
             self.edits[node] = lambda _: f"({name_} := {value()})"
+
+    def _in_expression_scope(self: Any, node: ast.AST) -> bool:
+        """Whether the node stands in a comprehension or a lambda."""
+        at = self.source.parent(node)
+        while isinstance(at, (ast.expr, ast.comprehension, ast.keyword)):
+            if isinstance(at, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Lambda)):
+                return True
+            at = self.source.parent(at)
+        return False
 
     def _requires_grad(self: Any, node: ast.Call, root: ast.expr, parent: ast.AST | None) -> None:
         if self.fact(root).kind != "array":
