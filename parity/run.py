@@ -282,6 +282,10 @@ def _end(pool: ProcessPoolExecutor | None) -> None:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
+        for process in processes:  # one that a library keeps from ending would be waited for when Python exits
+            process.join(5)
+            if process.is_alive():
+                process.kill()
 
 
 def _pool(options: Options) -> ProcessPoolExecutor | None:
