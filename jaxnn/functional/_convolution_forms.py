@@ -22,6 +22,7 @@ from jax import lax
 from jaxnn import _compat
 from jaxnn.functional._convolution_geometry import Geometry, input_gradient_weight
 from jaxnn.functional._dot import dot_general
+from jaxnn.functional._slices import strided_slice
 
 MAX_TAPS = 150  # a sum of more terms takes long to compile
 MAX_TERMS = 80  # of a sum over several channels of a group: with more a matrix product is as fast
@@ -64,10 +65,13 @@ def _shifted(
     starts = {tuple(at % step for at, step in zip(offset, steps)) for offset in taps.values()}
     if len(starts) > _REMAINDERS:  # few taps have a remainder in common
         for tap, offset in taps.items():
-            end = [at + (count - 1) * step + 1 for at, count, step in zip(offset, output, steps)]
-            yield tap, lax.slice(input, (0,) * lead + offset, input.shape[:lead] + tuple(end), (1,) * lead + steps)
+            yield tap, strided_slice(input, offset, output, steps)
         return
-    sparse = {start: input[(..., *map(slice, start, (None,) * len(steps), steps))] for start in sorted(starts)}
+    sizes = input.shape[lead:]
+    counts = {
+        start: [-(-(size - at) // step) for size, at, step in zip(sizes, start, steps)] for start in sorted(starts)
+    }
+    sparse = {start: strided_slice(input, start, count, steps) for start, count in counts.items()}
     if max(steps) > 1:
         sparse = lax.optimization_barrier(sparse)
     for tap, offset in taps.items():

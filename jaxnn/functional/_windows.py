@@ -18,6 +18,7 @@ from jaxnn import _compat
 from jaxnn.base.checks import check_array, check_ndim, fail, known_elements, spatial_sizes
 from jaxnn.base.dtypes import is_floating
 from jaxnn.functional._convolution_geometry import count_windows
+from jaxnn.functional._slices import strided_slice
 from jaxnn.lowering.by_platform import by_platform
 from jaxnn.lowering.store_once import store_once
 
@@ -158,14 +159,9 @@ def pad_spatial(input: jax.Array, pads: Sequence[tuple[int, int]], value: Any) -
 
 def tap_slices(padded: jax.Array, windows: Windows) -> Iterator[tuple[tuple[int, ...], jax.Array]]:
     """Each tap (one position in a window) with its value in every window: a strided slice. In row-major order."""
-    lead = padded.ndim - len(windows.kernel)
     for offset in itertools.product(*map(range, windows.kernel)):
         start = [i * step for i, step in zip(offset, windows.dilation)]
-        end = [first + (count - 1) * move + 1 for first, count, move in zip(start, windows.counts, windows.stride)]
-        yield (
-            offset,
-            lax.slice(padded, (*[0] * lead, *start), (*padded.shape[:lead], *end), (*[1] * lead, *windows.stride)),
-        )
+        yield offset, strided_slice(padded, start, windows.counts, windows.stride)
 
 
 def window_sum(input: jax.Array, windows: Windows) -> jax.Array:

@@ -15,6 +15,7 @@ from jaxnn.base.checks import Sizes, check_array, fail, spatial_sizes
 from jaxnn.base.dtypes import is_integer
 from jaxnn.base.op import op
 from jaxnn.functional._convolution_geometry import count_windows
+from jaxnn.functional._slices import strided_slice
 
 Pair = tuple[int, int]
 
@@ -89,8 +90,9 @@ def _windows(array: jax.Array, dim: int, extent: int, step: int, move: int, coun
         array = lax.slice_in_dim(array, 0, count * extent, axis=dim)
         tiles = array.reshape(*array.shape[:dim], count, extent, *array.shape[dim + 1 :])
         return tiles.swapaxes(dim, dim + 1)
-    reach = move * (count - 1) + 1
-    seen = [lax.slice_in_dim(array, u * step, u * step + reach, move, axis=dim) for u in range(extent)]
+    after = array.shape[dim + 1 :]
+    taken, apart = (count, *after), (move, *[1] * len(after))
+    seen = [strided_slice(array, (u * step, *[0] * len(after)), taken, apart) for u in range(extent)]
     return jnp.stack(seen, axis=dim)
 
 

@@ -5,7 +5,7 @@ import pytest
 from parity.cli import RECORDING
 from tests.parallel import classes
 
-KINDS = ["Linear", "Conv2d", "LSTM", "Embedding", "BatchNorm2d", "MaxPool2d", "MultiheadAttention"]
+KINDS = ["Linear", "Conv2d", "LSTM", "Embedding", "BatchNorm2d", "MaxPool1d", "MaxPool2d", "MultiheadAttention"]
 
 
 @pytest.mark.skipif(not RECORDING.exists(), reason="no recording: python -m parity record")
@@ -14,4 +14,4 @@ def test_outputs_and_gradients_are_those_of_one_device(mesh):
     for case in classes.cases(KINDS, 1):
         problems, split[case.name] = classes.problems_of(case, mesh)
         assert not problems, (case.id, problems)
-    assert sum(split.values()) >= len(KINDS) - 2  # the recorded images of some are too odd for the mesh
+    assert sum(split.values()) >= len(KINDS) - 3  # the recorded images of some are too odd for the mesh
