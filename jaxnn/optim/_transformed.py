@@ -65,9 +65,8 @@ def belonging(optimizer: Any) -> dict[str, int]:
     for group in range(len(optimizer._members)):
         names, state = _places(optimizer, group)
         for node in jax.tree.leaves(state, is_leaf=lambda node: _over(node, names)):  # noqa: B023
-            if _over(node, names):
-                parts: Any = node
-                found |= {f"state.{group}.{i}": numbers[name] for name in names for i in jax.tree.leaves(parts[name])}
+            for name, part in node.items() if _over(node, names) else ():
+                found |= {f"state.{group}.{i}": numbers[name] for i in jax.tree.leaves(part)}
     return found
 
 
