@@ -318,3 +318,47 @@ def test_runs_of_bytes_are_those_of_the_slices():
         found = np.concatenate([flat[begin // 2 : (begin + size) // 2] for begin, size in runs] or [flat[:0]])
         np.testing.assert_array_equal(found, expected.reshape(-1))
     assert list(ours._runs((), (), 4)) == [(0, 4)]
+
+
+@pytest.mark.parametrize("where", ["run", "run.old", "run.new"])
+def test_the_files_of_others_are_left_alone(tmp_path, where):
+    (tmp_path / where / "notes").mkdir(parents=True)
+    (tmp_path / where / "data.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=f"checkpoint_id: .*{where} holds other files"):
+        checkpoint.save({"model": nn.Linear(2, 3)}, checkpoint_id=tmp_path / "run")
+    assert (tmp_path / where / "data.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == [where]
+
+
+def test_a_file_is_not_replaced_and_an_empty_folder_is(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="checkpoint_id"):
+        checkpoint.save({"step": 1}, checkpoint_id=tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    for step in (1, 2):
+        checkpoint.save({"model": nn.Linear(2, 3), "step": step}, checkpoint_id=tmp_path / "empty")
+    state = {"step": 0}
+    checkpoint.load(state, checkpoint_id=tmp_path / "empty")
+    assert state == {"step": 2}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
+
+
+def test_a_checkpoint_without_arrays(tmp_path):
+    for saved in ({}, {"step": 3}):
+        checkpoint.save(saved, checkpoint_id=tmp_path / "run")
+        state = dict.fromkeys(saved)
+        checkpoint.load(state, checkpoint_id=tmp_path / "run")
+        assert state == saved
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_arrays_that_are_traced_and_folders_without_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError, match="checkpoint: m/.*traced"):
+        nn.jit(lambda model: checkpoint.save({"m": model}, checkpoint_id="run"))(nn.Linear(2, 3))
+    with pytest.raises(TypeError, match="checkpoint.save: checkpoint_id"):
+        checkpoint.save({"step": 1}, checkpoint_id=3)
+    with pytest.raises(ValueError, match="checkpoint.save: checkpoint_id"):
+        checkpoint.save({"step": 1}, checkpoint_id="")
+    assert not list(tmp_path.iterdir())

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnn import _compat
 from jaxnn.base.dtypes import array_in, describe
 from jaxnn.core import processes
 from jaxnn.core.module import Module
@@ -78,6 +79,8 @@ class Content:
 
 def _writable(value: Any, path: str) -> Any:
     """An array as orbax writes it: of several processes, those of one alone are copies that all have."""
+    if isinstance(value, _compat.Tracer):
+        raise RuntimeError(f"checkpoint: {path}: an array that is being traced has no numbers. Save it outside of jit")
     if isinstance(value, jax.ShapeDtypeStruct):
         raise ValueError(
             f"checkpoint: {path}: an array without numbers cannot be saved: the model was made in shapes alone"

@@ -14,6 +14,7 @@ from jaxnn.core import processes
 from jaxnn.io.errors import CheckpointError
 
 _NEW, _OLD = ".new", ".old"
+_PARTS = ("arrays", "state", "commit_success.txt")  # and orbax's own, which begin with an underscore
 
 
 def _orbax() -> Any:
@@ -43,8 +44,30 @@ def _beside(folder: Path, ending: str) -> Path:
     return folder.with_name(folder.name + ending)
 
 
+def _is_ours(folder: Path) -> bool:
+    """Whether there is nothing at this path but a checkpoint, or what is left of one."""
+    return folder.is_dir() and all(path.name in _PARTS or path.name.startswith("_") for path in folder.iterdir())
+
+
+def _foreign(folder: Path) -> str:
+    """What is in a writer's way and was not written by one; empty where nothing is."""
+    paths = (folder, _beside(folder, _NEW), _beside(folder, _OLD))
+    return next((str(path) for path in paths if path.exists() and not _is_ours(path)), "")
+
+
 def prepare(folder: Path) -> Path:
-    """Where the next checkpoint of this name is written. What was left by a writer that was killed is removed."""
+    """Where the next checkpoint of this name is written. What was left by a writer that was killed is removed.
+
+    Raises:
+        FileExistsError: something else is there, on all processes; it is left alone.
+    """
+    refused = _foreign(folder) if processes.index() == 0 else ""
+    refused = processes.exchange(f"checkpoint: {folder.name}: what is there", refused)[0]
+    if refused:
+        raise FileExistsError(
+            f"checkpoint.save: checkpoint_id: expected a new folder, or a checkpoint to be replaced, got {folder}: "
+            f"{refused} holds other files. Give the checkpoint a folder of its own"
+        )
     if processes.index() == 0:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if not folder.exists():  # killed between the two renames of `put_in_place`
@@ -82,9 +105,8 @@ def write(folder: Path, arrays: Mapping[str, Any], skeleton: Any, background: bo
     orbax = _orbax()
     written = prepare(folder)
     handler = orbax.CompositeCheckpointHandler()
-    items = orbax.args.Composite(
-        arrays=orbax.args.PyTreeSave(_nested(arrays)), state=orbax.args.JsonSave({"jaxnn": 1, "state": skeleton})
-    )
+    parts = {"arrays": orbax.args.PyTreeSave(_nested(arrays))} if arrays else {}  # orbax takes no empty tree
+    items = orbax.args.Composite(**parts, state=orbax.args.JsonSave({"jaxnn": 1, "state": skeleton}))
     options = orbax.options.AsyncOptions(timeout_secs=int(max(processes.limit[0], 60)))
     saver = orbax.AsyncCheckpointer(handler, async_options=options)
     try:
@@ -128,6 +150,8 @@ class Reader:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """By path, the shapes of what was written."""
+        if not (self._folder / "arrays").is_dir():
+            return {}
         found = self._reader.metadata(self._folder).item_metadata["arrays"]
         tree = getattr(found, "tree", found)
         return {path: tuple(entry.shape) for path, entry in _flat(tree).items()}

@@ -213,4 +213,9 @@ def _check(name: str, state_dict: Any) -> None:
 def _folder(name: str, checkpoint_id: Any) -> Path:
     if checkpoint_id is None:
         fail(ValueError, f"checkpoint.{name}", "checkpoint_id", "a folder", "None")
-    return Path(checkpoint_id)
+    if not isinstance(checkpoint_id, (str, os.PathLike)):
+        fail(TypeError, f"checkpoint.{name}", "checkpoint_id", "the path of a folder", describe(checkpoint_id))
+    folder = Path(checkpoint_id)
+    if not folder.name:
+        fail(ValueError, f"checkpoint.{name}", "checkpoint_id", "the path of a folder with a name", repr(checkpoint_id))
+    return folder
