@@ -13,7 +13,8 @@ from jaxtyping import Array
 
 from jaxnn.base.checks import check_array, fail
 from jaxnn.base.dtypes import is_half, is_inexact
-from jaxnn.functional._short_sums import alike, mean_over
+from jaxnn.functional._short_sums import alike, is_short, mean_over
+from jaxnn.lowering.by_platform import by_platform
 
 
 def to_computing(x: Array) -> Array:
@@ -24,18 +25,38 @@ def to_computing(x: Array) -> Array:
 def moments(x: Array, axes: tuple[int, ...], mapped: Any = None) -> tuple[Array, Array, Array]:
     """`x` minus its mean over `axes`, that mean, and the variance; the last two keep the dimensions, with size 1.
 
-    Two passes: the mean of ``x - mean`` is the rounding error of the first mean, and is taken off. It has no gradient, since
-    it is zero but for rounding. `mapped` names mapped axes to average over as well.
+    Two passes, and the rounding error of the mean is taken off. `mapped` names mapped axes to average over as well.
     """
     mean = mean_over(x, axes, keepdims=True)
     centered = jnp.subtract(*alike(x, mean))
-    correction = lax.stop_gradient(mean_over(centered, axes, keepdims=True))
+    correction = _error_of_mean(lax.stop_gradient(centered), axes)
     if mapped:
         mean = lax.pmean(mean + correction, mapped)
         centered = x - mean
         return centered, mean, lax.pmean(jnp.mean(lax.square(centered), axes, keepdims=True), mapped)
     variance = mean_over(lax.square(centered), axes, keepdims=True) - lax.square(correction)
     return centered - correction, mean + correction, variance
+
+
+def _error_of_mean(centered: Array, axes: tuple[int, ...]) -> Array:
+    """The mean of ``x - mean``, which is what rounding did to that mean. It has no gradient: it is zero but for rounding.
+
+    A CPU sums one number after the other, so a long sum is off by many units. Other platforms add pairs of partial sums,
+    and are off by about the unit that the mean is rounded to, in torch as well. A pass over all of `x` is not worth that:
+    by the TPU compiler it would be 9 % of a layer norm and 15 % of a batch norm.
+    """
+    if is_short(centered.shape, centered.dtype):
+        return mean_over(centered, axes, keepdims=True)
+    return by_platform(centered, default=_no_error, options=(axes,), cpu=_mean)[0]
+
+
+def _no_error(centered: Array, axes: tuple[int, ...]) -> tuple[Array]:
+    dims = [axis % centered.ndim for axis in axes]
+    return (jnp.zeros([1 if i in dims else size for i, size in enumerate(centered.shape)], centered.dtype),)
+
+
+def _mean(centered: Array, axes: tuple[int, ...]) -> tuple[Array]:
+    return (mean_over(centered, axes, keepdims=True),)
 
 
 def scale_and_shift(x: Array, scale: Array, weight: Array | None, bias: Array | None, shape: Sequence[int]) -> Array:

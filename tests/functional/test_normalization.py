@@ -10,6 +10,7 @@ import pytest
 import jaxnn.functional as F
 from jaxnn.core.parameter import Buffer
 from jaxnn.functional.normalization_local import cross_map_lrn2d
+from jaxnn.lowering.evaluating import Evaluation
 from tests.oracle import assert_parity
 
 
@@ -35,6 +36,36 @@ def test_statistics_far_from_zero(torch):
         (lambda x, w, b: F.layer_norm(x, (9,)), lambda x, w, b: TF.layer_norm(x, (9,))),
     ]:
         assert_parity(ours, theirs, x, w, b, jit=False)
+
+
+def _training(module):
+    return {
+        "layer_norm": lambda x: module.layer_norm(x, x.shape[-1:]),
+        "group_norm": lambda x: module.group_norm(x, 2),
+        "batch_norm": lambda x: module.batch_norm(x, None, None, training=True),
+        "instance_norm": lambda x: module.instance_norm(x),
+    }
+
+
+@pytest.mark.parametrize("mean", [0.0, 10.0, 1e4])
+@pytest.mark.parametrize("name", _training(F))
+def test_statistics_of_other_platforms_programs(torch, name, mean):
+    """Run on this one; they leave the rounding error of the mean."""
+    ours, theirs = _training(F)[name], _training(torch.nn.functional)[name]
+    elsewhere = Evaluation("tpu", {}, lambda equation: False, "the test")(ours)
+    assert_parity(elsewhere, theirs, draw(5, 64, 9, 9, mean=mean), jit=False)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", _training(F))
+def test_two_sums_are_enough_but_on_a_cpu(name, dtype):
+    """The mean and the variance: a pass over the input is what a normalisation costs on an accelerator."""
+    traced = jax.jit(_training(F)[name]).trace(jax.ShapeDtypeStruct((4, 8, 9, 9), dtype))
+    sums = {
+        platform: traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.reduce(")
+        for platform in ("cpu", "tpu", "cuda")
+    }
+    assert sums == {"cpu": 3, "tpu": 2, "cuda": 2}
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import jaxnn as nn
 import jaxnn.functional as F
 from jaxnn import targets
+from parity import compile_beside
 
 needs_tpu = pytest.mark.skipif(not targets.is_installed("tpu"), reason="needs the extra compile-tpu")
 needs_cuda = pytest.mark.skipif(not targets.is_installed("cuda"), reason="needs the extra compile-cuda")
@@ -52,6 +53,13 @@ def test_a_training_step_on_a_tpu():
     assert 0 < found.hbm_bytes <= found.bytes_accessed
     assert any("(Sequential)/0" in cost.op_name for cost in found.costs)
     assert model[0].weight.is_deleted() is False  # nothing has run
+
+
+@needs_tpu
+@pytest.mark.parametrize("name", ["batch_norm", "layer_norm float32"])
+def test_a_norm_costs_a_tpu_what_the_plain_formula_costs(name):
+    ours, plain = [targets.compile(run, *types, target="v5e") for _, run, types in compile_beside.programs_of(name)]
+    assert ours.cycles <= 1.05 * plain.cycles and ours.temporary_bytes <= 1.1 * plain.temporary_bytes
 
 
 @needs_tpu
