@@ -7,8 +7,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import NamedSharding
 
+from jaxnn import _compat
+from jaxnn.base.checks import as_int
 from jaxnn.base.dtypes import as_array
 from jaxnn.parallel.device_mesh import DeviceMesh, as_device_mesh
 from jaxnn.parallel.placement_types import as_spec
@@ -40,14 +43,15 @@ def shard_batch(batch: Any, device_mesh: Any, dim: int = 0) -> Any:
         ('data',)
     """
     mesh = as_device_mesh(device_mesh, "shard_batch")
-    sharding = _sharding(mesh, dim)
+    sharding = _sharding(mesh, as_int("shard_batch", "dim", dim))
     processes = len({device.process_index for device in mesh.jax_mesh.devices.flat})
     own = mesh.size() // processes if mesh.size() % processes == 0 else mesh.size()
 
     def place(path: Any, leaf: Any) -> Any:
         if not isinstance(leaf, (jax.Array, np.ndarray)):
             return leaf
-        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+        traced = isinstance(leaf, _compat.Tracer)
+        if isinstance(leaf, jax.Array) and not traced and leaf.sharding == sharding:
             return leaf
         rows = leaf.shape[dim] if leaf.ndim > dim else None
         if rows is None or rows % own:
@@ -58,6 +62,8 @@ def shard_batch(batch: Any, device_mesh: Any, dim: int = 0) -> Any:
                 f"shard_batch: {name}: expected rows (dimension {dim}) that divide by the {where}{of}, got the shape "
                 f"{tuple(leaf.shape)}. Drop the last batch (drop_last=True), or pad it"
             )
+        if traced:
+            return lax.with_sharding_constraint(leaf, sharding)
         if processes > 1:
             return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
         return jax.device_put(as_array(leaf, "shard_batch: batch"), sharding)

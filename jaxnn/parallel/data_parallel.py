@@ -13,8 +13,8 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxnn import _compat
-from jaxnn.base.checks import fail
-from jaxnn.base.dtypes import as_array
+from jaxnn.base.checks import as_int, fail
+from jaxnn.base.dtypes import as_array, describe
 from jaxnn.core.module import Module
 
 _AXIS = "data"
@@ -112,13 +112,26 @@ class DataParallel(Module):
                 f"DataParallel: expected one process, got {jax.process_count()}: each would train a model of its own on its "
                 "own devices. nn.parallel.DistributedDataParallel(module) spans the devices of all processes"
             )
+        if not isinstance(module, Module):
+            fail(TypeError, "DataParallel", "module", "a module", describe(module))
+        if device_ids is not None and not isinstance(device_ids, Sequence):
+            fail(
+                TypeError,
+                "DataParallel",
+                "device_ids",
+                "a list of local devices, or their numbers",
+                describe(device_ids),
+            )
         chosen = range(jax.local_device_count()) if device_ids is None else device_ids
+        dim = as_int("DataParallel", "dim", dim)
         self.dim = dim
         self.module = module
         self.device_ids = [_device_index(device, "device_ids") for device in chosen]
         self.output_device = None if output_device is None else _device_index(output_device, "output_device")
         if not self.device_ids:
             fail(ValueError, "DataParallel", "device_ids", "at least one device", "none")
+        if len(set(self.device_ids)) < len(self.device_ids):
+            fail(ValueError, "DataParallel", "device_ids", "each device once", repr(self.device_ids))
         _copy_to_all(module, self._devices)
 
     @property

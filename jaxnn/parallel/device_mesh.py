@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any
 
 import jax
@@ -82,16 +83,25 @@ class DeviceMesh:
     # -- views ----------------------------------------------------------------------------------------------------
 
     def __getitem__(self, names: str | tuple[str, ...]) -> DeviceMesh:
-        names = (names,) if isinstance(names, str) else tuple(names)
+        names = (names,) if isinstance(names, str) else names
+        if not isinstance(names, (tuple, list)):
+            fail(TypeError, "DeviceMesh", "the dimensions of a view", "their names", describe(names))
         known = (*map(str, self.jax_mesh.axis_names), *self._flattened)
         for name in names:
             if name not in known:
                 raise KeyError(f"DeviceMesh: expected one of the dimensions {known}, got {name!r}")
+        axes = [axis for name in names for axis in self.axes(name)]
+        if not names or len(set(axes)) < len(axes):
+            fail(KeyError, "DeviceMesh", "the dimensions of a view", "each of them once", repr(tuple(names)))
         return DeviceMesh(self.device_type, self.jax_mesh, names, self._flattened)
 
     def _flatten(self, mesh_dim_name: str | None = None) -> DeviceMesh:
         """This mesh's dimensions as one, under a name by which ``mesh[name]`` finds it from now on."""
         name = mesh_dim_name or "_".join(self.mesh_dim_names)
+        if self.ndim == 1 and name in self.mesh_dim_names:
+            return self
+        if name in map(str, self.jax_mesh.axis_names) or self._flattened.get(name, self.all_axes) != self.all_axes:
+            fail(ValueError, "_flatten", "mesh_dim_name", "a name that the mesh does not have", repr(name))
         self._flattened[name] = self.all_axes
         return DeviceMesh(self.device_type, self.jax_mesh, (name,), self._flattened)
 
@@ -197,10 +207,16 @@ def init_device_mesh(
     Follows ``torch.distributed.device_mesh.init_device_mesh``.
     """
     where = "init_device_mesh"
+    if not isinstance(device_type, str):
+        fail(RuntimeError, where, "device_type", "the name of a platform, as 'cpu'", describe(device_type))
     shape: tuple[Any, ...] = tuple(mesh_shape) if isinstance(mesh_shape, (tuple, list)) else (mesh_shape,)
     if not shape or not all(isinstance(size, (int, np.integer)) and size > 0 for size in shape):
         fail(RuntimeError, where, "mesh_shape", "sizes of at least 1", repr(mesh_shape))
+    if isinstance(mesh_dim_names, str) or not isinstance(mesh_dim_names, (Sequence, NoneType)):
+        fail(TypeError, where, "mesh_dim_names", 'a tuple of names, as ("data",)', describe(mesh_dim_names))
     names = tuple(mesh_dim_names) if mesh_dim_names is not None else tuple(f"dim_{i}" for i in range(len(shape)))
+    if not all(isinstance(name, str) for name in names):
+        fail(TypeError, where, "mesh_dim_names", "names that are texts", repr(names))
     if len(names) != len(shape):
         fail(RuntimeError, where, "mesh_dim_names", f"a name for each of the {len(shape)} dimensions", repr(names))
     if len(set(names)) < len(names):

@@ -11,10 +11,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxnn import _compat
 from jaxnn.base.checks import fail
-from jaxnn.base.dtypes import describe
+from jaxnn.base.dtypes import describe, held_as
 from jaxnn.core import processes
 from jaxnn.core.conversions import place
 from jaxnn.core.module import Module
@@ -39,6 +41,7 @@ def distribute_tensor(
         src_data_rank: accepted; every process gives the same array.
 
     Raises:
+        TypeError, OverflowError: numbers of 64 bits that 32 bits cannot hold.
         ValueError: a dimension that does not divide by the devices along it, or that the array does not have.
 
     Example:
@@ -53,7 +56,12 @@ def distribute_tensor(
     if not isinstance(tensor, (jax.Array, np.ndarray, jax.ShapeDtypeStruct, Slot)):
         fail(TypeError, where, "tensor", "a jax or NumPy array", describe(tensor))
     array = tensor.value if isinstance(tensor, Slot) else tensor
-    return place(array, sharding_for(placements, as_device_mesh(device_mesh, where), array.shape, where))
+    sharding = sharding_for(placements, as_device_mesh(device_mesh, where), array.shape, where)
+    if isinstance(array, np.ndarray):
+        held_as(array, f"{where}: tensor")  # or raises: nothing is narrowed in silence
+    if isinstance(array, _compat.Tracer):
+        return lax.with_sharding_constraint(array, sharding)
+    return place(array, sharding)
 
 
 def distribute_module(

@@ -12,11 +12,12 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnn import _compat
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import as_int, fail
 from jaxnn.base.dtypes import check_dtype, describe, is_floating
 from jaxnn.core.lift import Call
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Slot, owner
+from jaxnn.modules.container import ModuleDict, ModuleList
 from jaxnn.parallel.constraints import constrain_batch
 from jaxnn.parallel.device_mesh import DeviceMesh, as_device_mesh, init_device_mesh
 from jaxnn.parallel.distribute import current_axes, named_boxes, place_boxes, sharding_with
@@ -198,7 +199,8 @@ def fully_shard(
         What was given.
 
     Raises:
-        ValueError: a mesh of more than two dimensions, or a module that is a unit already.
+        TypeError: another kind of argument.
+        ValueError: a mesh of more than two dimensions, or a module that is a unit already, or has no forward.
 
     Example:
         >>> import jaxnn as nn
@@ -215,17 +217,20 @@ def fully_shard(
     where = "fully_shard"
     if isinstance(module, (list, tuple)):
         for each in module:
+            _check_module(each, where)
+        for each in module:
             fully_shard(
                 each, mesh=mesh, reshard_after_forward=reshard_after_forward, shard_placement_fn=shard_placement_fn,
                 mp_policy=mp_policy, offload_policy=offload_policy, ignored_params=ignored_params, batch_dim=batch_dim,
             )  # fmt: skip
         return module
-    if not isinstance(module, Module):
-        fail(TypeError, where, "module", "a module or a list of modules", describe(module))
+    _check_module(module, where)
     if type(offload_policy) is not OffloadPolicy:
         fail(NotImplementedError, where, "offload_policy", "OffloadPolicy()", describe(offload_policy))
-    if unit_of(module) is not None:
-        fail(ValueError, where, "module", "one that is not fully sharded yet", type(module).__name__)
+    if not isinstance(mp_policy, MixedPrecisionPolicy):
+        fail(TypeError, where, "mp_policy", "a MixedPrecisionPolicy", describe(mp_policy))
+    batch_dim = as_int(where, "batch_dim", batch_dim)
+    ignored = _ignored(ignored_params, where)
     if mesh is None:
         mesh = init_device_mesh(jax.devices()[0].platform, (jax.device_count(),), mesh_dim_names=("fsdp",))
     mesh = as_device_mesh(mesh, where)
@@ -239,7 +244,8 @@ def fully_shard(
             repr(mesh),
             f"Take those of the batch: mesh[{names[0]!r}]",
         )
-    own = _own_parameters(module, ignored_params or ())
+    _check_reshard(reshard_after_forward, mesh.size(mesh.ndim - 1), where)
+    own = _own_parameters(module, ignored)
     chosen, rows = _layouts(own, mesh, shard_placement_fn, where)
     others = [(box, sharding_with(current_axes(box, mesh), mesh, box.shape, where)) for box in _others(module, own)]
     place_boxes([*chosen, *others], where, module)
@@ -249,14 +255,59 @@ def fully_shard(
     return module
 
 
+def _check_module(module: Any, where: str) -> None:
+    if not isinstance(module, Module):
+        fail(TypeError, where, "module", "a module or a list of modules", describe(module))
+    if isinstance(module, (ModuleList, ModuleDict)) and type(module).forward is Module.forward:
+        got, remedy = f"a {type(module).__name__}, which is never called", "Give its members"
+        fail(ValueError, where, "module", "a module with a forward", got, remedy)
+    if unit_of(module) is not None:
+        fail(ValueError, where, "module", "one that is not fully sharded yet", type(module).__name__)
+
+
+def _check_reshard(value: Any, size: int, where: str) -> None:
+    if value is not None and not isinstance(value, int):
+        fail(ValueError, where, "reshard_after_forward", "a bool, an int or None", describe(value))
+    if not isinstance(value, bool) and isinstance(value, int) and (value < 1 or size % value):
+        fail(ValueError, where, "reshard_after_forward", f"as an int, one that divides {size}", describe(value))
+
+
+def _ignored(values: Any, where: str) -> set[int]:
+    """The ids of the boxes of parameters that are left as they are."""
+    if values is None:
+        return set()
+    if isinstance(values, jax.Array) or not isinstance(values, Iterable):
+        fail(TypeError, where, "ignored_params", "a list of parameters", describe(values))
+    boxes: set[int] = set()
+    for value in values:
+        box = owner(value)
+        if box is None:
+            fail(TypeError, where, "ignored_params", "parameters of a module", describe(value))
+        boxes.add(id(box))
+    return boxes
+
+
+def _asked(placement_of: Callable[[Any], Any] | None, box: Slot, name: str, where: str) -> int | None:
+    """The dimension that `shard_placement_fn` says for a parameter, if it does."""
+    asked = None if placement_of is None else placement_of(box)
+    if asked is None:
+        return None
+    argument, ndim = f"shard_placement_fn: {name}", len(box.shape)
+    if not isinstance(asked, Shard):
+        fail(TypeError, where, argument, "Shard(dim) or None", describe(asked))
+    if not -ndim <= asked.dim < ndim:
+        fail(ValueError, where, argument, f"a dimension of the shape {tuple(box.shape)}", repr(asked))
+    return asked.dim
+
+
 def unit_of(module: Any) -> Unit | None:
     """The unit that a module is, if it is one."""
     return next((hook.function for hook in module._hook_list("around") if isinstance(hook.function, Unit)), None)
 
 
-def _own_parameters(module: Module, ignored: Iterable[Any]) -> dict[int, tuple[str, Slot]]:
+def _own_parameters(module: Module, ignored: set[int]) -> dict[int, tuple[str, Slot]]:
     """The parameters that no unit below has, and their names, by their boxes' ids."""
-    left_out = {id(owner(item)) for item in ignored}
+    left_out = set(ignored)
     for child in module.modules():
         if child is not module and unit_of(child) is not None:
             left_out |= {id(box) for box in child.parameters()}
@@ -273,6 +324,8 @@ def _others(module: Module, own: dict[int, tuple[str, Slot]]) -> list[Slot]:
 def _layouts(
     own: dict[int, tuple[str, Slot]], mesh: DeviceMesh, placement_of: Callable[[Any], Shard | None] | None, where: str
 ) -> tuple[list[tuple[Slot, NamedSharding]], list[tuple[str, PartitionSpec, PartitionSpec]]]:
+    if placement_of is not None and not callable(placement_of):
+        fail(TypeError, where, "shard_placement_fn", "a function of a parameter", describe(placement_of))
     added = mesh.axes(mesh.ndim - 1)
     size = mesh.size(mesh.ndim - 1)
     chosen: list[tuple[Slot, NamedSharding]] = []
@@ -284,8 +337,8 @@ def _layouts(
             )
         axes = current_axes(box, mesh)
         whole = as_spec(axes)
-        asked = None if placement_of is None else placement_of(box)
-        dim = _dimension(box.shape, axes, size, mesh) if asked is None else asked.dim
+        asked = _asked(placement_of, box, name, where)
+        dim = _dimension(box.shape, axes, size, mesh) if asked is None else asked
         if dim is not None and not any(axis in some for some in axes for axis in added):
             axes[dim] = (*axes[dim], *added)
             rows.append((name, as_spec(axes), whole))

@@ -13,6 +13,7 @@ from jaxnn.base.checks import check_choice, fail
 from jaxnn.base.dtypes import describe
 from jaxnn.core import filling, processes, random, spanning, tree
 from jaxnn.core.module import Module
+from jaxnn.parallel.device_mesh import as_device_mesh
 from jaxnn.parallel.distribute import distribute_module
 
 M = TypeVar("M", bound=Module)
@@ -55,6 +56,10 @@ def init_sharded(build: Callable[[], M], mesh: Any = None, rules: Any = None, *,
         [[-0.00529398  0.3793229 ]]
     """
     check_choice("init_sharded", "numbers", numbers, ("jax", "torch"))
+    if not callable(build) or isinstance(build, Module):
+        remedy = "Write lambda: Net(...)"
+        fail(TypeError, "init_sharded", "build", "a function that makes a module", describe(build), remedy)
+    mesh = None if mesh is None else as_device_mesh(mesh, "init_sharded")
     place = _placing(mesh, rules)
     abstract, steps = _in_shapes(build)
     place(abstract)

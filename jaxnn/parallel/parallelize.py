@@ -72,7 +72,10 @@ def parallelize_module(
             "a ParallelStyle, or a dict of them by names",
             describe(parallelize_plan),
         )
+    steps: list[tuple[ParallelStyle, Module]] = []
     for name, style in parallelize_plan.items():
+        if not isinstance(name, str):
+            fail(TypeError, where, "parallelize_plan", "names of submodules", describe(name))
         if not isinstance(style, ParallelStyle):
             fail(TypeError, where, f"parallelize_plan: {name!r}", "a ParallelStyle", describe(style))
         found = _matching(module, name.split(".")) if name else [module]
@@ -80,8 +83,11 @@ def parallelize_module(
             warnings.warn(
                 f"{where}: parallelize_plan: {name!r} fits no submodule of {type(module).__name__}", stacklevel=2
             )
-        for child in found:
-            style._apply(child, mesh)
+        steps += [(style, child) for child in found]
+    for style, child in steps:  # all of them, before the first is applied
+        style._check(child, mesh)
+    for style, child in steps:
+        style._apply(child, mesh)
     return module
 
 

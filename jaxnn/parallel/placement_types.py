@@ -9,7 +9,7 @@ from typing import Any
 
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import as_int, fail
 from jaxnn.base.dtypes import describe
 from jaxnn.parallel.device_mesh import DeviceMesh
 
@@ -47,6 +47,9 @@ class Shard(Placement):
     """
 
     dim: int
+
+    def __post_init__(self) -> None:
+        as_int("Shard", "dim", self.dim)
 
 
 @dataclass(frozen=True)

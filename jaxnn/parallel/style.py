@@ -41,12 +41,15 @@ class ParallelStyle:
         super().__init_subclass__(**kwargs)
         own_constructor(cls)
 
+    def _check(self, module: Any, mesh: DeviceMesh) -> None:
+        """Raise what `_apply` would raise, and change nothing."""
+
     def _apply(self, module: Any, mesh: DeviceMesh) -> Any:
         raise NotImplementedError
 
 
-def _place(module: Any, mesh: DeviceMesh, dims: Mapping[str, int], where: str) -> None:
-    """Split the named parameters along a dimension over `mesh`; everything else of the module is copied along it."""
+def _chosen(module: Any, mesh: DeviceMesh, dims: Mapping[str, int], where: str) -> list[tuple[Slot, Any]]:
+    """The named parameters split along a dimension over `mesh`; everything else of the module is copied along it."""
     chosen: list[tuple[Slot, Any]] = []
     for names, box in named_boxes(module).values():
         axes = current_axes(box, mesh)
@@ -54,7 +57,11 @@ def _place(module: Any, mesh: DeviceMesh, dims: Mapping[str, int], where: str) -
         if dim is not None and not any(axis in some for some in axes for axis in mesh.all_axes):
             axes[dim] = (*axes[dim], *mesh.all_axes)
         chosen.append((box, sharding_with(axes, mesh, box.shape, f"{where}: {box.label or names[0]}")))
-    place_boxes(chosen, where, module)
+    return chosen
+
+
+def _place(module: Any, mesh: DeviceMesh, dims: Mapping[str, int], where: str) -> None:
+    place_boxes(_chosen(module, mesh, dims, where), where, module)
 
 
 class _Wise(ParallelStyle):
@@ -67,14 +74,20 @@ class _Wise(ParallelStyle):
         self.output_layouts = as_layouts(output_layouts or self._defaults[1], type(self).__name__, "output_layouts")
         self.use_local_output = use_local_output
 
-    def _apply(self, module: Any, mesh: DeviceMesh) -> Any:
-        where = type(self).__name__
+    def _kind(self, module: Any) -> type:
         kind = next((kind for kind in self._rows if isinstance(module, kind)), None)
         if kind is None:
             raise NotImplementedError(
-                f"{where} currently only support nn.Linear and nn.Embedding! Got {describe(module)}"
+                f"{type(self).__name__} currently only support nn.Linear and nn.Embedding! Got {describe(module)}"
             )
-        _place(module, mesh, self._rows[kind], where)
+        return kind
+
+    def _check(self, module: Any, mesh: DeviceMesh) -> None:
+        _chosen(module, mesh, self._rows[self._kind(module)], type(self).__name__)
+
+    def _apply(self, module: Any, mesh: DeviceMesh) -> Any:
+        kind = self._kind(module)
+        _place(module, mesh, self._rows[kind], type(self).__name__)
         inputs = Inputs(self.input_layouts, (self._input[kind],), mesh)
         module.register_forward_pre_hook(inputs, with_kwargs=True)
         module.register_forward_hook(Outputs((), self.output_layouts, mesh))
@@ -157,6 +170,8 @@ class SequenceParallel(ParallelStyle):
 
 
 def _pairs(layouts: Any, where: str, argument: str) -> tuple[tuple[str, Placement | None], ...]:
+    if layouts is not None and not isinstance(layouts, Mapping):
+        fail(TypeError, where, argument, "a dict from names to layouts", describe(layouts))
     return tuple((name, as_layouts(layout, where, argument)[0]) for name, layout in (layouts or {}).items())
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnn.base.dtypes import describe
 from jaxnn.targets.planning import Layout, next_token_loss, plan, squared_loss
 
 
@@ -94,11 +95,13 @@ def _run(arguments: argparse.Namespace) -> int:
     from jaxnn import optim
 
     build = loaded(arguments.model)
+    if not callable(build):
+        raise ValueError(f"jaxnn plan: model: expected what makes a model, got {arguments.model}: {describe(build)}")
     batch = [described(text) for text in arguments.input]
     integers = jnp.issubdtype(batch[0].dtype, jnp.integer)
     loss = loaded(arguments.loss) if arguments.loss else next_token_loss if integers else squared_loss
     make = getattr(optim, arguments.optimizer, None)
-    if make is None:
+    if not isinstance(make, type):
         raise ValueError(f"jaxnn plan: --optimizer: expected a class of nn.optim, as AdamW, got {arguments.optimizer}")
     found = plan(
         build,

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnn.base.autocast import autocast
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import as_int, fail
+from jaxnn.base.dtypes import check_dtype, describe
 from jaxnn.core.module import Module
 from jaxnn.modules.container import ModuleList, Sequential
 from jaxnn.targets.compiling import compile
@@ -42,6 +43,11 @@ class Layout:
     data: int
     fsdp: int
     remat: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("data", "fsdp"):
+            if as_int("targets.Layout", name, getattr(self, name)) < 1:
+                fail(ValueError, "targets.Layout", name, "at least 1 device", getattr(self, name))
 
     def __str__(self) -> str:
         return f"data {self.data} x fsdp {self.fsdp}{', remat' if self.remat else ''}"
@@ -152,14 +158,27 @@ def plan(
 
     Raises:
         ImportError, ValueError: as `compile`; a batch that no layout divides.
+        TypeError: another kind of argument.
     """
     target = get(target)
+    for name, value in (("build", build), ("loss", loss), ("optimizer", optimizer)):
+        if not callable(value) or isinstance(value, Module):
+            fail(TypeError, "targets.plan", name, "a function", describe(value))
+    wanted = None if layouts is None else list(layouts)
+    if wrong := [layout for layout in wanted or () if not isinstance(layout, Layout)]:
+        fail(TypeError, "targets.plan", "layouts", "a list of targets.Layout", describe(wrong[0]))
+    if wanted == [] or as_int("targets.plan", "tries", tries) < 1:
+        name, value = ("layouts", wanted) if wanted == [] else ("tries", tries)
+        fail(ValueError, "targets.plan", name, "at least one", repr(value))
+    rows = [leaf.shape[:1] if hasattr(leaf, "shape") else () for leaf in jax.tree.leaves(batch)]
+    if not rows or () in rows:
+        fail(TypeError, "targets.plan", "batch", "arrays with a first dimension, or their types", describe(batch))
+    dtype = None if dtype is None else check_dtype(dtype, "targets.plan: dtype")
     model, made = jax.eval_shape(lambda: (lambda model: (model, optimizer(model)))(build()))
     devices = len(target.devices())
-    wanted = list(layouts) if layouts is not None else _layouts(devices)
-    first = min(leaf.shape[0] for leaf in jax.tree.leaves(batch))
-    if layouts is None:
-        wanted = [layout for layout in wanted if first % (layout.data * layout.fsdp) == 0]
+    first = min(size for (size,) in rows)
+    if wanted is None:
+        wanted = [layout for layout in _layouts(devices) if first % (layout.data * layout.fsdp) == 0]
     if not wanted:
         fail(ValueError, "targets.plan", "batch", f"a first size that {devices} devices divide", first)
     room = target.chip.memory / target.chip.cores

@@ -180,7 +180,7 @@ def get(name: str | Target) -> Target:
     if isinstance(name, Target):
         return name
     kind, _, topology = str(name).partition(":")
-    if kind in CHIPS and CHIPS[kind].platform == "tpu" and re.fullmatch(r"(\d+x)*\d+|", topology):
+    if kind in CHIPS and CHIPS[kind].platform == "tpu" and re.fullmatch(r"(0*[1-9]\d*x)*0*[1-9]\d*|", topology):
         sizes = tuple(map(int, topology.split("x"))) if topology else (1,)
         sizes += (1,) * (CHIPS[kind].dimensions - len(sizes))
         return Target(name, CHIPS[kind], sizes)

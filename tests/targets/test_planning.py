@@ -149,3 +149,52 @@ def test_a_plan_for_four_chips(tmp_path, capsys):
     assert not any(one.dtype == "f32" and one.bytes > 100_000 for one in split.compiled.collectives)
     found.save_html(tmp_path / "plan.html")
     assert "Best: " in (tmp_path / "plan.html").read_text()
+
+
+def _loss(model, x):
+    return model(x).sum()
+
+
+@pytest.mark.parametrize(
+    "changed, error, name",
+    [
+        ({"build": 3}, TypeError, "build"),
+        ({"build": nn.Linear(2, 2)}, TypeError, "build"),
+        ({"loss": 3}, TypeError, "loss"),
+        ({"optimizer": "AdamW"}, TypeError, "optimizer"),
+        ({"layouts": ["2x2"]}, TypeError, "layouts"),
+        ({"layouts": []}, ValueError, "layouts"),
+        ({"tries": 0}, ValueError, "tries"),
+        ({"batch": []}, TypeError, "batch"),
+        ({"batch": [3]}, TypeError, "batch"),
+        ({"dtype": "bf17"}, TypeError, "dtype"),
+    ],
+)
+def test_a_plan_says_which_argument_is_wrong(changed, error, name):
+    batch = [jax.ShapeDtypeStruct((8, 512), jnp.float32)]
+    arguments = {"build": Net, "loss": _loss, "batch": batch, "optimizer": _adamw, "target": "v5e:2x2"}
+    with pytest.raises(error, match=f"targets.plan: {name}"):
+        targets.plan(**(arguments | changed))
+
+
+def test_no_layout_and_no_target_has_no_devices():
+    for sizes in ((0, 4), (4, 0), (-1, 4)):
+        with pytest.raises(ValueError, match="targets.Layout: .*at least 1 device"):
+            Layout(*sizes)
+    with pytest.raises(TypeError, match="targets.Layout: data"):
+        Layout("2", 2)
+    for name in ("v5e:0x2", "v5e:0", "v5p:2x0x2"):
+        with pytest.raises(ValueError, match="targets.get"):
+            targets.get(name)
+    assert targets.get("v5e:10x2").chips == 20
+
+
+def test_the_command_says_what_is_no_model_and_no_optimizer(tmp_path, capsys):
+    (tmp_path / "m.py").write_text("import jax\nimport jaxnn as nn\n\ndef build():\n    return nn.Linear(4, 4)\n")
+    common = ["--target", "v5e:2x2", "--input", "8x4"]
+    for extra, text in (
+        [("jax", []), "model: expected what makes"],
+        [("build", ["--optimizer", "lr_scheduler"]), "--opt"],
+    ):
+        assert __main__.main(["plan", f"{tmp_path}/m.py:{extra[0]}", *common, *extra[1]]) == 2
+        assert text in capsys.readouterr().err
