@@ -79,7 +79,10 @@ def loaded(place: str) -> Any:
             itertools.islice((n for n in vars(module) if callable(getattr(module, n)) and n[0] != "_"), 12)
         )
         raise ValueError(f"jaxnn plan: {path} has no {name}; it has {known}")
-    return getattr(module, name)
+    found = getattr(module, name)
+    if not callable(found):
+        raise ValueError(f"jaxnn plan: {place}: expected a function or a class, got {describe(found)}")
+    return found
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -95,8 +98,6 @@ def _run(arguments: argparse.Namespace) -> int:
     from jaxnn import optim
 
     build = loaded(arguments.model)
-    if not callable(build):
-        raise ValueError(f"jaxnn plan: model: expected what makes a model, got {arguments.model}: {describe(build)}")
     batch = [described(text) for text in arguments.input]
     integers = jnp.issubdtype(batch[0].dtype, jnp.integer)
     loss = loaded(arguments.loss) if arguments.loss else next_token_loss if integers else squared_loss

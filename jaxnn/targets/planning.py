@@ -170,13 +170,13 @@ def plan(
     if wanted == [] or as_int("targets.plan", "tries", tries) < 1:
         name, value = ("layouts", wanted) if wanted == [] else ("tries", tries)
         fail(ValueError, "targets.plan", name, "at least one", repr(value))
-    rows = [leaf.shape[:1] if hasattr(leaf, "shape") else () for leaf in jax.tree.leaves(batch)]
+    rows: list[Any] = [leaf.shape[:1] if hasattr(leaf, "shape") else () for leaf in jax.tree.leaves(batch)]
     if not rows or () in rows:
         fail(TypeError, "targets.plan", "batch", "arrays with a first dimension, or their types", describe(batch))
     dtype = None if dtype is None else check_dtype(dtype, "targets.plan: dtype")
     model, made = jax.eval_shape(lambda: (lambda model: (model, optimizer(model)))(build()))
     devices = len(target.devices())
-    first = min(size for (size,) in rows)
+    first = min(row[0] for row in rows)
     if wanted is None:
         wanted = [layout for layout in _layouts(devices) if first % (layout.data * layout.fsdp) == 0]
     if not wanted:

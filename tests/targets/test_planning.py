@@ -193,7 +193,7 @@ def test_the_command_says_what_is_no_model_and_no_optimizer(tmp_path, capsys):
     (tmp_path / "m.py").write_text("import jax\nimport jaxnn as nn\n\ndef build():\n    return nn.Linear(4, 4)\n")
     common = ["--target", "v5e:2x2", "--input", "8x4"]
     for extra, text in (
-        [("jax", []), "model: expected what makes"],
+        [("jax", []), "expected a function or a class"],
         [("build", ["--optimizer", "lr_scheduler"]), "--opt"],
     ):
         assert __main__.main(["plan", f"{tmp_path}/m.py:{extra[0]}", *common, *extra[1]]) == 2
