@@ -310,7 +310,7 @@ class Calls:
                 return NUMPY
             if first.kind not in ("list", "tuple"):
                 self.learn(first)
-            return replace(ARRAY, fresh=True)
+            return replace(ARRAY, fresh=dotted in ("einops.reduce", "einops.einsum"))
         if root == "math":
             return (
                 INT

@@ -313,7 +313,24 @@ class Rewriter(Writes):
             self.index(node.slice)
 
     def index(self, index: ast.expr) -> None:
-        """A list as an index: JAX takes arrays."""
+        """A list as an index: JAX takes arrays. A list that holds arrays or lists is a tuple of indices to torch."""
+        if isinstance(index, ast.List):
+            kinds = {self.fact(one).kind for one in index.elts}
+            if kinds & {"array", "list", "none", "tuple"} or any(
+                isinstance(one, (ast.List, ast.Slice)) for one in index.elts
+            ):
+                for one in index.elts:
+                    if isinstance(one, (ast.List, ast.Tuple)):
+                        self.edits[one] = lambda n: f"{self.imports.alias('jnp')}.asarray({self.edits.inside(n)})"
+                self.edits[index] = lambda n: f"({self.edits.inside(n)[1:-1].rstrip().removesuffix(',')},)"
+                return
+            if "unknown" in kinds:
+                self.site(
+                    index,
+                    "x[[i]]",
+                    "changed",
+                    "if what the list holds are tensors, torch takes it for a tuple: write a tuple",
+                )
         for part in index.elts if isinstance(index, ast.Tuple) else [index]:
             if isinstance(part, ast.List):
                 inner = part
@@ -359,6 +376,13 @@ class Rewriter(Writes):
             else:
                 self._torch_call(node, fact.of)
             return
+        if (
+            isinstance(func, ast.Attribute)
+            and isinstance(func.value, ast.Name)
+            and func.attr in self._in_place_modules()
+        ):
+            if self.in_place_function(node, f"self.{func.attr}", self._in_place_modules()[func.attr]):
+                return
         if fact.kind == "external" and fact.of == "builtins.hasattr" and self._probe(node):
             return
         if isinstance(func, ast.Attribute):
@@ -386,8 +410,26 @@ class Rewriter(Writes):
         self.edits[node] = str(here)
         return True
 
+    def _in_place_modules(self) -> dict[str, bool]:
+        """Attributes of this file that hold a module that works in place, or (False) begins with one."""
+        if self._working_in_place is None:
+            self._working_in_place = {}
+            for node in ast.walk(self.source.tree):
+                if isinstance(node, ast.Assign) and works_in_place(node.value):
+                    whole = not ast.unparse(node.value).partition("(")[0].endswith("Sequential")
+                    self._working_in_place |= {t.attr: whole for t in node.targets if isinstance(t, ast.Attribute)}
+        return self._working_in_place
+
+    _working_in_place: dict[str, bool] | None = None
+
     def _torch_call(self, node: ast.Call, dotted: str) -> None:
         rest = dotted[6:]
+        if (
+            dotted.startswith("torch.nn.functional.")
+            and (dotted.endswith("_") or works_in_place(node))
+            and self.in_place_function(node, dotted)
+        ):
+            return
         if dotted in ANSWERS:
             self.site(node, dotted, "exact", "a probe, folded")
             self.edits[node] = ANSWERS[dotted]
@@ -586,6 +628,22 @@ _REFUSED = {
     "to_sparse": "sparse arrays are not ported",
     "share_memory_": "arrays have no storage to share",
 }
+
+
+def works_in_place(call: ast.expr) -> bool:
+    """``nn.ReLU(inplace=True)``, ``nn.ReLU(True)``, or a Sequential that begins with one."""
+    if not isinstance(call, ast.Call):
+        return False
+    name = ast.unparse(call.func).rpartition(".")[2]
+    if name == "Sequential" and call.args:
+        return works_in_place(call.args[0])
+    first = (
+        call.args[0]
+        if call.args and name in ("ReLU", "ReLU6", "SiLU", "Mish", "Hardswish", "Hardsigmoid", "SELU", "GELU")
+        else None
+    )
+    given = [first, *(k.value for k in call.keywords if k.arg == "inplace")]
+    return any(isinstance(one, ast.Constant) and one.value is True for one in given)
 
 
 def _weight(node: ast.expr) -> bool:

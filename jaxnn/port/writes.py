@@ -19,14 +19,25 @@ if TYPE_CHECKING:
 _VIEW_METHODS = {
     "view", "reshape", "flatten", "unsqueeze", "squeeze", "transpose", "permute", "t", "detach", "contiguous", "expand", "narrow",
     "select", "chunk", "split", "unbind", "diagonal", "view_as", "expand_as", "swapaxes", "movedim", "unflatten", "to", "float",
-    "type_as", "half", "data", "T", "mT", "real", "imag",
+    "type_as", "half", "data", "T", "mT", "real", "imag", "H", "mH", "adjoint", "swapdims", "moveaxis", "ravel", "reshape_as",
+    "tensor_split", "hsplit", "vsplit", "dsplit", "split_with_sizes", "unfold", "as_strided", "cpu", "cuda", "type", "double",
+    "bfloat16", "long", "int", "bool", "numpy", "positive", "conj", "requires_grad_", "broadcast_to", "values", "items",
 }  # fmt: skip
+# Functions of other packages that may give their argument, or views of it.
+_VIEW_FUNCTIONS = {
+    "torch.broadcast_tensors", "torch.as_tensor", "torch.asarray", "torch.from_numpy", "torch.meshgrid", "torch.atleast_1d",
+    "torch.atleast_2d", "torch.atleast_3d", "torch.view_as_real", "torch.view_as_complex", "einops.rearrange", "einops.repeat",
+    *(f"builtins.{name}" for name in ("list", "tuple", "map", "zip", "enumerate", "iter", "next", "reversed", "dict", "filter")),
+}  # fmt: skip
+_OWNING = {"Parameter", "register_buffer", "register_parameter", "setattr"}
+_SAME_MODULES = {"Identity", "Flatten", "Unflatten"}
 _RESHAPES = {"view", "reshape", "flatten", "unsqueeze", "squeeze", "view_as", "unflatten"}
 _ADDED = {ast.Add: "add", ast.Mult: "multiply", ast.Div: "divide", ast.Sub: "subtract", ast.Pow: "power"}
 _SIGNS: dict[type, str] = {
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//", ast.Mod: "%", ast.Pow: "**", ast.MatMult: "@",
     ast.BitAnd: "&", ast.BitOr: "|", ast.BitXor: "^", ast.LShift: "<<", ast.RShift: ">>",
 }  # fmt: skip
+CALLERS = "the caller's array is not written to"
 _INITS = {"normal_": "normal_", "uniform_": "uniform_", "zero_": "zeros_", "fill_": "constant_"}
 
 
@@ -67,10 +78,10 @@ class Scope:
             at, first = queue.pop()
             for one, sources in self.sources.items():
                 for how, other, place in sources:
-                    if how in ("same", "view") and at in (one, other) and alive(place, first):
+                    if how in ("same", "view", "maybe") and at in (one, other) and alive(place, first):
                         next_ = other if at == one else one
                         if next_ != name and next_ not in found:
-                            found[next_] = how
+                            found[next_] = "maybe" if found.get(at) == "maybe" else how
                             queue.append((next_, False))
         return found
 
@@ -122,6 +133,7 @@ class Writes:
             every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
             scope.parameters = {a.arg for a in every if a}
             scope.local |= scope.parameters
+        outer: set[str] = set()
         for child in _own(node):
             if isinstance(child, ast.Name):
                 if isinstance(child.ctx, ast.Load):
@@ -135,7 +147,7 @@ class Writes:
             for name in _put_away(child):
                 scope.kept.setdefault(name.id, []).append(name.lineno)
             if isinstance(child, (ast.Global, ast.Nonlocal)):
-                scope.local -= set(child.names)
+                outer |= set(child.names)
             if isinstance(child, ast.Assign):
                 for target in child.targets:
                     self._sourced(scope, target, child.value)
@@ -151,6 +163,7 @@ class Writes:
                         if isinstance(child.iter, ast.Call) and getattr(child.iter.func, "id", "") == "range":
                             how = "fresh"
                         scope.sources.setdefault(name.id, []).append((how, "", child.lineno))
+        scope.local -= outer
         return scope
 
     def _sourced(self: Any, scope: Scope, target: ast.expr, value: ast.expr) -> None:
@@ -160,8 +173,15 @@ class Writes:
                 if isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts)
                 else [value] * len(target.elts)
             )
+            names = (
+                {one.id for one in target.elts if isinstance(one, ast.Name)}
+                if values is getattr(value, "elts", None)
+                else set()
+            )
             for one, each in zip(target.elts, values):
                 self._sourced(scope, one.value if isinstance(one, ast.Starred) else one, each)
+                if isinstance(one, ast.Name) and isinstance(each, ast.Name) and each.id in names - {one.id}:
+                    scope.sources[one.id][-1] = ("view", each.id, value.lineno)  # of what it was before
         elif isinstance(target, ast.Name):
             for how, other in self._origins(value):
                 if not (how == "same" and other == target.id):
@@ -180,23 +200,56 @@ class Writes:
         if isinstance(value, ast.Attribute):
             if value.attr in _VIEW_METHODS:
                 return _viewed(self._origins(value.value))
-            return [("attribute", "")]
+            return [("attribute", ast.unparse(value))]
         if isinstance(value, ast.Subscript):
             base = self.fact(value.value)
             if base.kind in ("array", "unknown"):
                 return _viewed(self._origins(value.value)) if not _gathers(value.slice) else [("fresh", "")]
             return [("item", "")] if base.kind in ("list", "dict", "tuple", "modules") else [("fresh", "")]
-        if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
-            base = self.fact(value.func.value)
-            if base.kind in ("array", "unknown", "box"):
-                if value.func.attr in _VIEW_METHODS:
-                    return _viewed(self._origins(value.func.value))
-                if value.func.attr.endswith("_"):
-                    return self._origins(value.func.value)
-            called = self.fact(value.func)
-            if called.kind == "external" and called.of.partition(".")[2] in _VIEW_METHODS and value.args:
-                return _viewed(self._origins(value.args[0]))
+        if isinstance(value, ast.UnaryOp) and isinstance(value.op, ast.UAdd):
+            return _viewed(self._origins(value.operand))
+        if isinstance(value, ast.Call):
+            return self._origins_of_call(value)
         return [("fresh", "")]
+
+    def _origins_of_call(self: Any, value: ast.Call) -> list[tuple[str, str]]:
+        """A call gives a new array, unless it is known to give a view; ``maybe`` where what is called is not known."""
+        func, called = value.func, self.fact(value.func)
+        if isinstance(func, ast.Attribute) and self.fact(func.value).kind in ("array", "unknown", "box", "dict"):
+            if func.attr in _VIEW_METHODS:
+                return _viewed(self._origins(func.value))
+            if func.attr.endswith("_"):
+                return self._origins(func.value)
+        given = [*value.args, *(k.value for k in value.keywords)]
+        if called.kind == "external":
+            last = called.of.rpartition(".")[2]
+            if called.of == "builtins.getattr":
+                return [("attribute", "")]
+            if called.of in _VIEW_FUNCTIONS:
+                return [o for a in given for o in _viewed(self._origins(a))] or [("fresh", "")]
+            if called.of.startswith("torch.") and value.args and (last in _VIEW_METHODS or last.endswith("_")):
+                return _viewed(self._origins(value.args[0]))
+            if not (called.of.startswith("torch.nn.functional.") and "dropout" in last):
+                return [("fresh", "")]
+        result = self.fact(value)
+        same = called.kind == "module" and str(called.of).rpartition(".")[2] in _SAME_MODULES
+        if (
+            called.kind in ("class", "bottom")
+            or (result.fresh and not same and called.kind != "external")
+            or result.kind not in ("array", "unknown", "list", "tuple")
+        ):
+            return [("fresh", "")]
+        given = value.args if called.kind == "external" else given
+        how = "view" if same or called.kind == "function" and result.kind == "array" else "maybe"
+        if (
+            called.kind == "module"
+            and not isinstance(called.of, str)
+            and called.of is not None
+            and result.kind == "array"
+        ):
+            how = "view"
+        names = [of for a in given for was, of in self._origins(a) if was in ("same", "view", "maybe")]
+        return [(how, of) for of in dict.fromkeys(names)] or [("fresh", "")]
 
     # Statements.
 
@@ -231,6 +284,19 @@ class Writes:
                 if self.fact(target.value).kind == "array" and target.value.id not in self.scope().parameters:
                     self.site(node, "x.data = v", "exact")
                     self.edits[target] = target.value.id
+            elif (
+                isinstance(target, ast.Attribute) and target.attr == "data" and self.fact(target.value).kind == "array"
+            ):
+                if any(how == "attribute" for how, _ in self._origins(node.value)):
+                    self._refuse(
+                        node,
+                        "m.x.data = m.y.data",
+                        "both share their numbers from then on: assign the parameter itself",
+                    )
+                    return
+                self.site(node, "m.x.data = v", "exact")
+                owner = target.value
+                self.edits[target] = lambda _, owner=owner: self.edits.text(owner)
 
     def _maybe_array(self: Any, target: ast.Subscript) -> bool:
         """Whether a subscript that is written to may be a tensor's."""
@@ -283,20 +349,27 @@ class Writes:
                 self._asked_item(node, target, changed, f"x[i] {sign}= v")
         elif isinstance(target, ast.Subscript) and self.fact(target).kind == "array":
             try:
-                self._kept_elsewhere(node)
+                self._kept_elsewhere(node, target.value)
             except Refused as refused:
                 self._refuse(node, f"xs[i] {sign}= y", str(refused))
         elif isinstance(target, ast.Name) and fact.kind == "array":
             self._aug_name(node, target, sign)
         elif isinstance(target, ast.Name) and fact.kind == "unknown":
             try:
-                others, _ = self._allowed(target, node)
+                others, why = self._allowed(target, node)
             except Refused:
-                others = ["another name"]
+                others, why = ["another name"], ""
+            if why.startswith("if the call"):
+                self.site(node, f"x {sign}= y", "changed", why)
             if others:
                 self.site(
                     node, f"x {sign}= y", "changed", f"if this is a tensor, torch changes {others[0]} too: annotate it"
                 )
+        elif isinstance(target, ast.Attribute) and target.attr != "data" and self.fact(target).kind == "array":
+            try:
+                self._seen_by(target, node)
+            except Refused as refused:
+                self._refuse(node, f"m.x {sign}= y", str(refused))
         elif isinstance(target, ast.Attribute) and target.attr == "data":
             self._stored(
                 node,
@@ -317,7 +390,7 @@ class Writes:
             names = " = ".join([target.id, *others])
             self.site(node, f"x {sign}= y", "exact", "names of one array stay so")
             self.edits[node] = lambda _: f"{names} = {target.id} {sign} {parenthesised(self.edits.text(value), 16)}"
-        elif why == "attribute":
+        elif why == "attribute" or (why == CALLERS and not self._used(target, node)):
             value = node.value
             self.site(node, f"x {sign}= y", "exact", "written to what the attribute's array belongs to")
             self.edits[node] = lambda _: (
@@ -336,9 +409,9 @@ class Writes:
         shared = scope.shares(name, since, node.lineno)  # type: ignore[attr-defined]
         for one in (name, *shared):
             for at in scope.kept.get(one, ()):
-                if since < at < node.lineno or (at > node.lineno and scope.looped(at, node.lineno, since)):  # type: ignore[attr-defined]
+                if since <= at < node.lineno or (at > node.lineno and scope.looped(at, node.lineno, since)):  # type: ignore[attr-defined]
                     raise Refused(f"{one} was put where it can be read again, on line {at}")
-        others = []
+        others, unsure = [], ""
         for other in shared:
             if scope.read_after(other, node.lineno):  # type: ignore[attr-defined]
                 pair = [(other, name), (name, other)]
@@ -352,9 +425,15 @@ class Writes:
                 last = self._since(scope, other, node)
                 if direct and last > place:
                     continue  # it has got another array since
+                if shared[other] == "maybe":
+                    unsure = other
+                    continue
                 if how != "same" or place not in (since, last) or len(direct) > 1 or len(shared) > 1:
                     raise Refused(f"{other}, read later, may be a view of {name}")
                 others.append(other)
+        if unsure:
+            return others, f"if the call that gave {name} gave {unsure} back, torch changes {unsure} too"
+        shared = {other: how for other, how in shared.items() if how != "maybe"}
         if self.fact(target).fresh:
             return others, ""
         reaching = {how for how, _, at in scope.sources.get(name, ()) if at >= since}
@@ -362,8 +441,12 @@ class Writes:
         if "item" in reaching:
             raise Refused(f"{name} is an item of something that torch writes into")
         if (name in scope.parameters and not since) or shared.keys() & scope.parameters:
-            return others, "the caller's array is not written to"
+            return others, CALLERS
         return others, "attribute" if "attribute" in reaching else ""
+
+    def _used(self: Any, name: ast.Name, node: ast.AST) -> bool:
+        """Whether what is written is read here: where it is not, it is written for the caller."""
+        return self.scope().read_after(name.id, node.lineno)  # type: ignore[attr-defined]
 
     def _since(self: Any, scope: Scope, name: str, node: ast.AST) -> int:
         """The line of the last assignment to `name` that every way to `node` has passed; 0 where there is none."""
@@ -423,7 +506,7 @@ class Writes:
                 raise Refused("a Parameter object is written by its own methods")
             others, why = self._allowed(target, node)
             new = value(target.id)
-            if why == "attribute" or (why and self._initialises()):
+            if why == "attribute" or (why == CALLERS and (self._initialises() or not self._used(target, node))):
                 return f"{target.id} = {self.imports.alias('T')}.write({target.id}, {new})"
             if why:
                 notes.append(why)
@@ -433,6 +516,7 @@ class Writes:
                 return self.store(target.value, value, node, notes, method)
             if self.fact(target.value).kind == "array":
                 raise Refused(f"a write through .{target.attr}")
+            self._seen_by(target, node)
             text = self.edits.text(target)
             return f"{text} = {value(text)}"
         if isinstance(target, ast.Subscript):
@@ -454,6 +538,15 @@ class Writes:
                 return self.store(inner, lambda old: f"{tight(value(f'{tight(old)}.T'))}.T", node, notes)
         raise Refused(f"a write into {ast.unparse(target)[:60]}")
 
+    def _seen_by(self: Any, target: ast.Attribute, node: ast.AST) -> None:
+        """Refused where a name that is read later holds the attribute's array, which torch changes under both."""
+        scope, line, text = self.scope(), node.lineno, ast.unparse(target)  # type: ignore[attr-defined]
+        for name, sources in scope.sources.items():
+            since = self._since(scope, name, node)
+            held = any(how == "attribute" and of == text and since <= at < line for how, of, at in sources)
+            if held and scope.read_after(name, line):
+                raise Refused(f"{name}, read later, is the array of {text}")
+
     def _retargeted(self: Any, call: ast.Call, receiver: ast.expr) -> Callable[[str], str]:
         match = choose(self.program, self.source, call.func.attr, "method", receiver, call, call)  # type: ignore[union-attr]
         if match is None:
@@ -468,16 +561,29 @@ class Writes:
         base = self.fact(target.value)
         index = self._index(target.slice)
         if base.kind in ("list", "dict", "modules"):
-            self._kept_elsewhere(node)
+            self._kept_elsewhere(node, target.value)
             text = f"{self.edits.text(target.value)}[{index}]"
             return f"{text} = {value(text)}"
         if base.kind != "array" and not (base.kind == "unknown" and isinstance(target.value, ast.Attribute)):
             raise Refused("whether this is a tensor is not known: annotate it")
+        inner = target.value
+        if isinstance(inner, ast.Subscript) and self._copies(inner.slice):
+            raise Refused("an index that is an array gives a copy: torch writes into the copy")
         return self.store(
             target.value,
             lambda old: f"{tight(old)}.at[{index}].{method}({value(f'{tight(old)}[{index}]')})",
             node,
             notes,
+        )
+
+    def _copies(self: Any, index: ast.expr) -> bool:
+        """Whether an index surely is an array or a list, which reads a copy."""
+        parts = index.elts if isinstance(index, ast.Tuple) else [index]
+        return any(
+            isinstance(part, (ast.List, ast.Compare))
+            or self.fact(part).kind in ("array", "list")
+            and self.fact(part).rank != 0
+            for part in parts
         )
 
     def _index(self: Any, index: ast.expr) -> str:
@@ -504,9 +610,13 @@ class Writes:
                     old = self.edits.take(made)
                     self.edits[made] = lambda at, old=old: f"{self.imports.alias('nn')}.Buffer({old(at)})"
 
-    def _kept_elsewhere(self: Any, node: ast.AST) -> None:
+    def _kept_elsewhere(self: Any, node: ast.AST, container: ast.AST | None = None) -> None:
         """Refused where a name that is read later was put into a list or dict: an item that is written to may be its array."""
         scope, line = self.scope(), node.lineno  # type: ignore[attr-defined]
+        if isinstance(container, ast.Name):
+            for other, how in scope.shares(container.id, self._since(scope, container.id, node), line).items():
+                if how == "view" and scope.read_after(other, line):
+                    raise Refused(f"the item may be a view of {other}, which is read later")
         for name, places in scope.kept.items():
             if scope.read_after(name, line) and any(at < line or scope.looped(at, line, 0) for at in places):
                 if max(places) >= self._since(scope, name, node):
@@ -557,6 +667,11 @@ class Writes:
                 return
             if self._value(node, None) is None:
                 self.cannot(node, f"Tensor.{name}", "no row fits")
+                return
+            if isinstance(root, ast.Subscript) and self.fact(root.value).kind == "array" and self._copies(root.slice):
+                self._refuse(
+                    statement, f"Tensor.{name}", "an index that is an array gives a copy: torch writes into the copy"
+                )
                 return
             self._stored(statement, root, lambda old: self._value(node, old) or "", f"Tensor.{name}")
             return
@@ -739,6 +854,49 @@ class Writes:
             self.edits[node] = lambda _: value(self.edits.text(target))
         return True
 
+    def in_place_function(self: Any, node: ast.Call, name: str, whole: bool = True) -> bool:
+        """``F.relu(x, inplace=True)``, or a module that works in place: the name holds the result from then on."""
+        target, parent = node.args[0] if node.args else None, self.source.parent(node)
+        if not isinstance(target, ast.Name) or self.fact(target).kind not in ("array", "unknown"):
+            return False
+        rebinds = isinstance(parent, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id == target.id for t in parent.targets
+        )
+        used = not rebinds and (self._used(target, node) or self._again(target, node))
+        try:
+            if used and whole is False:
+                raise Refused(f"{target.id}, read later, is what its first module makes of it")
+            if self._in_expression_scope(node):
+                raise Refused("it writes into what another list or the caller holds")
+            others, why = self._allowed(target, node)
+            shared = self.scope().shares(target.id, self._since(self.scope(), target.id, node), node.lineno)
+            others += [other for other in shared if self._again(ast.Name(other), node, 0)]
+            if others:
+                raise Refused(f"{others[0]} is the same array")
+        except Refused as refused:
+            self.cannot(node, name, str(refused))
+            return True
+        if why:
+            self.site(node, name, "changed", "what it was called on is not written to")
+        if whole and (isinstance(parent, ast.Expr) or used):
+            self.children(node)
+            old, text = self.edits.take(node), target.id
+            self.edits[node] = lambda at: f"({text} := {old(at)})"
+            return True
+        return False
+
+    def _again(self: Any, name: ast.Name, node: ast.AST, times: int = 1) -> bool:
+        """Whether the statement reads the name more often."""
+        at = node
+        while not isinstance(at, ast.stmt):
+            at = self.source.parent(at)
+        if not isinstance(at, (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Return, ast.Expr)):
+            return False
+        return (
+            sum(isinstance(n, ast.Name) and n.id == name.id and isinstance(n.ctx, ast.Load) for n in ast.walk(at))
+            > times
+        )
+
     def rebound(self: Any, node: ast.Call) -> None:
         """``fill(w)`` as a statement, where the package's own `fill` writes into its argument and gives it back."""
 
@@ -764,7 +922,7 @@ def _put_away(node: ast.AST) -> list[ast.Name]:
     if isinstance(node, ast.Assign):
         value = node.value
         if any(isinstance(t, (ast.Attribute, ast.Subscript)) for t in node.targets):
-            found = [value]
+            found = [value, *(node.targets if len(node.targets) > 1 else [])]
         elif not isinstance(node.targets[0], ast.Tuple):
             if isinstance(value, (ast.List, ast.Tuple, ast.Set)):
                 found = list(value.elts)
@@ -776,6 +934,8 @@ def _put_away(node: ast.AST) -> list[ast.Name]:
         and node.func.attr in ("append", "insert", "add")
     ):
         found = [*node.args[-1:]]
+    if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in _OWNING:
+        found = [*node.args, *(k.value for k in node.keywords)]
     return [one for one in found if isinstance(one, ast.Name)]
 
 
