@@ -50,7 +50,8 @@ def export(
     Raises:
         TypeError: arguments that are no arrays; a result that is or holds a module.
         ValueError: an unknown platform; `dynamic_shapes` that do not fit.
-        RuntimeError: a call that draws random numbers, or changes more than arrays.
+        RuntimeError: a call that draws random numbers, or changes more than arrays; a model that says how several devices
+            divide its work.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -90,6 +91,12 @@ def export(
     with call, portable(True):
         key = call.key
         exported = jax_export.export(jax.jit(pure), platforms=platforms)(held, types, named_types)
+    if exported.nr_devices > 1:
+        raise RuntimeError(
+            f"{_NAME}: the program divides its work among {exported.nr_devices} devices, and could run on as many only. "
+            "Export the model as it is built, without fully_shard or parallelize_module, and give it this model's numbers: "
+            "plain.load_state_dict(model.state_dict())"
+        )
     about = {
         "name": pure.__name__,
         "jaxnn": __version__,

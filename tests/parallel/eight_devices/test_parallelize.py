@@ -235,3 +235,15 @@ def test_a_model_of_shapes_and_its_optimizer(mesh):
     count = sum(box.numel() for box in model.parameters())
     assert sizes.argument_size_in_bytes < 1.1 * 12 * count / 2
     assert "lr: not known" in repr(jax.eval_shape(lambda: nn.optim.AdamW(Net())))
+
+
+def test_a_divided_model_is_exported_as_it_is_built(mesh):
+    build = lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))  # noqa: E731
+    x = jnp.ones((8, 8))
+    model = nn.parallel.fully_shard(build(), mesh=mesh["fsdp"])
+    with pytest.raises(RuntimeError, match=r"plain\.load_state_dict\(model\.state_dict\(\)\)"):
+        nn.export.export(model, (x,))
+    plain = build()
+    plain.load_state_dict(model.state_dict())
+    rounding = 8 * np.finfo(np.float32).eps
+    np.testing.assert_allclose(nn.export.export(plain, (x,))(x), model(x), rtol=rounding, atol=rounding)
