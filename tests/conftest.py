@@ -20,7 +20,6 @@ import pytest
 from jax._src import compiler
 
 import jaxnn as nn
-from jaxnn.mersenne import compiled_fills
 from parity import ours
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
@@ -44,8 +43,6 @@ def _compilation(request):
     """
     asked = os.environ.get("JAXNN_COMPILATION") or getattr(request.module, "COMPILATION", "quick")
     with pytest.MonkeyPatch.context() as patch:
-        # Which bits a fill has depends on how it was compiled: what one file's options gave is not true of another's.
-        patch.setattr(compiled_fills, "same_bits", {})
         if asked == "quick":
             patch.setattr(compiler, "get_compile_options", ours.quickly(compiler.get_compile_options))
         yield

@@ -2,7 +2,7 @@
 
 The twister's recurrence is a scan over windows of 624 words, which need not begin where the generator's own blocks do;
 torch's arithmetic is written out so that LLVM fuses the multiply-adds that torch's compiler fused. That is a habit of
-compilers, not a promise: the first fill of each kind is compared with NumPy's, and where one bit differs (a processor
+compilers, not a promise: the beginning of each fill is compared with NumPy's, and where one bit differs (a processor
 without fused multiply-add) NumPy is used for good. Compiling costs some tenths of a second, so a process that draws
 little never comes here.
 """

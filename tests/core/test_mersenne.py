@@ -110,6 +110,19 @@ def test_a_compiler_with_other_bits_is_not_used(monkeypatch):
     assert compiled_fills.same_bits == {"uniform": False}
 
 
+def test_other_bits_are_seen_in_a_later_fill(monkeypatch):
+    """JAX may have compiled anew, with other options."""
+    monkeypatch.setattr(compiled_fills, "same_bits", {})
+    size = 2 * compiled_fills.WORDS
+    expected = Twister(1)
+    fills = [expected.normal((size,)) for _ in range(2)]
+    monkeypatch.setattr(compiled_fills, "worthwhile", lambda size: True)
+    twister, sound = Twister(1), compiled_fills.normal
+    np.testing.assert_array_equal(twister.normal((size,)), fills[0])
+    monkeypatch.setattr(compiled_fills, "normal", lambda *args: (sound(*args)[0] + 0.5, *sound(*args)[1:]))
+    np.testing.assert_array_equal(twister.normal((size,)), fills[1])
+
+
 def test_other_bits_are_seen_after_bounds_that_are_powers_of_two(monkeypatch):
     """Between these nothing is rounded: that a fill has the same bits says nothing of the next one."""
     unfused = compiled_fills.uniform
