@@ -138,6 +138,14 @@ def as_int(function: str, argument: str, value: Any) -> int:
         fail(TypeError, function, argument, "an int", value, remedy)
 
 
+def axis_of(function: str, argument: str, dim: Any, ndim: int) -> int:
+    """`dim` counted from the front; torch's IndexError where there is no such dimension (one at least)."""
+    dim, span = as_int(function, argument, dim), max(ndim, 1)
+    if not -span <= dim < span:
+        fail(IndexError, function, argument, f"a dimension from {-span} to {span - 1}", f"{dim}, out of range")
+    return dim % span
+
+
 def as_option(value: Any) -> str:
     """What to write where an array was given for an option of a layer."""
     if isinstance(value, (jax.Array, np.ndarray)) and np.ndim(value):

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base import modes
-from jaxnn.base.checks import check_indices, concrete, fail
+from jaxnn.base.checks import axis_of, check_indices, concrete, fail
 from jaxnn.base.dtypes import arrays_in, check_dtype, is_floating, is_inexact
 
 Picked = namedtuple("Picked", ["values", "indices"])
@@ -341,13 +341,6 @@ def _view(x: Any, *shape: Any) -> Any:
     return x.reshape(_sizes(shape[0], shape[1:]))
 
 
-def _expand(x: Any, *sizes: Any) -> Any:
-    shape = list(_sizes(sizes[0], sizes[1:]))
-    for place in range(1, x.ndim + 1):
-        shape[-place] = x.shape[-place] if shape[-place] == -1 else shape[-place]
-    return jnp.broadcast_to(x, shape)
-
-
 def _flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     start, end = start_dim % max(x.ndim, 1), end_dim % max(x.ndim, 1)
     return x.reshape(*x.shape[:start], -1, *x.shape[end + 1 :])
@@ -355,14 +348,6 @@ def _flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
 
 def _transpose(x: Any, *dims: Any) -> Any:
     return jnp.swapaxes(x, *dims) if len(dims) == 2 else x.transpose(*dims)
-
-
-def _picked(values: Any, order: Any, dim: int) -> Picked:
-    return Picked(jnp.take_along_axis(values, order, axis=dim), order)
-
-
-def _sort(x: Any, dim: int = -1, descending: bool = False, **options: Any) -> Any:
-    return _picked(x, jnp.argsort(x, axis=dim, descending=descending), dim)
 
 
 # -- reading and writing at indices: what is out of range raises where it is known, and is NaN where it is not
@@ -380,21 +365,14 @@ def _of_tensors(name: str) -> Callable[..., Any]:
     return method
 
 
-def _axis(name: str, x: Any, dim: int) -> int:
-    if not -max(x.ndim, 1) <= dim < max(x.ndim, 1):
-        limits = f"from {-max(x.ndim, 1)} to {max(x.ndim, 1) - 1}"
-        fail(IndexError, name, "dim", f"a dimension {limits} of the array", dim)
-    return dim % max(x.ndim, 1)
-
-
 def _select(x: Any, dim: int, index: Any) -> Any:
-    axis = _axis("select", x, dim)
+    axis = axis_of("select", "dim", dim, x.ndim)
     check_indices("select", "index", jnp.asarray(index), x.shape[axis], low=-x.shape[axis])
     return jnp.take(x, index, axis=axis, mode="fill")
 
 
 def _index_select(x: Any, dim: int, index: Any) -> Any:
-    axis, index = _axis("index_select", x, dim), jnp.asarray(index)
+    axis, index = axis_of("index_select", "dim", dim, x.ndim), jnp.asarray(index)
     if not jnp.issubdtype(index.dtype, jnp.integer):
         fail(RuntimeError, "index_select", "index", "integers", index)
     check_indices("index_select", "index", index, x.shape[axis])
@@ -408,7 +386,7 @@ def _take(x: Any, index: Any) -> Any:
 
 
 def _narrow(x: Any, dim: int, start: Any, length: int) -> Any:
-    axis = _axis("narrow", x, dim)
+    axis = axis_of("narrow", "dim", dim, x.ndim)
     size = x.shape[axis]
     if length < 0:
         fail(RuntimeError, "narrow", "length", "a number from 0 up", length)
@@ -465,14 +443,12 @@ METHODS: dict[str, Callable[..., Any]] = {name: getattr(jnp, name) for name in _
     "max": _extreme(jnp.max, jnp.argmax, jnp.maximum), "min": _extreme(jnp.min, jnp.argmin, jnp.minimum),
     "argmax": _reduction(jnp.argmax), "argmin": _reduction(jnp.argmin), "count_nonzero": _reduction(jnp.count_nonzero),
     "cumsum": lambda x, dim: jnp.cumsum(x, axis=dim), "cumprod": lambda x, dim: jnp.cumprod(x, axis=dim),
-    "sort": _sort, "nonzero": lambda x: jnp.argwhere(x), "unique": lambda x: jnp.unique(x),
+    "nonzero": lambda x: jnp.argwhere(x), "unique": lambda x: jnp.unique(x),
     "view": _view, "reshape": lambda x, *shape: x.reshape(_sizes(shape[0], shape[1:])), "flatten": _flatten,
     "view_as": lambda x, other: x.reshape(other.shape), "reshape_as": lambda x, other: x.reshape(other.shape),
-    "unflatten": lambda x, dim, sizes: x.reshape(*x.shape[: dim % x.ndim], *sizes, *x.shape[dim % x.ndim + 1 :]),
-    "squeeze": lambda x, dim=None: jnp.squeeze(x) if dim is None else (x if x.shape[dim] != 1 else jnp.squeeze(x, dim)),
     "unsqueeze": lambda x, dim: jnp.expand_dims(x, dim), "t": lambda x: x.T, "transpose": _transpose,
     "permute": lambda x, *dims: x.transpose(_sizes(dims[0], dims[1:])), "movedim": jnp.moveaxis, "moveaxis": jnp.moveaxis,
-    "expand": _expand, "expand_as": lambda x, other: jnp.broadcast_to(x, other.shape),
+    "expand_as": lambda x, other: jnp.broadcast_to(x, other.shape),
     "broadcast_to": jnp.broadcast_to, "repeat": lambda x, *sizes: jnp.tile(x, _sizes(sizes[0], sizes[1:])),
     "repeat_interleave": lambda x, repeats, dim=None: jnp.repeat(x, repeats, axis=dim),
     "unbind": lambda x, dim=0: tuple(jnp.moveaxis(x, dim, 0)), "flip": lambda x, *dims: jnp.flip(x, _sizes(dims[0], dims[1:])),
@@ -496,7 +472,10 @@ METHODS: dict[str, Callable[..., Any]] = {name: getattr(jnp, name) for name in _
 }  # fmt: skip
 METHODS |= {
     name: _of_tensors(name)
-    for name in "gather scatter scatter_add index_fill index_copy index_add topk split chunk".split()
+    for name in (
+        *("gather", "scatter", "scatter_add", "index_fill", "index_copy", "index_add", "topk", "sort"),
+        *("split", "chunk", "squeeze", "expand", "unflatten"),
+    )
 }
 
 

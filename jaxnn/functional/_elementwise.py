@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.base.checks import check_array, fail
+from jaxnn.base.checks import axis_of, check_array, fail
 from jaxnn.base.dtypes import compute_dtype, floating, is_floating, is_integer
 from jaxnn.base.naming import renamed
 from jaxnn.base.op import op
@@ -119,7 +119,4 @@ def check_dim(function: str, dim: Any, ndim: int, argument: str = "dim") -> int:
     """`dim` counted from the front; TypeError unless an int, IndexError out of range (one dimension at least)."""
     if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)):
         fail(TypeError, function, argument, "an int", dim)
-    span = max(ndim, 1)
-    if not -span <= dim < span:
-        fail(IndexError, function, argument, f"a dimension from {-span} to {span - 1}", f"{dim}, out of range")
-    return int(dim) % span
+    return axis_of(function, argument, dim, ndim)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 import jaxnn
 import jaxnn.functional as F
+from jaxnn import tensor as T
 from jaxnn.core.module import Module
 from jaxnn.io.dtypes import DTYPES
 from jaxnn.porting.arrays import from_torch_state_dict
@@ -189,33 +190,8 @@ def _sizes(sizes: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else tuple(sizes)
 
 
-def _split(x: Any, size: Any, dim: int = 0) -> tuple[Any, ...]:
-    length = x.shape[dim]
-    ends = (
-        list(range(size, length, size)) if isinstance(size, int) else [sum(size[: i + 1]) for i in range(len(size) - 1)]
-    )
-    return tuple(jnp.split(x, ends, axis=dim))
-
-
-def _chunk(x: Any, chunks: int, dim: int = 0) -> tuple[Any, ...]:
-    return _split(x, -(-x.shape[dim] // chunks), dim)
-
-
 def _flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     return jaxnn.Flatten(start_dim, end_dim)(x)
-
-
-def _expand(x: Any, *sizes: Any) -> Any:
-    wanted = _sizes(sizes)
-    shape = (1,) * (len(wanted) - x.ndim) + x.shape
-    return jnp.broadcast_to(x, tuple(own if new == -1 else new for own, new in zip(shape, wanted)))
-
-
-def _squeeze(x: Any, dim: Any = None) -> Any:
-    if dim is None:
-        return jnp.squeeze(x)
-    axes = [axis for axis in ((dim,) if isinstance(dim, int) else dim) if x.shape[axis] == 1]
-    return jnp.squeeze(x, axis=tuple(axes))
 
 
 def _to(x: Any, *options: Any, dtype: Any = None, **_: Any) -> Any:
@@ -251,9 +227,9 @@ _SHARED: dict[str, Callable[..., Any]] = {
     "matmul": _matmul,
     "bmm": _matmul,
     "mm": _matmul,
-    "chunk": _chunk,
-    "split": _split,
-    "squeeze": _squeeze,
+    "chunk": T.chunk,
+    "split": T.split,
+    "squeeze": T.squeeze,
     "unsqueeze": lambda x, dim: jnp.expand_dims(x, dim if dim >= 0 else x.ndim + dim + 1),
     "transpose": lambda x, dim0, dim1: jnp.swapaxes(x, dim0, dim1),
     "permute": lambda x, *dims: jnp.transpose(x, _sizes(dims)),
@@ -295,7 +271,7 @@ _METHODS: dict[str, Callable[..., Any]] = _SHARED | {
     "view": _SHARED["reshape"],
     "contiguous": lambda x: x,
     "clone": lambda x: x,
-    "expand": _expand,
+    "expand": T.expand,
     "repeat": lambda x, *sizes: jnp.tile(x, _sizes(sizes)),
     "t": lambda x: x.T,
     "to": _to,

@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.base.checks import check_choice, check_indices, concrete, fail
+from jaxnn.base.checks import axis_of, check_choice, check_indices, concrete, fail
 from jaxnn.base.dtypes import is_inexact
 from jaxnn.base.op import op
-from jaxnn.tensor.shapes import axis_of
 
 
 def _check_places(function: str, negative: bool) -> Any:

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.base import modes
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import axis_of, fail
 from jaxnn.base.dtypes import compute_dtype, is_inexact
 from jaxnn.base.op import op
 from jaxnn.functional.norms import vector_norm
-from jaxnn.tensor.shapes import axis_of
 
 
 @op

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import axis_of, fail
 from jaxnn.base.op import op
-from jaxnn.tensor.shapes import axis_of
 
 
 class Picked(NamedTuple):

@@ -9,17 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.base.checks import as_int, fail
+from jaxnn.base.checks import as_int, axis_of, fail
 from jaxnn.base.dtypes import check_dtype
 from jaxnn.base.op import op
-
-
-def axis_of(function: str, argument: str, dim: int, ndim: int) -> int:
-    """`dim` counted from the front; torch's IndexError where there is no such dimension."""
-    dim = as_int(function, argument, dim)
-    if not -max(ndim, 1) <= dim < max(ndim, 1):
-        fail(IndexError, function, argument, f"a dimension from {-max(ndim, 1)} to {max(ndim, 1) - 1}", repr(dim))
-    return dim % max(ndim, 1)
 
 
 def as_sizes(sizes: tuple[Any, ...]) -> tuple[Any, ...]:
