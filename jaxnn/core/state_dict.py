@@ -231,7 +231,7 @@ class StateDict:
         if metadata is not None:
             state_dict._metadata = metadata  # type: ignore[attr-defined]
         report = _Report(metadata or {}, strict, assign)
-        undo = _Undo(self)
+        undo = Undo(self)
         try:
             _check_unchanged(state_dict)
             _load(self, state_dict, "", report)
@@ -256,7 +256,7 @@ class _Report:
         self.errors: list[str] = []
 
 
-class _Undo:
+class Undo:
     """A tree's arrays as they were before a load."""
 
     def __init__(self, module: Any) -> None:

@@ -328,7 +328,7 @@ class Optimizer(Hooked, Stateful):
         if spread:
             self._follow()
         self._check_gradients(grads, names, boxes)
-        undo = _Undo(self)
+        undo = Undo(self)
         try:
             changes: tuple[Any, Any] = self._update(boxes, names, grads)
             if skip is not None:  # what a step adds to the state is in its boxes already, as it begins
@@ -408,7 +408,7 @@ class Optimizer(Hooked, Stateful):
         numbers = {
             number: own for group, members in zip(saved, self._members) for number, own in zip(group["params"], members)
         }
-        undo = _Undo(self)
+        undo = Undo(self)
         try:
             for number, group in enumerate(saved):
                 own = self._fixed[number] if is_deleted(self._slots[f"options.{number}"]) else self.param_groups[number]
@@ -466,7 +466,7 @@ def _plain(value: Any) -> Any:
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
-class _Undo:
+class Undo:
     """An optimizer's attributes and arrays as they were."""
 
     def __init__(self, optimizer: Optimizer) -> None:

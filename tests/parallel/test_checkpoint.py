@@ -362,3 +362,76 @@ def test_arrays_that_are_traced_and_folders_without_a_name(tmp_path, monkeypatch
     with pytest.raises(ValueError, match="checkpoint.save: checkpoint_id"):
         checkpoint.save({"step": 1}, checkpoint_id="")
     assert not list(tmp_path.iterdir())
+
+
+class _Fails:
+    def __init__(self):
+        self.state = {"turns": 1, "seen": [np.zeros(2)]}
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, state):
+        self.state["seen"].append(state)
+        if state["turns"] == 2:
+            raise RuntimeError("not this one")
+        self.state = state
+
+
+class _Counter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.count = nn.Linear(2, 2), [0]
+
+    def get_extra_state(self):
+        return self.count
+
+    def set_extra_state(self, state):
+        self.count = state
+
+
+def test_nothing_changes_where_a_users_load_state_dict_raises(tmp_path):
+    model, fails = _Counter(), _Fails()
+    optimizer = nn.optim.AdamW(model)
+    state = {"model": model, "optimizer": optimizer, "step": 1, "rng": nn.default_generator, "fails": fails, "last": 3}
+    fails.state["turns"], model.count = 2, [7]
+    checkpoint.save(state, checkpoint_id=tmp_path / "1")
+    fails.state["turns"], model.count[0] = 1, 0
+    loss, grads = nn.value_and_grad(lambda m: m.linear(jnp.ones((4, 2))).sum())(model)
+    optimizer.step(model, grads)
+    optimizer.param_groups[0]["lr"] = 0.5
+    nn.next_key()
+    before = {name: np.asarray(value) for name, value in model.state_dict().items() if name != "_extra_state"}
+    moments = optimizer.state_dict()["state"][0]["exp_avg"]
+    stream = nn.get_rng_state()
+    state |= {"step": 0, "last": 0}
+    with pytest.raises(RuntimeError, match="not this one"):
+        checkpoint.load(state, checkpoint_id=tmp_path / "1")
+    for name, value in before.items():
+        np.testing.assert_array_equal(model.state_dict()[name], value)
+    assert model.count == [0] and state["step"] == state["last"] == 0 and optimizer.param_groups[0]["lr"] == 0.5
+    np.testing.assert_array_equal(optimizer.state_dict()["state"][0]["exp_avg"], moments)
+    np.testing.assert_array_equal(nn.get_rng_state(), stream)
+    assert fails.state["turns"] == 1 and len(fails.state["seen"]) == 1
+
+
+def test_an_optimizer_takes_its_own_kind_and_shapes(tmp_path):
+    checkpoint.save(
+        {"adamw": nn.optim.AdamW(nn.Linear(8, 16)), "model": nn.Linear(8, 16), "two": 2}, checkpoint_id=tmp_path / "1"
+    )
+    load = lambda name, optimizer: checkpoint.load({name: optimizer}, checkpoint_id=tmp_path / "1")  # noqa: E731
+    load("adamw", nn.optim.Adam(nn.Linear(8, 16)))
+    for name, optimizer, text in (
+        (
+            "adamw",
+            nn.optim.AdamW(nn.Linear(3, 3)),
+            "weight: expected the state of a parameter of shape (3, 3), got that of",
+        ),
+        ("adamw", nn.optim.SGD(nn.Linear(8, 16), lr=1.0), "expected the state of SGD, whose options are"),
+        ("model", nn.optim.SGD(nn.Linear(8, 16), lr=1.0), "model: expected the state of an optimizer"),
+        ("two", nn.optim.SGD(nn.Linear(8, 16), lr=1.0), "two: expected the state of an optimizer"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(text)):
+            load(name, optimizer)
+    with pytest.raises(RuntimeError, match="names of Linear that the checkpoint lacks"):
+        checkpoint.load({"two": nn.Linear(2, 2)}, checkpoint_id=tmp_path / "1")

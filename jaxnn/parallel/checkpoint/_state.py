@@ -6,6 +6,7 @@ tuples, and dicts whose keys are not texts, are tagged.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
@@ -18,8 +19,10 @@ from jaxnn.core import processes
 from jaxnn.core.module import Module
 from jaxnn.core.parameter import Buffer, Parameter, Slot
 from jaxnn.core.random import Generator
+from jaxnn.core.state_dict import Undo as UndoModule
 from jaxnn.core.state_dict import outgoing
 from jaxnn.optim.optimizer import Optimizer
+from jaxnn.optim.optimizer import Undo as UndoOptimizer
 
 _ARRAY, _TUPLE, _PAIRS = "__array__", "__tuple__", "__pairs__"
 
@@ -138,11 +141,18 @@ def _by_names(optimizer: Optimizer) -> dict[str, Any]:
         for group, members in zip(optimizer.param_groups, optimizer._members)
     ]
     state = {names[key] if torchs else key: fields for key, fields in optimizer._saved_state().items()}
-    return {"state": state, "param_groups": groups}
+    return {"state": state, "param_groups": groups, "shapes": _shapes_of(optimizer)}
+
+
+def _shapes_of(optimizer: Optimizer) -> list[list[int] | None]:
+    """The parameters' shapes, group by group; None where one is not known, as of a copy of an optimizer."""
+    boxes = optimizer.__dict__.get("_unbound") or []
+    return [None if getattr(box, "is_lazy", False) else list(box.shape) for box in boxes]
 
 
 def _by_numbers(optimizer: Optimizer, state_dict: dict[str, Any], path: str) -> dict[str, Any]:
     """What `_by_names` gave, as ``optimizer.load_state_dict`` takes it."""
+    _check_kind(optimizer, state_dict, path)
     numbers = {name: number for number, name in enumerate(_names_of(optimizer))}
     saved = [name for group in state_dict["param_groups"] for name in group["params"]]
     if unknown := sorted(set(map(str, saved)) ^ set(map(str, numbers))):
@@ -150,6 +160,7 @@ def _by_numbers(optimizer: Optimizer, state_dict: dict[str, Any], path: str) -> 
             f"checkpoint.load: {path}: the optimizer that was saved and this one are not of the same parameters: "
             f"{', '.join(unknown[:8])}" + (" ..." if len(unknown) > 8 else "")
         )
+    _check_shapes(optimizer, numbers, saved, state_dict.get("shapes"), path)
     saved_groups = {frozenset(numbers[name] for name in group["params"]): group for group in state_dict["param_groups"]}
     groups = []
     for members in optimizer._members:
@@ -162,6 +173,36 @@ def _by_numbers(optimizer: Optimizer, state_dict: dict[str, Any], path: str) -> 
     torchs = hasattr(optimizer, "_held")
     state = {numbers[key] if torchs else key: fields for key, fields in state_dict["state"].items()}
     return {"state": state, "param_groups": groups}
+
+
+def _check_kind(optimizer: Optimizer, state_dict: Any, path: str) -> None:
+    """Raise ValueError for what is no optimizer's state, or that of a kind with other options.
+
+    Adam's goes into AdamW. One side alone may have options that the other lacks: versions add some.
+    """
+    if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= state_dict.keys():
+        raise ValueError(
+            f"checkpoint.load: {path}: expected the state of an optimizer in the checkpoint, got another value"
+        )
+    own = set(optimizer._known())
+    saved = {name for group in state_dict["param_groups"] for name in group} - {"params", "param_names"}
+    if own - saved and saved - own - {"initial_lr"}:
+        raise ValueError(
+            f"checkpoint.load: {path}: expected the state of {type(optimizer).__name__}, whose options are {sorted(own)}, "
+            f"got that of an optimizer with the options {sorted(saved)}"
+        )
+
+
+def _check_shapes(optimizer: Optimizer, numbers: dict[Any, int], saved: list[Any], shapes: Any, path: str) -> None:
+    """Raise ValueError for parameters that had other shapes; before the first step there is no state that would tell."""
+    own = _shapes_of(optimizer)
+    for name, was in zip(saved, shapes or ()):
+        now = own[numbers[name]] if own else None
+        if was is not None and now is not None and now != was:
+            raise ValueError(
+                f"checkpoint.load: {path}: {name}: expected the state of a parameter of shape {tuple(now)}, got that of "
+                f"shape {tuple(was)}"
+            )
 
 
 # -- where things go when they are loaded --------------------------------------------------------------------------------
@@ -178,6 +219,11 @@ class Target:
 
     def _match(self, module: Module) -> None:
         own = module.state_dict(keep_vars=True)
+        if not isinstance(self.skeleton, dict):
+            raise RuntimeError(
+                f"checkpoint.load: {self.name}: names of {type(module).__name__} that the checkpoint lacks: all; it holds "
+                "one value under this name"
+            )
         missing, unexpected = own.keys() - self.skeleton.keys(), self.skeleton.keys() - own.keys()
         if missing or unexpected:
             raise RuntimeError(
@@ -240,11 +286,34 @@ class Target:
             return lambda: value.load_state_dict(loaded)
         return lambda: state_dict.__setitem__(self.name, loaded)
 
+    def undo(self, state_dict: MutableMapping[str, Any]) -> Callable[[], None]:
+        """The function that puts back what is there now, when another entry's code has failed."""
+        value = self.value
+        if isinstance(value, Module):
+            boxes, state = UndoModule(value), value.state_dict(keep_vars=True)
+            extra = _copied({name: part for name, part in state.items() if not isinstance(part, Slot)})
+            return lambda: (boxes.restore(), value.load_state_dict(extra, strict=False) if extra else None)[0]
+        if isinstance(value, Optimizer):
+            return UndoOptimizer(value).restore
+        if isinstance(value, Generator):
+            state = value.get_state()
+            return lambda: value.set_state(state)
+        if not isinstance(value, Mapping) and hasattr(value, "load_state_dict"):
+            state = _copied(value.state_dict()) if hasattr(value, "state_dict") else None
+            return lambda: None if state is None else value.load_state_dict(state)
+        return lambda: state_dict.__setitem__(self.name, value)
+
     def _fill(self, arrays: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         for path, box in self.boxes.items():
             box.value = arrays[path]
         if extra:
             self.value.load_state_dict(extra, strict=False)
+
+
+def _copied(state: Any) -> Any:
+    """Containers and NumPy arrays of their own; jax arrays, which nobody writes to, as they are."""
+    arrays = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)]
+    return copy.deepcopy(state, {id(array): array for array in arrays})
 
 
 def _sharding_of(box: Slot) -> Any:

@@ -192,8 +192,19 @@ def load(
         arrays = reader.read(wanted)
     finally:
         reader.close()
-    for put in [target.ready(arrays, state_dict) for target in targets]:
-        put()
+    acts = [(target, target.ready(arrays, state_dict)) for target in targets]
+    undone: list[Callable[[], None]] = []
+    try:
+        for target, put in acts:
+            undone.append(target.undo(state_dict))
+            put()
+    except BaseException as error:
+        for undo in reversed(undone):
+            try:
+                undo()
+            except Exception as other:  # of an object of the user's, whose load_state_dict fails
+                error.add_note(f"checkpoint.load: and what it held before could not be put back: {other!r}")
+        raise
 
 
 def _finish_pending() -> None:
