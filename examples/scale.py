@@ -128,7 +128,8 @@ def run(name: str, options: argparse.Namespace) -> dict:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    common = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    # Collectives that run side by side wait for each other: XLA needs more threads than there are cores.
+    common = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "NPROC": str(8 * devices)}
     if processes > 1:
         common |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     command = [sys.executable, __file__, "train", "--mesh", mesh, "--quiet", "--out", str(out)]

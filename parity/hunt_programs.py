@@ -50,7 +50,8 @@ class Environment:
         """The environment variables that say so."""
         flags = f"--xla_force_host_platform_device_count={self.devices}"
         flags += f" --xla_cpu_max_isa={self.isa}" if self.isa else ""
-        return {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": str(int(self.x64))}
+        threads = {"NPROC": str(8 * self.devices)} if self.devices > 1 else {}
+        return {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": str(int(self.x64)), **threads}
 
 
 @dataclasses.dataclass

@@ -13,6 +13,9 @@ os.environ["XLA_FLAGS"] = (
     + os.environ.get("JAXNN_TEST_DEVICES", "2")
 )
 
+# Collectives that run side by side wait for each other: XLA needs more threads than it takes by itself.
+os.environ.setdefault("NPROC", str(8 * int(os.environ.get("JAXNN_TEST_DEVICES", "2"))))
+
 import hypothesis
 import jax
 import numpy as np

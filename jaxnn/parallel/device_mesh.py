@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Any
@@ -14,6 +17,9 @@ from jax.sharding import AxisType, Mesh
 
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe
+
+# Threads that XLA is given for each CPU device: as many collectives of one program may wait side by side.
+THREADS_PER_DEVICE = 8
 
 
 class DeviceMesh:
@@ -46,6 +52,8 @@ class DeviceMesh:
         if not isinstance(mesh, Mesh):
             remedy = "nn.parallel.init_device_mesh makes one"
             fail(TypeError, "DeviceMesh", "mesh", "a jax.sharding.Mesh", describe(mesh), remedy)
+        if device_type == "cpu":
+            _warn_of_few_threads(len(mesh.local_devices))
         self.device_type = device_type
         self.jax_mesh = auto(mesh)
         self.mesh_dim_names = tuple(map(str, mesh.axis_names if mesh_dim_names is None else mesh_dim_names))
@@ -226,7 +234,8 @@ def init_device_mesh(
     if count > len(known) or (count < len(known) and jax.process_count() > 1):
         remedy = f"Their product is {count}"
         if device_type == "cpu":
-            remedy += f'. XLA_FLAGS="--xla_force_host_platform_device_count={count}" makes as many of one CPU'
+            flags = f'XLA_FLAGS="--xla_force_host_platform_device_count={count}" NPROC={THREADS_PER_DEVICE * count}'
+            remedy += f". {flags} makes as many of one CPU"
         fail(RuntimeError, where, "mesh_shape", f"sizes for {len(known)} {device_type} devices", str(shape), remedy)
     kinds = (AxisType.Auto,) * len(shape)
     try:
@@ -235,6 +244,25 @@ def init_device_mesh(
         grid = mesh_utils.create_device_mesh(shape, known[:count], allow_split_physical_axes=True)
         mesh = Mesh(grid, names, axis_types=kinds)
     return DeviceMesh(device_type, mesh)
+
+
+@functools.cache
+def _warn_of_few_threads(devices: int) -> None:
+    """A collective holds a thread until all devices have come to it, and XLA has no more threads than cores or devices.
+
+    Two collectives that do not depend on each other run side by side: they can hold every thread before all devices
+    have come to one of them, and XLA ends the process after its time limit.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    told = os.environ.get("NPROC", "")
+    threads = max(int(told) if told.isdecimal() else cores, devices)
+    if devices > 1 and threads < 2 * devices:
+        warnings.warn(
+            f"{devices} CPU devices share {threads} threads: collectives that run side by side can hold all of them and wait"
+            f" for each other for ever. Start Python with NPROC={THREADS_PER_DEVICE * devices} in its environment",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def as_device_mesh(mesh: Any, where: str) -> DeviceMesh:

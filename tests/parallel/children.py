@@ -59,7 +59,8 @@ def run(
     """
     flags = f"--xla_force_host_platform_device_count={devices} " + os.environ.get("EXTRA_XLA_FLAGS", "")
     common = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV"))}
-    common |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), **variables}
+    threads = str(8 * devices)
+    common |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "NPROC": threads, "PYTHONPATH": str(ROOT), **variables}
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
     started = []
     begin = time.monotonic()

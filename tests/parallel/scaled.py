@@ -26,7 +26,7 @@ MOST = 1e-5  # relative
 
 def environment() -> dict[str, str]:
     """Of a process with eight devices that finds this tree."""
-    return {**os.environ, "XLA_FLAGS": EIGHT, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, "XLA_FLAGS": EIGHT, "NPROC": "64", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 
 
 def in_child(*arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
