@@ -3,7 +3,8 @@
     python -m benchmarks.dispatch [--layers 50 200] [--rounds 25] [--without-peers]
 
 Layers of 16 features and a batch of 4, so that dispatch is what is timed. All contenders run in one process,
-in turn. equinox and flax are timed where they are installed.
+in turn. equinox and flax are timed where they are installed. On a machine that does other work, too, the median of
+the wall time says more of that work than of a call: there the calling thread's CPU time is what to look at.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnn as nn
-from benchmarks.timing import medians, table
+from benchmarks.timing import medians, shares, table, table_of_shares
 
 WIDTH, RATE = 16, 1e-3
 
@@ -211,10 +212,9 @@ def main(argv: list[str] | None = None) -> None:
             forward |= more_forward
             step |= more_step
         calls = max(1, 2000 // depth)
-        print(table(f"forward, {depth} layers", medians(forward, calls, options.rounds), "raw jax.jit"), "\n")
-        print(
-            table(f"SGD step, {depth} layers", medians(step, max(1, calls // 4), options.rounds), "raw jax.jit"), "\n"
-        )
+        for what, contenders, count in (("forward", forward, calls), ("SGD step", step, max(1, calls // 4))):
+            found = shares(contenders, count, options.rounds)
+            print(table_of_shares(f"{what}, {depth} layers", found, "raw jax.jit"), "\n")
         print(table(f"{depth} layers", costs(depth), "flatten a dict"), "\n")
     for name, seconds in import_seconds().items():
         print(f"{name}: {seconds:.3f} s")

@@ -356,7 +356,7 @@ class Slot:
 
 # Another object after every act of `write_all`: what is read with the same one before and after is of one moment.
 written: list[Any] = [None]
-_get_value, _set_value = Slot.__dict__["_value"].__get__, Slot.__dict__["_value"].__set__
+_set_value = Slot.__dict__["_value"].__set__
 _set_home, set_label = Slot.__dict__["home"].__set__, Slot.__dict__["label"].__set__
 _set_reference, _set_attributes = Slot.__dict__["_reference"].__set__, Slot.__dict__["_attributes"].__set__
 _call = functools.partial.__call__
@@ -514,7 +514,7 @@ def write_all(boxes: Sequence[Slot], values: Sequence[Any], acts: Iterable[funct
     All of it happens within one call of a C function. A signal's handler, such as the one that raises
     KeyboardInterrupt, and other threads run between two bytecodes: they find all written or nothing.
     """
-    before = list(map(_get_value, boxes))  # freed when all is written: freeing may run other code
+    before = [box._value for box in boxes]  # freed when all is written: freeing may run other code
     noted = functools.partial(list.__setitem__, written, 0, object())
     collections.deque(itertools.chain(map(_set_value, boxes, values), map(_call, (*acts, noted))), maxlen=0)
     del before

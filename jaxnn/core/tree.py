@@ -378,8 +378,9 @@ def _intern(structure: Structure) -> Structure:
 
 def cache_of(obj: Any) -> tuple[Cache, list[Any]]:
     """The tree's cache, up to date, and the arrays that plain attributes hold."""
-    build(obj)
     held = obj.__dict__
+    if "_pending" in held:
+        build(obj)
     cache: Cache | None = held.get("_cache")
     if cache is None or cache.epoch != structure_epoch[0]:
         cache = held["_cache"] = _analyse(obj)

@@ -136,11 +136,15 @@ class _Compiled(_Stage):
         return self._calling(lambda: self._stage)(*args, **kwargs)
 
 
-def _finish(done: defaultdict[int, Any], roots: Sequence[Any], generator: random.Generator, state: Any) -> None:
-    """Run the program, if ``done[0]`` is not there yet, and write back what it changed; then ``done[1]`` is there."""
-    (plans, _), values, key = _opened(done[0][1])
+def _finish(done: defaultdict[int, Any], roots: Sequence[Any], generator: random.Generator, state: Any) -> bool:
+    """Run the program, if ``done[0]`` is not there yet, and write back what it changed; then ``done[1]`` is there.
+
+    Whether originals stand in the output.
+    """
+    (plans, refers), values, key = _opened(done[0][1])
     stream, key = (None, None) if key is None else generator.moved(state, done, key)
     lift.write_back(roots, plans, values, stream, key, (functools.partial(done.__setitem__, 1, True),))
+    return refers
 
 
 P = ParamSpec("P")
@@ -233,6 +237,7 @@ def jit(
     name = getattr(fun, "__name__", None) or type(fun).__name__
     beyond = Outside(f"nn.jit: {name}")
     static = Statics(function, static_argnums, static_argnames, len(bound))
+    has_static = bool(static)  # asked in every call
     donates = donate_argnums is not None or donate_argnames is not None
 
     def run(hidden: tuple[Any, Any], args: Any, kwargs: Any) -> tuple[Any, Any, list[Any], list[int], Any]:
@@ -321,7 +326,7 @@ def jit(
                 obj._bind(objects)
         if len(objects) > 1 and sum(hasattr(obj, "forward") for obj in objects) > 1 and not together:
             together = lift.share_boxes(objects)
-        if together or (static and whole and static.hold_objects(args, kwargs)):
+        if together or (has_static and whole and static.hold_objects(args, kwargs)):
             bundle = lift.Bundle(objects)
             roots = [bundle]
             args, kwargs = lift.replace_objects((args, kwargs), objects)
@@ -336,7 +341,8 @@ def jit(
                 compiled.clear_cache()
             bundle, args, kwargs, objects, roots = prepare(args, kwargs, whole)
             generator = random.current()
-            spreads = whole and several_devices() and _compat.at_top_level()
+            several = several_devices()
+            spreads = several and whole and _compat.at_top_level()
             placement = placement_of(objects, roots) if spreads else None
             if placement is not None:
                 generator.lie(placement.whole, f"nn.jit: {name}")
@@ -348,10 +354,10 @@ def jit(
                     program_now = in_place(placement, roots)
                     key = place(state, placement.whole)
                 else:
-                    program_now, key = program(), home(state) if several_devices() else state
+                    program_now, key = program(), home(state) if several else state
                 done.default_factory = functools.partial(program_now, (key, bundle), *args, **kwargs)
                 try:
-                    _finish(done, roots, generator, state)
+                    refers = _finish(done, roots, generator, state)
                 except BaseException as error:
                     if 0 in done and 1 not in done:  # the program has run: what it was given may be gone
                         _finish(done, roots, generator, state)
@@ -359,13 +365,13 @@ def jit(
                         explaining.explain(error)
                         donation.explain(error, roots, donated=True)
                         raise
-                    _finish(done, roots, generator, state)
-                out, results = done[0]
+                    refers = _finish(done, roots, generator, state)
             finally:
                 generator.release(state, done)
                 if compiled.quiet:
                     compiled.warn_again()
-            return lift.restore_objects(out, objects) if _opened(results)[0][1] else out
+            out = done[0][0]
+            return lift.restore_objects(out, objects) if refers else out
 
         callers.add(wrapper.__code__)
         return wrapper

@@ -53,6 +53,22 @@ def test_a_warm_eager_call_is_short(make, most):
     assert len(_calls(lambda: layer(X), jax)) <= most
 
 
+def test_a_warm_compiled_call_is_short_however_many_arrays_it_takes():
+    counts = {}
+    for depth in (2, 20):
+        model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(depth)))
+        forward = nn.jit(lambda model: model(jnp.ones((1, 8))))
+
+        @nn.jit
+        def step(model):
+            for box in model.parameters():
+                box.value = box.value * 0.5
+
+        counts[depth] = [len(_calls(functools.partial(function, model))) for function in (forward, step)]
+    assert counts[2] == counts[20]
+    assert counts[2] <= [25, 29]  # on one device 15 and 19: the placement is looked for on several
+
+
 @pytest.mark.parametrize("kind", ["SGD", "Adam"])
 def test_a_warm_eager_step_is_short(kind):
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
