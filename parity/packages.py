@@ -1,6 +1,6 @@
 """Public PyTorch packages, ported and proved: the porter's own measure.
 
-python -m parity.packages FOLDER [--only NAME ...] [--report FILE] [--keep DIR]
+python -m parity.packages FOLDER [--only NAME ...] [--report FILE] [--keep DIR] [--observe]
 
 FOLDER has one folder a package, as PyPI serves it (`pip download --no-deps`, unpacked). Every case of `package_cases.py` is
 ported as its package is, unrepaired, built from one seed on both sides, and held to the original by `jaxnn.port.proving`. Each
@@ -62,10 +62,12 @@ class Result:
         return [name for name, check in self.proof.checks.items() if check.status == "differs" and name != "options"]
 
 
-def port_package(root: Path, name: str, out: Path, report: Path) -> tuple[int, dict[str, Any]]:
+def port_package(root: Path, name: str, out: Path, report: Path, make: str = "") -> tuple[int, dict[str, Any]]:
     """Port one import package with the command line, as a user does; its exit status and its report."""
     source = root / name if (root / name).is_dir() else root / f"{name}.py"
     command = [sys.executable, "-m", "jaxnn", "port", str(source), "-o", str(out), "--json", str(report)]
+    command += ["--run", make] if make else []
+    report.unlink(missing_ok=True)
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     if not report.exists():
         raise RuntimeError((done.stderr.strip().splitlines() or ["no report"])[-1])
@@ -98,6 +100,37 @@ def run_case(case: Case, root: Path, out: Path, sites: list[Any], timeout: float
     }
     result.in_report = any(f"{path}:{line}" in str(proof.checks) for path, line in places)
     return result
+
+
+def observe(case: Case, root: Path, work: Path) -> tuple[Counter[str], str]:
+    """What ``--run`` decides of the places that the text alone leaves open: how many of each kind, and a line."""
+    home = work / "observed" / f"{case.package}-{case.name}".replace("/", "-").replace(" ", "-")
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    make = home / "make.py"
+    make.write_text(case.source(), encoding="utf-8")
+    found: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
+    for how, run in (("text", ""), ("run", f"{make}:make")):
+        out = home / how / (case.module if (root / case.module).is_dir() else f"{case.module}.py")
+        out.parent.mkdir()
+        try:
+            _, report = port_package(root, case.module, out, home / f"{how}.json", run)
+        except (RuntimeError, subprocess.TimeoutExpired) as failure:
+            return Counter(failed=1), f"{case.package} {case.name}: {failure}"
+        found[how] = {(s["path"], s["line"], s["column"], s["name"]): s for s in report["sites"]}
+        still_open = [place for place, site in found["text"].items() if site["status"] == "dispatch"]
+        if not still_open:
+            return Counter(), f"{case.package} {case.name}: nothing open"
+    now = Counter(found["run"].get(place, {"status": "guarded"})["status"] for place in still_open)
+    refused = sum(
+        site["status"] == "cannot" and found["text"].get(place, site)["status"] != "cannot"
+        for place, site in found["run"].items()
+    )
+    seen = [found["run"][place] for place in still_open if place in found["run"]]
+    unreached = sum(site["status"] == "dispatch" and "observed" not in site["why"] for site in seen)
+    counts = Counter(open=len(still_open), reached=len(still_open) - unreached, refused=refused)
+    counts["decided"] = len(still_open) - now["dispatch"]
+    return counts, f"{case.package} {case.name}: {', '.join(f'{name} {number}' for name, number in counts.items())}"
 
 
 def figures(results: list[Result]) -> str:
@@ -142,7 +175,9 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="keep the ported files here")
     parser.add_argument("--timeout", type=float, default=400.0)
     parser.add_argument("--per-package", type=int, default=99, help="at most so many cases of each package")
+    parser.add_argument("--observe", action="store_true", help="say what --run decides, and prove nothing")
     options = parser.parse_args()
+    observed: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     work = options.keep or Path(tempfile.mkdtemp())
     results: list[Result] = []
@@ -156,6 +191,11 @@ def main() -> int:
         root = find(options.folder, case.package, case.module)
         if root is None:
             print(f"---- {case.package}: no {case.module} in {options.folder}")
+            continue
+        if options.observe:
+            found, text = observe(case, root, work)
+            observed += found
+            print(text, flush=True)
             continue
         key = case.package, case.module
         if key not in ported:
@@ -183,6 +223,9 @@ def main() -> int:
             options.report.write_text(
                 json.dumps([asdict(result) for result in results], default=str, indent=1), encoding="utf-8"
             )
+    if options.observe:
+        print(", ".join(f"{name} {number}" for name, number in observed.items()))
+        return 0
     print(figures(results))
     return 0 if all(result.proof.held for result in results if result.usable) else 1
 

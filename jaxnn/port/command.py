@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import json
 import shutil
 import sys
 from pathlib import Path
 
-_PORT = "a PyTorch model file, or a package, as jaxnn source; nothing of it is run without --check or --run"
+_PORT = "a PyTorch model file, or a package, as jaxnn source; nothing of it is run without --run or --check"
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -27,20 +28,22 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--run",
         dest="make",
         metavar="FILE.py:FUNCTION",
-        help="for --check: a function, in PyTorch, that gives (module, inputs); it and the original are run",
+        help="run the original once: FUNCTION, in PyTorch, gives (module, inputs); what is seen decides open places",
     )
     parser.add_argument(
         "--check",
         action="store_true",
-        help="prove the port: run both from one seed and compare, in processes of their own",
+        help="prove the port: run both on what --run gives, from one seed, and compare, in processes of their own",
     )
-    parser.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for each process of --check")
+    parser.add_argument(
+        "--timeout", type=float, default=300.0, metavar="SECONDS", help="for each process of --run and --check"
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Port, write, report. 0: all decided; 2: places are undecided; 1: the proof failed, or an error."""
-    from jaxnn.port import port_package, port_source, report
+    from jaxnn.port import observing, port_package, port_source, report
 
     source: Path = options.path
     if options.check and not (options.make and options.output):
@@ -48,15 +51,20 @@ def run(options: argparse.Namespace) -> int:
     if not source.exists():
         return _error(f"{source}: there is no such file or folder")
     single = source.is_file()
+    observe = (
+        functools.partial(observing.run, source, make=options.make, timeout=options.timeout) if options.make else None
+    )
     try:
         if single:
             texts = {source.name: source.read_text()}
-            ported = {source.name: port_source(texts[source.name], source.name)}
+            ported = {source.name: port_source(texts[source.name], source.name, run=observe)}
         else:
-            ported = port_package(source, options.include, options.exclude)
+            ported = port_package(source, options.include, options.exclude, observe)
             texts = {path: (source / path).read_text() for path in ported}
     except (SyntaxError, UnicodeDecodeError) as error:
         return _error(f"{source}: {error}")
+    except ValueError as error:  # --run
+        return _error(str(error))
     for path, one in ported.items():
         report.placed(texts[path], one)
     undecided = sum(not site.decided for one in ported.values() for site in one.sites)

@@ -53,6 +53,8 @@ class Expressions(Calls):
         if fact.kind == "unknown" and isinstance(node, (ast.Call, ast.Subscript, ast.Attribute, ast.BinOp)):
             key = ("expression", id(node))
             fact = self.known_of(key) or Fact("unknown", origin=frozenset({*(fact.origin or ()), key}))
+        if fact.kind == "unknown":
+            fact = self.seen(id(node)) or fact  # type: ignore[attr-defined]
         self.keep(node, fact)
         return fact
 

@@ -85,6 +85,13 @@ class Inference(Expressions):
             if not self.changed:
                 break
 
+    def seen(self, place: object) -> Fact | None:
+        """What a run showed of an expression or parameter; the new text asks whether it is still so."""
+        fact = self.program.observed.get(place)
+        if fact is not None:
+            self.program.believed.add(place)
+        return fact
+
     def read(self, key: object) -> None:
         """The function at hand depends on what `key` names."""
         if self.frame.function is not None:
@@ -177,7 +184,7 @@ class Inference(Expressions):
                 else Fact("module" if owner.is_module else "object", owner)
             )
         name = argument.arg
-        origin = ("parameter", id(function), name)
+        origin = ("parameter", id(function.node), name)
         fact = annotated(self, argument.annotation, function.outer) if argument.annotation else UNKNOWN
         if fact.kind == "unknown":
             fact = BOTTOM
@@ -186,7 +193,12 @@ class Inference(Expressions):
             fact = _open(join(fact, function.parameters.get(name)))
         if fact.kind in ("unknown", "bottom", "none"):
             by_name = {"device": DEVICE, "dtype": DTYPE}.get(name)
-            fact = self.known_of(origin) or by_name or replace(UNKNOWN, origin=frozenset({origin}))
+            fact = (
+                self.seen((id(function.node), name))
+                or self.known_of(origin)
+                or by_name
+                or replace(UNKNOWN, origin=frozenset({origin}))
+            )
         return replace(fact, fresh=False)
 
     # Statements. A block gives whether it can end.

@@ -6,35 +6,42 @@ import ast
 import fnmatch
 import gc
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from jaxnn.port import observing
 from jaxnn.port.infer import Inference
 from jaxnn.port.program import Module, Program
 from jaxnn.port.rewrite import Rewriter
 from jaxnn.port.sites import Ported, Site
 from jaxnn.port.source import Source
 
+Run = Callable[[list[observing.Key]], tuple[dict[observing.Key, observing.Seen], list[str]]]
 
-def port_source(text: str, path: str = "<source>", beside: Iterable[str] = ()) -> Ported:
+
+def port_source(text: str, path: str = "<source>", beside: Iterable[str] = (), run: Run | None = None) -> Ported:
     """The jaxnn source for one file of PyTorch source; nothing of it is run.
 
     Args:
         text: the file.
         path: its name, for the report.
         beside: packages and files that it imports and that are ported too, each under its own name.
+        run: runs the original for what an observation needs (`observing.run`); by default nothing is run.
     """
     name = Path(path).stem if path.endswith(".py") else "__main__"
-    return next(iter(_ported({name: (text, path)}, {}, beside).values()))
+    return next(iter(_ported({name: (text, path)}, {}, beside, run).values()))
 
 
-def port_package(root: Path, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> dict[str, Ported]:
+def port_package(
+    root: Path, include: Iterable[str] = (), exclude: Iterable[str] = (), run: Run | None = None
+) -> dict[str, Ported]:
     """All Python files of a package, by their path below its folder.
 
     Args:
         root: the package's folder.
         include: globs of paths below it; all files where there are none.
         exclude: globs of paths that are left out.
+        run: as in `port_source`.
     """
     files = {}
     for file in sorted(root.rglob("*.py")):
@@ -51,22 +58,24 @@ def port_package(root: Path, include: Iterable[str] = (), exclude: Iterable[str]
         name = ".".join(parts[:-1] if package else parts)
         named[name] = (text, below)
         packages[name] = package
-    return _ported(named, packages)
+    return _ported(named, packages, (), run)
 
 
 def _ported(
-    files: dict[str, tuple[str, str]], packages: dict[str, bool], beside: Iterable[str] = ()
+    files: dict[str, tuple[str, str]], packages: dict[str, bool], beside: Iterable[str], run: Run | None
 ) -> dict[str, Ported]:
     collecting = gc.isenabled()
     gc.disable()  # millions of nodes that all live to the end: looking for garbage among them costs more than the port
     try:
-        return _all(files, packages, beside)
+        return _all(files, packages, beside, run)
     finally:
         if collecting:
             gc.enable()
 
 
-def _all(files: dict[str, tuple[str, str]], packages: dict[str, bool], beside: Iterable[str]) -> dict[str, Ported]:
+def _all(
+    files: dict[str, tuple[str, str]], packages: dict[str, bool], beside: Iterable[str], run: Run | None
+) -> dict[str, Ported]:
     program = Program(beside=frozenset(beside))
     failed: dict[str, Ported] = {}
     for name, (text, path) in files.items():
@@ -75,9 +84,30 @@ def _all(files: dict[str, tuple[str, str]], packages: dict[str, bool], beside: I
         except SyntaxError as error:
             failed[path] = Ported(path, text, [])
             failed[path].sites.append(_unparsed(path, error))
+    done = _decided(program)
+    return (_observed(program, done, run) if run is not None else done) | failed
+
+
+def _decided(program: Program) -> dict[str, Ported]:
     Inference(program).run()
-    done = {module.source.path: _rewritten(program, module) for module in program.modules.values()}
-    return done | failed
+    return {module.source.path: _rewritten(program, module) for module in program.modules.values()}
+
+
+def _observed(program: Program, static: dict[str, Ported], run: Run) -> dict[str, Ported]:
+    """The port with what a run showed: first where values come from, then at the open places themselves."""
+    keys = observing.keys_of(program, static)
+    found = observing.Observation(*run(keys))
+    shared = observing.shared(program, found)
+    done = static
+    for nearest in (False, True):
+        if observing.expect(program, done, found, nearest) or (any(shared.values()) and not nearest):
+            program = program.expecting(found.expected, found.guards, shared)
+            done = _decided(program)
+    if observing.prune(program, static, done, found):
+        program = program.expecting(found.expected, found.guards, shared)
+        done = _decided(program)
+    observing.mark(program, static, done, found)
+    return done
 
 
 def _rewritten(program: Program, module: Module) -> Ported:

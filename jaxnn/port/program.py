@@ -113,6 +113,11 @@ class Program:
     learned: dict[Any, Fact] = field(default_factory=dict)
     method_names: set[str] = field(default_factory=set)
     beside: frozenset[str] = frozenset()  # what is ported too, elsewhere
+    observed: dict[Any, Fact] = field(default_factory=dict)  # by a node's id, or (id of a function's node, parameter)
+    guards: dict[Any, Any] = field(default_factory=dict)  # by the same keys: what the new text asks for
+    believed: set[Any] = field(default_factory=set)  # of `observed`: what inference had no other answer for
+    shared: dict[int, set[str]] = field(default_factory=dict)  # by a statement: names seen to hold what it writes into
+    _places: dict[int, tuple[Module, ast.AST]] | None = None
     _taken: dict[str, set[str]] | None = None
 
     def taken(self) -> dict[str, set[str]]:
@@ -125,6 +130,20 @@ class Program:
                         name = module.absolute(node.level, node.module)
                         self._taken.setdefault(name, set()).update(a.name for a in node.names)
         return self._taken
+
+    @property
+    def places(self) -> dict[int, tuple[Module, ast.AST]]:
+        """Each node by its id, with its file."""
+        if self._places is None:
+            self._places = {
+                id(node): (module, node) for module in self.modules.values() for node in module.source.nodes
+            }
+        return self._places
+
+    def expecting(self, observed: dict[Any, Fact], guards: dict[Any, Any], shared: dict[int, set[str]]) -> Program:
+        """The same files, nothing found out of them yet, facts that the new text will ask for, and names of one array."""
+        modules = {name: Module(name, module.source, module.package) for name, module in self.modules.items()}
+        return Program(modules, beside=self.beside, observed=dict(observed), guards=dict(guards), shared=shared)
 
     def fact(self, node: ast.AST) -> Fact:
         """What is known of an expression."""

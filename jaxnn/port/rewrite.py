@@ -11,6 +11,7 @@ from jaxnn.port.facts import ARRAY, NOT_ARRAYS, Fact
 from jaxnn.port.imports import Imports
 from jaxnn.port.match import Match, choose
 from jaxnn.port.names import ANSWERS, IDENTITIES, NARROWED, NOTHING, is_torch, translate
+from jaxnn.port.observing import guards
 from jaxnn.port.program import Module, Program
 from jaxnn.port.rules import TABLE, Row
 from jaxnn.port.sites import Ported, Site
@@ -49,6 +50,7 @@ class Rewriter(Writes):
         self.imports.decide(self)
         for statement in self.source.tree.body:  # type: ignore[attr-defined]
             self.visit(statement)
+        guards.put(self)
         text = self.imports.render()
         for site in self.sites:
             if site.text is not None:
@@ -76,7 +78,7 @@ class Rewriter(Writes):
 
     def site(self, node: ast.AST, name: str, status: str, why: str = "", row: Row | None = None) -> Site:
         before = self.source.segment(node)
-        site = Site(self.source.path, node.lineno, node.col_offset + 1, name, status, before, why, row=row)  # type: ignore[attr-defined]
+        site = Site(self.source.path, node.lineno, node.col_offset + 1, name, status, before, why, row=row, node=node)  # type: ignore[attr-defined]
         site.text = lambda: self.edits.text(node)
         self.sites.append(site)
         return site

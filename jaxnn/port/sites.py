@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -32,6 +33,7 @@ class Site:
     out_end_line: int = 0
     text: Callable[[], str] | None = field(default=None, repr=False, compare=False)
     row: object = field(default=None, repr=False, compare=False)
+    node: ast.AST | None = field(default=None, repr=False, compare=False)
 
     @property
     def place(self) -> str:

@@ -426,6 +426,8 @@ class Writes:
                 if direct and last > place:
                     continue  # it has got another array since
                 if shared[other] == "maybe":
+                    if other in self.program.shared.get(id(self.source.statement(node)), ()):
+                        raise Refused(f"{other}, read later, was seen to hold the same numbers")
                     unsure = other
                     continue
                 if how != "same" or place not in (since, last) or len(direct) > 1 or len(shared) > 1:

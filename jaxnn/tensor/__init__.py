@@ -13,6 +13,7 @@ from jaxnn.tensor.drawing import randint as randint
 from jaxnn.tensor.drawing import randn as randn
 from jaxnn.tensor.drawing import randn_like as randn_like
 from jaxnn.tensor.drawing import randperm as randperm
+from jaxnn.tensor.expecting import expect as expect
 from jaxnn.tensor.function import Function as Function
 from jaxnn.tensor.indexing import gather as gather
 from jaxnn.tensor.indexing import index_add as index_add

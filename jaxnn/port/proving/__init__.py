@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import pickle
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +12,9 @@ from typing import Any
 from jaxnn.port.proving.proof import CONTRACT as CONTRACT
 from jaxnn.port.proving.proof import Check as Check
 from jaxnn.port.proving.proof import Proof as Proof
+from jaxnn.port.user_code import in_child, made_by
+
+_CHILD = "jaxnn.port.proving.child"
 
 
 def prove(
@@ -43,14 +42,12 @@ def prove(
     Raises:
         ValueError: `run` is not of that form, or there is no such file.
     """
-    file, _, function = run.rpartition(":")
-    make, original, ported = Path(file).resolve(), Path(original).resolve(), Path(ported).resolve()
-    if not file or not function.isidentifier() or not make.is_file():
-        raise ValueError(f"--run: expected FILE.py:FUNCTION, got {run!r}")
+    make, function = made_by(run)
+    original, ported = Path(original).resolve(), Path(ported).resolve()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder).resolve()
         job = {"make": str(make), "function": function, "seed": seed, "path": [str(original.parent), str(make.parent)]}
-        reference, trouble = _in_child("reference", job, home, timeout)
+        reference, trouble = in_child(_CHILD, "reference", job, home, timeout)
         if reference is None:
             return Proof({"reference": Check("failed", trouble)})
         names = home / "ported"
@@ -59,34 +56,13 @@ def prove(
         our_make = names / "_port_run.py"
         our_make.write_text(port(make.read_text(encoding="utf-8")), encoding="utf-8")
         job |= {"make": str(our_make), "path": [str(names)], "root": str(names), "reference": reference}
-        found, trouble = _in_child("check", job, home, timeout)
+        found, trouble = in_child(_CHILD, "check", job, home, timeout)
     if found is None:
         return Proof({"reference": Check("held"), "import": Check("failed", trouble)})
     proof, lines = found
     proof.checks = {"reference": Check("held"), **proof.checks}
     _cover(proof, sites, lines, original, ported)
     return proof
-
-
-def _in_child(what: str, job: dict[str, Any], home: Path, timeout: float) -> tuple[Any, str]:
-    """What the child process left, or None and why it left nothing."""
-    job_file, result = home / f"{what}.job", home / f"{what}.result"
-    job_file.write_bytes(pickle.dumps(job | {"result": str(result)}))
-    environment = {"JAX_PLATFORMS": "cpu", **os.environ}
-    command = [sys.executable, "-m", "jaxnn.port.proving.child", what, str(job_file)]
-    with open(home / f"{what}.log", "w+", encoding="utf-8", errors="replace") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True, cwd=home)
-        try:
-            child.wait(timeout)
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-            return None, f"no answer within {timeout:.0f} s"
-        log.seek(0)
-        said = log.read().strip().splitlines()
-    if child.returncode or not result.exists():
-        return None, (said[-1] if said else f"the process ended with {child.returncode}")
-    return pickle.loads(result.read_bytes()), ""
 
 
 def _field(site: Any, name: str) -> Any:
