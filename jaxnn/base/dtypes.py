@@ -156,6 +156,12 @@ def compute_dtype(dtype: Any) -> Any:
     return np.dtype("float32") if is_half(dtype) else np.dtype(dtype)
 
 
+def wide(x: Any) -> Any:
+    """`x`; integers of 8 and 16 bits as int32, in which their sums and products fit as they do in torch's int64."""
+    narrow = jnp.issubdtype(x.dtype, jnp.integer) and x.dtype.itemsize < 4
+    return x.astype(jnp.int32) if narrow else x
+
+
 def is_box(kind: type) -> bool:
     """Whether objects of this class hold an array that they stand for, as parameters do."""
     return getattr(kind, "__jax_array__", None) is not None

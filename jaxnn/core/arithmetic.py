@@ -19,7 +19,7 @@ import numpy as np
 from jaxnn import _compat
 from jaxnn.base import modes
 from jaxnn.base.checks import axis_of, check_indices, concrete, fail
-from jaxnn.base.dtypes import arrays_in, check_dtype, is_floating, is_inexact
+from jaxnn.base.dtypes import arrays_in, check_dtype, is_floating, is_inexact, wide
 
 Picked = namedtuple("Picked", ["values", "indices"])
 
@@ -278,6 +278,11 @@ def _reduction(function: Callable[..., Any]) -> Callable[..., Any]:
     return reduce
 
 
+def _adding_up(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Sums and products: of narrow integers they are int32, where torch's are int64."""
+    return lambda x, *args, **options: function(x if options.get("dtype") is not None else wide(x), *args, **options)
+
+
 def _spread(function: Callable[..., Any]) -> Callable[..., Any]:
     def spread(
         x: Any, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None, **options: Any
@@ -437,12 +442,13 @@ METHODS: dict[str, Callable[..., Any]] = {name: getattr(jnp, name) for name in _
     "equal": lambda x, other: bool(jnp.array_equal(x, other)),
     "matmul": _matmul, "mm": _matmul, "mv": _matmul, "bmm": _matmul, "ger": jnp.outer,
     "addmm": lambda x, a, b, *, beta=1, alpha=1: beta * x + alpha * _matmul(a, b),
-    "sum": _reduction(jnp.sum), "mean": _reduction(jnp.mean), "prod": _reduction(jnp.prod), "all": _reduction(jnp.all),
-    "any": _reduction(jnp.any), "amax": _reduction(jnp.max), "amin": _reduction(jnp.min),
+    "sum": _adding_up(_reduction(jnp.sum)), "prod": _adding_up(_reduction(jnp.prod)), "mean": _reduction(jnp.mean),
+    "all": _reduction(jnp.all), "any": _reduction(jnp.any), "amax": _reduction(jnp.max), "amin": _reduction(jnp.min),
     "logsumexp": _reduction(jax.nn.logsumexp), "var": _spread(jnp.var), "std": _spread(jnp.std), "norm": _norm,
     "max": _extreme(jnp.max, jnp.argmax, jnp.maximum), "min": _extreme(jnp.min, jnp.argmin, jnp.minimum),
     "argmax": _reduction(jnp.argmax), "argmin": _reduction(jnp.argmin), "count_nonzero": _reduction(jnp.count_nonzero),
-    "cumsum": lambda x, dim: jnp.cumsum(x, axis=dim), "cumprod": lambda x, dim: jnp.cumprod(x, axis=dim),
+    "cumsum": _adding_up(lambda x, dim, *, dtype=None: jnp.cumsum(x, axis=dim, dtype=dtype)),
+    "cumprod": _adding_up(lambda x, dim, *, dtype=None: jnp.cumprod(x, axis=dim, dtype=dtype)),
     "nonzero": lambda x: jnp.argwhere(x), "unique": lambda x: jnp.unique(x),
     "view": _view, "reshape": lambda x, *shape: x.reshape(_sizes(shape[0], shape[1:])), "flatten": _flatten,
     "view_as": lambda x, other: x.reshape(other.shape), "reshape_as": lambda x, other: x.reshape(other.shape),

@@ -6,6 +6,7 @@ import ast
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from jaxnn.port.dtypes import FLOATING, lasting, of_row
 from jaxnn.port.facts import (
     ARRAY,
     BOOL,
@@ -76,6 +77,17 @@ _MODULE_METHODS = {
     "named_buffers": listed(Fact("tuple", (STR, BOX))), "modules": listed(Fact("module")), "children": listed(Fact("module")),
     "named_modules": listed(Fact("tuple", (STR, Fact("module")))), "named_children": listed(Fact("tuple", (STR, Fact("module")))),
     "state_dict": Fact("dict", ARRAY), "get_parameter": BOX, "get_buffer": BOX, "get_submodule": Fact("module"),
+}  # fmt: skip
+# Modules and functions that have no integer results.
+_FLOATING = {
+    *(f"{name}{n}d" for name in ("Conv", "ConvTranspose", "BatchNorm", "InstanceNorm") for n in (1, 2, 3)),
+    "Linear", "LayerNorm", "GroupNorm", "RMSNorm", "Embedding", "Softmax", "GELU", "Sigmoid", "Tanh", "SiLU", "Softplus",
+    "Bilinear", "LogSoftmax", "EmbeddingBag",
+}  # fmt: skip
+_FLOATING_FUNCTIONS = {
+    "linear", "conv1d", "conv2d", "conv3d", "layer_norm", "group_norm", "batch_norm", "rms_norm", "softmax", "log_softmax",
+    "gelu", "sigmoid", "tanh", "silu", "softplus", "gumbel_softmax", "normalize", "scaled_dot_product_attention", "bilinear",
+    "cosine_similarity", "logsigmoid", "mish",
 }  # fmt: skip
 _EINOPS = {"einops.rearrange", "einops.repeat", "einops.reduce", "einops.einsum"}
 
@@ -167,7 +179,7 @@ class Calls:
             if name in ("Sequential", "Identity", "ModuleList"):
                 return self.program.fact(node.args[0]) if name == "Identity" and node.args else UNKNOWN
             self._tensor_argument(node)
-            return _PAIRS.get(name, replace(ARRAY, fresh=True))
+            return _PAIRS.get(name, replace(ARRAY, fresh=True, dtype=FLOATING if name in _FLOATING else None))
         return UNKNOWN
 
     def _tensor_argument(self: Any, node: ast.Call) -> None:
@@ -195,7 +207,7 @@ class Calls:
         if fact.kind == "unknown":
             fact = UNKNOWN  # its own origin stays behind; the parameter has one
         before = function.parameters.get(name)
-        after = join(before, replace(fact, fresh=False))
+        after = join(before, replace(lasting(fact), fresh=False))
         if after != before:
             function.parameters[name] = after
             self.changed = True
@@ -220,6 +232,14 @@ class Calls:
         return self.row_result(match, receiver)
 
     def row_result(self: Any, match: Match, x: Fact) -> Fact:
+        fact = self._row_fact(match, x)
+        if fact.kind == "array":
+            return replace(fact, dtype=of_row(match, self.program))
+        if fact.kind == "list" and fact.of.kind == "array":
+            return listed(replace(fact.of, dtype=of_row(match, self.program)))
+        return fact
+
+    def _row_fact(self: Any, match: Match, x: Fact) -> Fact:
         result, _, sharing = match.row.result.partition("@")
         if result == "x":
             fact = (
@@ -310,7 +330,8 @@ class Calls:
                 return NUMPY
             if first.kind not in ("list", "tuple"):
                 self.learn(first)
-            return replace(ARRAY, fresh=dotted in ("einops.reduce", "einops.einsum"))
+            dtype = None if dotted == "einops.einsum" else first.dtype
+            return replace(ARRAY, fresh=dotted in ("einops.reduce", "einops.einsum"), dtype=dtype)
         if root == "math":
             return (
                 INT
@@ -349,12 +370,12 @@ class Calls:
                 self.learn(fact)
             return self.row_result(match, fact)
         if rest in ("nn.Parameter", "nn.parameter.Parameter", "nn.Buffer"):
-            return BOX
+            return replace(BOX, dtype=lasting(first).dtype)
         if rest.startswith("nn.functional."):
             self._tensor_argument(node)
             if "return_indices" in ast.unparse(node) or rest.endswith(("_with_indices", "head_attention_forward")):
                 return UNKNOWN
-            return replace(ARRAY, fresh=True)
+            return replace(ARRAY, fresh=True, dtype=_function_dtype(rest.rpartition(".")[2], first))
         if rest.startswith("nn.init."):
             return ARRAY
         if rest in ("nn.ModuleList", "nn.ModuleDict"):
@@ -412,6 +433,13 @@ class Calls:
                 if base.kind == "external" and base.of.startswith("torch.nn."):
                     return Fact("module", base.of)
         return OTHER
+
+
+def _function_dtype(name: str, x: Fact) -> str | None:
+    """The dtype of what a function of torch.nn.functional gives."""
+    if name in ("one_hot", "embedding"):
+        return "int32" if name == "one_hot" else FLOATING
+    return x.dtype if x.floating else FLOATING if name in _FLOATING_FUNCTIONS else None
 
 
 def _not_torch(node: ast.expr) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jaxnn.port.calls import Calls
+from jaxnn.port.dtypes import FLOATING, is_floating, promoted
 from jaxnn.port.facts import (
     ARRAY,
     BOOL,
@@ -136,7 +137,8 @@ class Expressions(Calls):
             if name in _ARRAY_ATTRIBUTES:
                 return _ARRAY_ATTRIBUTES[name]
             if kind != "unknown" and name in _VIEWS:
-                return replace(ARRAY, rank=base.rank if name not in ("data",) else None)
+                dtype = base.dtype if name not in ("real", "imag") else FLOATING if base.dtype is None else base.dtype
+                return replace(ARRAY, rank=base.rank if name not in ("data",) else None, dtype=dtype)
             if kind == "unknown" and name == "saved_tensors":
                 return listed(ARRAY)
             if kind == "unknown" and name == "data":
@@ -262,14 +264,18 @@ class Expressions(Calls):
         fact = self.expr(node.operand, env)
         if isinstance(node.op, ast.Not):
             return BOOL
-        return replace(ARRAY, rank=fact.rank, fresh=True) if fact.kind in ("array", "box") else replace(fact, of=None)
+        return (
+            replace(ARRAY, rank=fact.rank, fresh=True, dtype=fact.dtype)
+            if fact.kind in ("array", "box")
+            else replace(fact, of=None)
+        )
 
     def _e_Compare(self, node: ast.Compare, env: Env) -> Fact:
         facts = [self.expr(node.left, env), *(self.expr(c, env) for c in node.comparators)]
         if any(isinstance(op, (ast.Is, ast.IsNot, ast.In, ast.NotIn)) for op in node.ops):
             return BOOL
         if any(f.kind in ("array", "box") for f in facts):
-            return replace(ARRAY, fresh=True)
+            return replace(ARRAY, fresh=True, dtype="bool")
         return UNKNOWN if any(f.kind in ("unknown", "numpy") for f in facts) else BOOL
 
     def _e_BinOp(self, node: ast.BinOp, env: Env) -> Fact:
@@ -278,7 +284,11 @@ class Expressions(Calls):
     def binary(self, op: ast.operator, a: Fact, b: Fact) -> Fact:
         kinds = {a.kind, b.kind}
         if kinds & {"array", "box"}:
-            return replace(ARRAY, rank=a.rank if a.rank == b.rank or b.kind in NUMBERS else None, fresh=True)
+            dtype = promoted(a, b)
+            if isinstance(op, ast.Div) and not is_floating(dtype):
+                dtype = FLOATING if dtype is None else "float32"
+            rank = a.rank if a.rank == b.rank or b.kind in NUMBERS else None
+            return replace(ARRAY, rank=rank, fresh=True, dtype=dtype)
         if "bottom" in kinds:
             return BOTTOM
         if a.kind in NUMBERS and b.kind in NUMBERS:
@@ -300,7 +310,7 @@ class Expressions(Calls):
         self.expr(node.slice, env)
         sliced = isinstance(node.slice, ast.Slice)
         if base.kind in ("array", "box"):
-            return ARRAY
+            return replace(ARRAY, dtype=base.dtype)
         if base.kind == "shape":
             return SHAPE if sliced else INT
         if base.kind == "tuple":

@@ -19,6 +19,7 @@ class Fact:
         rank: of an array, or the length of a shape.
         origin: where an unknown comes from (parameters, calls), so that its uses can say what it is.
         fresh: an array that this expression made: no other name can reach its numbers.
+        dtype: of an array, where it is written or follows (`jaxnn.port.dtypes`).
     """
 
     kind: str
@@ -26,6 +27,11 @@ class Fact:
     rank: int | None = None
     origin: Any = None
     fresh: bool = False
+    dtype: str | None = None
+
+    @property
+    def floating(self) -> bool:
+        return self.dtype is not None and self.dtype.startswith(("float", "bfloat", "complex"))
 
 
 UNKNOWN = Fact("unknown")
@@ -109,7 +115,8 @@ def _joined(a: Fact, b: Fact) -> Fact:
     of = a.of if a.of == b.of else None
     if a.kind == "external" and of is None:
         return Fact("class", None)
-    return Fact(a.kind, of, rank, origin, fresh)
+    dtype = a.dtype if a.dtype == b.dtype else "floating" if a.floating and b.floating else None
+    return Fact(a.kind, of, rank, origin, fresh, dtype)
 
 
 def item(fact: Fact) -> Fact:
@@ -126,7 +133,7 @@ def item(fact: Fact) -> Fact:
     if fact.kind == "str":
         return STR
     if fact.kind == "array":
-        return replace(ARRAY, rank=None if fact.rank is None else fact.rank - 1)
+        return replace(ARRAY, rank=None if fact.rank is None else fact.rank - 1, dtype=fact.dtype)
     if fact.kind == "dict":
         return UNKNOWN
     if fact.kind == "bottom":

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from jaxnn.port.annotations import annotated
+from jaxnn.port.dtypes import FLOATING, lasting
 from jaxnn.port.expressions import Expressions
 from jaxnn.port.facts import (
     ARRAY,
@@ -315,7 +316,8 @@ class Inference(Expressions):
         value = self.expr(node.value, env)
         before = self.expr(node.target, env)
         fact = self.binary(node.op, before, value)
-        self.assign(node.target, replace(fact, fresh=before.fresh), env, None)
+        kept = before.dtype if before.kind in ("array", "box") else fact.dtype  # torch writes into what is there
+        self.assign(node.target, replace(fact, fresh=before.fresh, dtype=kept), env, None)
 
     def _For(self, node: ast.For, env: Env) -> None:
         over = self.expr(node.iter, env)
@@ -488,9 +490,11 @@ class Inference(Expressions):
                 env[target.value.id] = Fact(base.kind, join(base.of, fact))
 
     def attribute_set(self, owner: Class, name: str, fact: Fact) -> None:
-        fact = replace(fact, fresh=False)
+        fact = replace(lasting(fact), fresh=False)
         if fact.kind == "box":
-            fact = replace(ARRAY)  # reading self.weight gives the array
+            fact = replace(
+                ARRAY, dtype=FLOATING if fact.dtype is None else fact.dtype
+            )  # reading self.weight gives the array
         before = owner.attributes.get(name)
         after = join(before, fact)
         if after != before:

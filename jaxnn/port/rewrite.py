@@ -6,6 +6,7 @@ import ast
 import re
 from dataclasses import replace
 
+from jaxnn.port.dtypes import ADDING_UP, may_be_narrow
 from jaxnn.port.emit import Emitter, needed, parenthesised, tight
 from jaxnn.port.facts import ARRAY, NOT_ARRAYS, Fact
 from jaxnn.port.imports import Imports
@@ -565,6 +566,11 @@ class Rewriter(Writes):
         if status == "cannot":
             self.cannot(node, name, row.note)
             return
+        x = match.bound.get("x")
+        if row.torch in ADDING_UP and isinstance(x, ast.expr) and not match.bound.get("dtype"):
+            if may_be_narrow(self.fact(x), self.program):
+                status, old = "helper", self.edits.take(x)
+                self.edits[x] = lambda at: f"{self.imports.alias('T')}.wide({old(at)})"
         self.site(node, name, status, row.note, row)
         self.edits[node] = lambda _: self._rendered(node, match)
 

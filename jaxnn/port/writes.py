@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from jaxnn.port.dtypes import keeps, writes_as
 from jaxnn.port.emit import Emitter, parenthesised, tight
 from jaxnn.port.facts import ARRAY, Fact
 from jaxnn.port.match import choose
@@ -37,6 +38,7 @@ _SIGNS: dict[type, str] = {
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//", ast.Mod: "%", ast.Pow: "**", ast.MatMult: "@",
     ast.BitAnd: "&", ast.BitOr: "|", ast.BitXor: "^", ast.LShift: "<<", ast.RShift: ">>",
 }  # fmt: skip
+_KEPT = "what is written to keeps its dtype"
 CALLERS = "the caller's array is not written to"
 _INITS = {"normal_": "normal_", "uniform_": "uniform_", "zero_": "zeros_", "fill_": "constant_"}
 
@@ -260,7 +262,7 @@ class Writes:
             if base.kind == "array":
                 self.children(node)
                 self.index(target.slice)
-                self._stored(node, target, lambda _: self.edits.text(node.value), "x[i] = v")
+                self._stored(node, target, lambda _: self._item_value(node.value, target.value), "x[i] = v")
                 return
             if base.kind == "unknown" and self._maybe_array(target):
                 self.children(node)
@@ -276,6 +278,13 @@ class Writes:
             return
         self._attribute_written(node)
         self.children(node)
+
+    def _item_value(self: Any, value: ast.expr, owner: ast.expr) -> str:
+        """What is put into a place of `owner`, in its dtype."""
+        fact, text = self.fact(value), self.edits.text(value)
+        if fact.kind != "array" or keeps(self.fact(owner), fact, self.program):
+            return text
+        return f"{tight(text)}.astype({tight(self.edits.text(owner))}.dtype)"
 
     def _attribute_written(self: Any, node: ast.Assign) -> None:
         """``m.weight.data = v``, ``x.data = v``: jaxnn's arrays take it where a module owns them."""
@@ -332,10 +341,10 @@ class Writes:
             method = _ADDED.get(type(node.op))
 
             def new(old: str) -> str:
-                inner = self.edits.text(value)
-                return f"{tight(old)} {sign} {parenthesised(inner, 16)}"
+                return self._augmented(node, old)
 
-            if method and not _gathers(target.slice, self.fact):
+            kept = keeps(fact, self.fact(value), self.program)
+            if method and kept and not _gathers(target.slice, self.fact):
                 self._stored(node, target, lambda _: self.edits.text(value), f"x[i] {sign}= v", method)
             else:
                 self._stored(node, target, new, f"x[i] {sign}= v")
@@ -370,13 +379,14 @@ class Writes:
                 self._seen_by(target, node)
             except Refused as refused:
                 self._refuse(node, f"m.x {sign}= y", str(refused))
+                return
+            if not keeps(self.fact(target), self.fact(value), self.program):
+                self.site(node, f"m.x {sign}= y", "exact", _KEPT)
+                self.edits[node] = lambda _: (
+                    f"{self.edits.text(target)} = {self._augmented(node, self.edits.text(target))}"
+                )
         elif isinstance(target, ast.Attribute) and target.attr == "data":
-            self._stored(
-                node,
-                target,
-                lambda old: f"{tight(old)} {sign} {parenthesised(self.edits.text(value), 16)}",
-                f"x.data {sign}= v",
-            )
+            self._stored(node, target, lambda old: self._augmented(node, old), f"x.data {sign}= v")
 
     def _aug_name(self: Any, node: ast.AugAssign, target: ast.Name, sign: str) -> None:
         """``x += y`` makes a new array here: right unless another name must see it too."""
@@ -386,19 +396,31 @@ class Writes:
             self._refuse(node, f"x {sign}= y", str(refused))
             return
         if others:
-            value = node.value
             names = " = ".join([target.id, *others])
             self.site(node, f"x {sign}= y", "exact", "names of one array stay so")
-            self.edits[node] = lambda _: f"{names} = {target.id} {sign} {parenthesised(self.edits.text(value), 16)}"
+            self.edits[node] = lambda _: f"{names} = {self._augmented(node, target.id)}"
         elif why == "attribute" or (why == CALLERS and not self._used(target, node)):
-            value = node.value
             self.site(node, f"x {sign}= y", "exact", "written to what the attribute's array belongs to")
             self.edits[node] = lambda _: (
-                f"{target.id} = {self.imports.alias('T')}.write({target.id}, "
-                f"{target.id} {sign} {parenthesised(self.edits.text(value), 16)})"
+                f"{target.id} = {self.imports.alias('T')}.write({target.id}, {self._augmented(node, target.id, True)})"
             )
-        elif why:
-            self.site(node, f"x {sign}= y", "changed", why)
+        else:
+            kept = keeps(self.fact(target), self.fact(node.value), self.program)
+            if why or not kept:
+                self.site(node, f"x {sign}= y", "changed" if why else "exact", why or _KEPT)
+            if not kept:
+                self.edits[node] = lambda _: f"{target.id} = {self._augmented(node, target.id)}"
+
+    def _augmented(self: Any, node: ast.AugAssign, old: str, cast: bool = False) -> str:
+        """``old + value``, in the dtype of what is written to.
+
+        Args:
+            cast: what takes the value casts it.
+        """
+        text = f"{tight(old)} {_SIGNS[type(node.op)]} {parenthesised(self.edits.text(node.value), 16)}"
+        if cast or keeps(self.fact(node.target), self.fact(node.value), self.program):
+            return text
+        return f"({text}).astype({tight(old)}.dtype)"
 
     def _allowed(self: Any, target: ast.Name, node: ast.AST) -> tuple[list[str], str]:
         """Other names of the same array, that must be rebound too, and what changes; Refused where it would be wrong."""
@@ -789,14 +811,14 @@ class Writes:
         func = node.func
         assert isinstance(func, ast.Attribute)
         receiver, name = func.value, func.attr
+        root = _root(receiver)
         if isinstance(receiver, ast.Call) and _writes(receiver):
             inner = self._value(receiver, old)
             if inner is None:
                 return None
             text = tight(inner)
         else:
-            stripped = _root(receiver)
-            text = tight(old if old is not None else self.edits.text(stripped))
+            text = tight(old if old is not None else self.edits.text(root))
         if name in ("normal_", "uniform_"):
             T, nn = self.imports.alias("T"), self.imports.alias("nn")
             return f"{T}.filled({', '.join([f'{nn}.init.{name}', text, *self._fill_arguments(node)])})"
@@ -804,7 +826,7 @@ class Writes:
         if base not in TABLE:
             return None
         kept = self.program.facts.get(id(receiver))
-        self.program.facts[id(receiver)] = ARRAY
+        self.program.facts[id(receiver)] = replace(ARRAY, dtype=self.fact(root).dtype)
         match = choose(self.program, self.source, base, "method", receiver, node, node)
         self.program.facts[id(receiver)] = kept if kept is not None else replace(ARRAY, kind="unknown")
         if match is None or match.row.status == "cannot":
@@ -814,7 +836,10 @@ class Writes:
             old is not None and old.endswith("]") and name in ("copy_", "fill_", "zero_")
         ):  # .at[...].set broadcasts and casts
             return "0" if name == "zero_" else self.edits.text(node.args[0]) if node.args else None
-        return Emitter(lambda n: text if n is receiver else self.edits.text(n), self.imports.alias).row(match)
+        made = Emitter(lambda n: text if n is receiver else self.edits.text(n), self.imports.alias).row(match)
+        if writes_as(match, self.fact(root), self.program):
+            return made
+        return f"{tight(made)}.astype({text}.dtype)"
 
     def initialised(self: Any, node: ast.Call, dotted: str) -> bool:
         """``nn.init.normal_(w)`` on an array that no module owns yet: drawn, and bound to its name."""
@@ -950,8 +975,8 @@ def _gathers(index: ast.expr, fact: Callable[[ast.AST], Fact] | None = None) -> 
     for part in index.elts if isinstance(index, ast.Tuple) else [index]:
         if isinstance(part, (ast.Slice, ast.Constant, ast.UnaryOp)):
             continue
-        if fact is not None and fact(part).kind in ("int", "none"):
-            continue
+        if fact is not None and (fact(part).kind in ("int", "none") or fact(part).dtype == "bool"):
+            continue  # a mask holds no place twice
         if fact is None and isinstance(part, (ast.Name, ast.BinOp)):
             continue  # a number, or an array: taken for a view, the careful way
         return True

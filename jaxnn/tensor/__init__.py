@@ -43,6 +43,7 @@ from jaxnn.tensor.spectral import stft as stft
 from jaxnn.tensor.writing import filled as filled
 from jaxnn.tensor.writing import set_item as set_item
 from jaxnn.tensor.writing import to as to
+from jaxnn.tensor.writing import wide as wide
 from jaxnn.tensor.writing import write as write
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.base import dtypes
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import arrays_in, check_dtype, describe, is_array
 from jaxnn.core.arithmetic import Arithmetic, as_index, check_index
@@ -150,3 +151,33 @@ def to(x: Any, *args: Any, dtype: Any = None, **options: Any) -> Any:
             dtype = arg.dtype
     dtype = options.get("other", np.zeros(0)).dtype if dtype is None and "other" in options else dtype
     return jnp.asarray(x) if dtype is None else jnp.asarray(x).astype(check_dtype(dtype, "to"))
+
+
+def wide(x: Any) -> Any:
+    """What torch adds up: integers of 8 and 16 bits are wide before they are; ``T.wide(x).cumsum(0)``.
+
+    torch's sum, prod, cumsum and cumprod give int64 of every integer dtype; JAX's keep 8 and 16 bits, and wrap, or give
+    an unsigned sum, which wraps below 0.
+
+    Args:
+        x: an array.
+
+    Returns:
+        An array of int32 for one of int8, int16, uint8 or uint16; any other as it is.
+
+    Raises:
+        TypeError: `x` is no array.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxnn import tensor as T
+        >>> x = jnp.asarray([250, 30], jnp.uint8)
+        >>> x.cumsum(0).tolist(), T.wide(x).cumsum(0).tolist(), (T.wide(x).sum() - 300).item()
+        ([250, 24], [250, 280], -20)
+
+    Follows ``torch.sum``.
+    """
+    x = arrays_in(x)
+    if not is_array(x):
+        fail(TypeError, "wide", "x", "an array", x)
+    return dtypes.wide(x)

@@ -108,7 +108,8 @@ ROWS = (
     Row("where", "condition, x, other", "jnp.where({condition}, {x}, {other})", "torch.where(m, x, y)", form="function"),
     Row("where", "condition", "jnp.where({condition})", "torch.where(m)[0]", form="function", result="arrays", note="fails in a compiled function: its size depends on the numbers"),
     Row("where", "x, condition, other", "jnp.where({condition}, {x}, {other})", "x.where(m, y)", form="method"),
-    Row("masked_fill", "x, mask, value", "jnp.where({mask}, {value}, {x})", "x.masked_fill(m, -1.0)", when="value:number", form="both"),
+    Row("masked_fill", "x, mask, value", "jnp.where({mask}, {value}, {x})", "(x * 0.5).masked_fill(m, -1.0)", when="value:number, x.floating=True"),
+    Row("masked_fill", "x, mask, value", "jnp.where({mask}, {value}, {x})", "x.masked_fill(m, -1e9)", when="value:infinite"),
     Row("masked_fill", "x, mask, value", "jnp.where({mask}, {value}, {x}).astype({x}.dtype)", "x.masked_fill(m, v[0])", when="x:simple"),
     Row("masked_fill", "x, mask, value", "(lambda _x: jnp.where({mask}, {value}, _x).astype(_x.dtype))({x})", "(x * 2).masked_fill(m, v[0])"),
     # Functions that jaxnn has.

@@ -32,7 +32,7 @@ class Row:
         when: conditions, with commas between them; all must be *proved*. ``dim``: it was given (not just as its
             default). ``!dim``: it was not. ``dim=-1``: it is this literal. ``dim:int``, ``other:array``, ``shape:ints``,
             ``dtype:dtype``, ``other:number``: what it is. ``x:fresh``: computed here, no other name can reach it. ``x:simple``: a plain name, which may be written twice.
-            ``x.rank=2``. ``use:unpack``: the result is assigned to several names. ``use:statement``: it is not used.
+            ``x.rank=2``, ``x.floating=True``: what is known of it. ``value:infinite``: a number for floating arrays alone. ``use:unpack``: the result is assigned to several names. ``use:statement``: it is not used.
         form: where torch has it: ``torch.NAME(x)``, ``x.NAME()``, both, or ``x.NAME``.
         result: what the result is: ``array``, ``x`` (as `x`), ``int``, ``float``, ``bool``, ``shape``, ``arrays`` (a tuple
             of arrays), ``dtype``, ``str``, ``list``, ``none``, ``number``, ``unknown``. ``array+1``, ``array-1``, ``array=2``: its rank beside that of
