@@ -24,7 +24,7 @@ import torch
 
 import jaxnn as nn
 from benchmarks.timing import medians, table
-from jaxnn.core.parameter import empty
+from jaxnn.boxes.parameter import empty
 
 WIDTH = 2048
 

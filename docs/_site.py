@@ -49,7 +49,7 @@ NAMESPACES = (
 
 # Folder of the source, then the start of its file's name: the family's title. What no row takes is "Other".
 _FAMILIES = (
-    ("core.module|core.parameter|core.uninitialized", "Module, Parameter, Buffer"),
+    ("core.module|boxes.parameter|boxes.uninitialized", "Module, Parameter, Buffer"),
     ("modules.container", "Containers"),
     ("transforms.|grad", "Transforms"),
     ("core.random", "Randomness"),

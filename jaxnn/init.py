@@ -20,11 +20,14 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base.dtypes import describe, is_floating
-from jaxnn.core import filling, random, spanning
-from jaxnn.core.arithmetic import Arithmetic
-from jaxnn.core.parameter import Buffer, Slot, is_computed, owner
+from jaxnn.boxes import filling
+from jaxnn.boxes.arithmetic import Arithmetic
+from jaxnn.boxes.parameter import Buffer
+from jaxnn.boxes.slot import Slot, is_computed, owner
+from jaxnn.core import random
 from jaxnn.mersenne import twister
 from jaxnn.mersenne.parts import Parts, PartTwister, index_of
+from jaxnn.multihost import spanning
 
 __all__ = [
     "calculate_gain",

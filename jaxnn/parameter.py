@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxnn.core.parameter import Buffer as Buffer
-from jaxnn.core.parameter import Parameter as Parameter
-from jaxnn.core.uninitialized import UninitializedBuffer as UninitializedBuffer
-from jaxnn.core.uninitialized import UninitializedParameter as UninitializedParameter
-from jaxnn.core.uninitialized import _Uninitialized as UninitializedTensorMixin
+from jaxnn.boxes.parameter import Buffer as Buffer
+from jaxnn.boxes.parameter import Parameter as Parameter
+from jaxnn.boxes.uninitialized import UninitializedBuffer as UninitializedBuffer
+from jaxnn.boxes.uninitialized import UninitializedParameter as UninitializedParameter
+from jaxnn.boxes.uninitialized import _Uninitialized as UninitializedTensorMixin
 
 
 def is_lazy(param: Any) -> bool:

@@ -12,8 +12,8 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import init
+from jaxnn.boxes.parameter import Buffer, Parameter, empty
 from jaxnn.core import random
-from jaxnn.core.parameter import Buffer, Parameter, empty
 
 # name, options, whether the numbers are torch's to the bit.
 EXACT = [

@@ -17,6 +17,8 @@ ROOMS = (
     "lowering",
     "base",
     "common_types",
+    "multihost",
+    "boxes",
     "mersenne",
     "core",
     "parameter",

@@ -14,7 +14,7 @@ from jax import lax
 
 from jaxnn.attention.masks import MaskMod, create_mask, noop_mask, positional_arguments, sliced_mask
 from jaxnn.base.dtypes import describe
-from jaxnn.core.parameter import as_sharding
+from jaxnn.boxes.parameter import as_sharding
 
 _BLOCK = 128
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnn.core.parameter import as_sharding
+from jaxnn.boxes.parameter import as_sharding
 
 # (batch, head, query index, key index) -> whether the key takes part; all four are scalars.
 MaskMod = Callable[[Any, Any, Any, Any], Any]

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.base.dtypes import check_dtype, describe, is_floating
-from jaxnn.core import spanning
-from jaxnn.core.arithmetic import Arithmetic, define
-from jaxnn.core.parameter import Slot, as_sharding
+from jaxnn.boxes.arithmetic import Arithmetic, define
+from jaxnn.boxes.parameter import as_sharding
+from jaxnn.boxes.slot import Slot
+from jaxnn.multihost import spanning
 
 
 class Conversions:

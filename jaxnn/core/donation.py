@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import _compat
+from jaxnn.boxes.homes import WAY_OUT, DeletedArrayError, deleted_message
+from jaxnn.boxes.slot import Slot, is_deleted
 from jaxnn.core import tree
-from jaxnn.core.parameter import WAY_OUT, DeletedArrayError, Slot, deleted_message, is_deleted
 
 _SHOWN = 4
 _OF_JAX = ("has been deleted", "deleted or donated")  # what jax says of such an array

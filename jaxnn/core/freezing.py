@@ -20,8 +20,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.core.box_data import Data, data_of
-from jaxnn.core.parameter import Slot
+from jaxnn.boxes.data import Data, data_of
+from jaxnn.boxes.slot import Slot
 
 _ATOMS = (type(None), bool, int, str, bytes, type, types.FunctionType, types.BuiltinFunctionType, enum.Enum, np.dtype)
 _IMMUTABLE_TYPE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: a class written in C

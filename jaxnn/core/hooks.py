@@ -19,8 +19,8 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base.dtypes import is_floating
+from jaxnn.boxes.slot import note_structure
 from jaxnn.core.freezing import Noted
-from jaxnn.core.parameter import note_structure
 
 
 class Hook(NamedTuple):

@@ -19,19 +19,11 @@ import jax
 
 from jaxnn import _compat
 from jaxnn.base import explaining
+from jaxnn.boxes.homes import TraceLeakError, leak_message, may_hold
+from jaxnn.boxes.reads import Reads
+from jaxnn.boxes.slot import Slot, attributes_in, next_epoch, structure_epoch
+from jaxnn.boxes.writes import restore_acts, write_all
 from jaxnn.core import donation, random, tree
-from jaxnn.core.parameter import (
-    Reads,
-    Slot,
-    TraceLeakError,
-    attributes_in,
-    leak_message,
-    may_hold,
-    next_epoch,
-    restore_acts,
-    structure_epoch,
-    write_all,
-)
 from jaxnn.core.stateful import Stateful
 from jaxnn.core.tree import Registry, Structure
 

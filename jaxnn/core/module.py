@@ -16,26 +16,14 @@ import numpy as np
 from jaxnn import _compat
 from jaxnn.base import explaining, modes
 from jaxnn.base.dtypes import describe
+from jaxnn.boxes.data import Data
+from jaxnn.boxes.homes import TraceLeakError, called_outside, encloses, leak_message, may_hold
+from jaxnn.boxes.parameter import Buffer, Parameter
+from jaxnn.boxes.reads import note_call, note_reads, open_reads
+from jaxnn.boxes.slot import Slot, owner, recently_read, settle
 from jaxnn.core import donation, tree
-from jaxnn.core.box_data import Data
 from jaxnn.core.conversions import Conversions
 from jaxnn.core.hooks import Hooks, call_with_hooks, global_hooks, on_registration
-from jaxnn.core.parameter import (
-    Buffer,
-    Parameter,
-    Slot,
-    TraceLeakError,
-    called_outside,
-    encloses,
-    leak_message,
-    may_hold,
-    note_call,
-    note_reads,
-    open_reads,
-    owner,
-    recently_read,
-    settle,
-)
 from jaxnn.core.private_names import PrivateNames
 from jaxnn.core.state_dict import StateDict
 from jaxnn.core.stateful import Stateful, View

@@ -15,8 +15,9 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxnn import _compat
-from jaxnn.core import processes, tree
+from jaxnn.core import tree
 from jaxnn.core.conversions import place
+from jaxnn.multihost import processes
 
 _sharding_of = operator.attrgetter("sharding")
 _MOST = 4096  # entries of `_known`

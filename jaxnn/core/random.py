@@ -27,8 +27,9 @@ from jax.interpreters import batching
 
 from jaxnn import _compat
 from jaxnn.base.locks import Lock
+from jaxnn.boxes.homes import TraceLeakError, may_hold
+from jaxnn.boxes.slot import Slot
 from jaxnn.core.conversions import place
-from jaxnn.core.parameter import Slot, TraceLeakError, may_hold
 from jaxnn.core.placement import check_alike, home
 from jaxnn.lowering.define import Primitive, lower, refuse
 

@@ -19,23 +19,13 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base.dtypes import as_array, describe, is_floating
-from jaxnn.core import spanning, tree
-from jaxnn.core.box_data import Data
-from jaxnn.core.parameter import (
-    Buffer,
-    DeletedArrayError,
-    Parameter,
-    Slot,
-    TraceLeakError,
-    deleted_message,
-    is_deleted,
-    leak_message,
-    may_hold,
-    next_epoch,
-    restore_acts,
-    structure_epoch,
-    write_all,
-)
+from jaxnn.boxes.data import Data
+from jaxnn.boxes.homes import DeletedArrayError, TraceLeakError, deleted_message, leak_message, may_hold
+from jaxnn.boxes.parameter import Buffer, Parameter
+from jaxnn.boxes.slot import Slot, is_deleted, next_epoch, structure_epoch
+from jaxnn.boxes.writes import restore_acts, write_all
+from jaxnn.core import tree
+from jaxnn.multihost import spanning
 
 EXTRA_STATE = "_extra_state"
 

@@ -9,8 +9,9 @@ import jax
 
 from jaxnn.base.checks import fail
 from jaxnn.base.naming import own_constructor
+from jaxnn.boxes.homes import TraceLeakError, current_home, leak_message, may_hold
+from jaxnn.boxes.slot import Slot, note_structure
 from jaxnn.core import tree
-from jaxnn.core.parameter import Slot, TraceLeakError, current_home, leak_message, may_hold, note_structure
 
 _MISSING: Any = object()
 _NOT_PICKLED = ("_cache", "_pending", "_home", "_scope", "_aside")

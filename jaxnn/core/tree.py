@@ -24,22 +24,12 @@ from jax.tree_util import GetAttrKey, register_pytree_with_keys
 from jaxnn import _ambient as ambient
 from jaxnn import _compat
 from jaxnn.base.locks import Lock
+from jaxnn.boxes.homes import TraceHome
+from jaxnn.boxes.parameter import Attributed, Buffer, Parameter
+from jaxnn.boxes.reads import note_reads, open_reads
+from jaxnn.boxes.slot import Slot, note_structure, recently_read, set_label, settle, structure_epoch
+from jaxnn.boxes.writes import written
 from jaxnn.core import freezing
-from jaxnn.core.parameter import (
-    Attributed,
-    Buffer,
-    Parameter,
-    Slot,
-    TraceHome,
-    note_reads,
-    note_structure,
-    open_reads,
-    recently_read,
-    set_label,
-    settle,
-    structure_epoch,
-    written,
-)
 
 REGISTRIES = ("_parameters", "_buffers", "_slots")
 # What a stateful object's __dict__ holds besides its attributes.

@@ -12,9 +12,9 @@ from jax import export as jax_export
 from jaxnn._version import __version__
 from jaxnn.base import modes
 from jaxnn.base.checks import fail
+from jaxnn.boxes.parameter import Buffer, Parameter
 from jaxnn.core import lift, tree
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Buffer, Parameter
 from jaxnn.export.dims import Shapes
 from jaxnn.export.program import Array, ExportedProgram
 from jaxnn.functional.attention_backends import portable

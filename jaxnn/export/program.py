@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from jaxnn.base.checks import fail
+from jaxnn.boxes.parameter import Buffer, Parameter
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Buffer, Parameter
 from jaxnn.lowering.compiling import Jitted
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.base.dtypes import describe
-from jaxnn.core.parameter import as_sharding
+from jaxnn.boxes.parameter import as_sharding
 
 
 class CausalVariant(enum.IntEnum):

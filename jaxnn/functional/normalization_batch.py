@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxnn.base.checks import fail
 from jaxnn.base.op import op
-from jaxnn.core.parameter import update_owner
+from jaxnn.boxes.slot import update_owner
 from jaxnn.functional._normalization import (
     channels,
     check_batch_size,

@@ -16,7 +16,7 @@ from jaxnn import _compat
 from jaxnn.base.checks import check_array, fail
 from jaxnn.base.dtypes import as_array, check_dtype
 from jaxnn.base.op import op
-from jaxnn.core.parameter import as_sharding
+from jaxnn.boxes.parameter import as_sharding
 
 
 def host_integers(function: str, argument: str, value: Any, remedy: str) -> np.ndarray[Any, Any]:

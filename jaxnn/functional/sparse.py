@@ -14,7 +14,7 @@ from jaxnn import _compat
 from jaxnn.base.checks import as_int, check_array, check_indices, concrete, fail
 from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
-from jaxnn.core.parameter import update_owner
+from jaxnn.boxes.slot import update_owner
 from jaxnn.functional.norms import to_length, vector_norm
 
 _INDEX_DTYPES = (np.dtype("int32"), np.dtype("int64"))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxnn.base.dtypes import array_in
-from jaxnn.core import processes
 from jaxnn.io._atomic import write_atomically
+from jaxnn.multihost import processes
 
 
 def is_spread(obj: Any) -> bool:

@@ -13,10 +13,10 @@ import ml_dtypes
 import numpy as np
 
 from jaxnn.base.dtypes import array_in, describe
-from jaxnn.core.spanning import whole
 from jaxnn.io._content import Bytes
 from jaxnn.io._content import read as read_content
 from jaxnn.io.errors import CheckpointError, plain, quoted
+from jaxnn.multihost.spanning import whole
 
 # The format's dtypes, in its own order of alignment. F4 is packed two to a byte, the first in the low half.
 DTYPES: dict[str, np.dtype[Any]] = {

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.base.dtypes import array_in, describe
-from jaxnn.core import processes, spanning
 from jaxnn.io._pickle_writer import Call, Global, Persistent, Where, Writer, where_text
 from jaxnn.io._tensors import STORAGE_OF
 from jaxnn.io.dtypes import NAMES
+from jaxnn.multihost import processes, spanning
 
 ALIGNMENT = 64  # torch.save's own, so that a mapped file holds aligned tensors
 _LATEST = (1980, 1, 1, 0, 0, 0)  # the same object gives the same file

@@ -12,8 +12,8 @@ import jax
 import jaxnn.functional as F
 from jaxnn import init as initializers
 from jaxnn.base.checks import as_int, fail, warn_caller
+from jaxnn.boxes.parameter import Parameter, empty
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Parameter, empty
 from jaxnn.modules.attention import MultiheadAttention as MultiheadAttention
 from jaxnn.modules.softmax import LogSoftmax as LogSoftmax
 from jaxnn.modules.softmax import Softmax as Softmax

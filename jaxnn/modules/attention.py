@@ -8,8 +8,8 @@ import jax
 
 from jaxnn import init
 from jaxnn.base.checks import as_ints, fail
+from jaxnn.boxes.parameter import Parameter, empty
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Parameter, empty
 from jaxnn.functional.attention_multihead import MultiHeadArrays, MultiHeadOptions, canonical_mask, multi_head_attention
 from jaxnn.modules.linear import NonDynamicallyQuantizableLinear
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxnn import _compat, init
 from jaxnn.base.checks import as_int, fail
+from jaxnn.boxes.parameter import Buffer, Parameter, as_sharding, empty
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Buffer, Parameter, as_sharding, empty
 from jaxnn.functional.normalization_batch import batch_norm_over
 from jaxnn.modules.lazy import _LazyLayer
 

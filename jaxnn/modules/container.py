@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from jaxnn.base.dtypes import array_in
+from jaxnn.boxes.parameter import Parameter
+from jaxnn.boxes.slot import owner
 from jaxnn.core.module import Module, _add_indent
-from jaxnn.core.parameter import Parameter, owner
 
 
 def _index(length: int, index: Any) -> int:

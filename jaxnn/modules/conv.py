@@ -11,8 +11,8 @@ import jax
 import jaxnn.functional as F
 from jaxnn import init
 from jaxnn.base.checks import as_ints, fail, ints_of
+from jaxnn.boxes.parameter import Parameter, empty
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Parameter, empty
 from jaxnn.functional.conv import same_padding
 from jaxnn.modules.lazy import _LazyLayer
 from jaxnn.modules.utils import _ntuple

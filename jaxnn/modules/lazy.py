@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from jaxnn.boxes.uninitialized import UninitializedBuffer, UninitializedParameter, _Uninitialized
 from jaxnn.core.module import Module
-from jaxnn.core.uninitialized import UninitializedBuffer, UninitializedParameter, _Uninitialized
 
 
 class LazyModuleMixin(Module):

@@ -10,8 +10,8 @@ import jax
 import jaxnn.functional as F
 from jaxnn import init
 from jaxnn.base.checks import as_ints, fail
+from jaxnn.boxes.parameter import Parameter, empty
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Parameter, empty
 from jaxnn.modules.lazy import _LazyLayer
 
 

@@ -10,8 +10,8 @@ import jax
 import jaxnn.functional.normalization as F
 from jaxnn import init
 from jaxnn.base.checks import as_ints, fail, ints_of
+from jaxnn.boxes.parameter import Parameter, empty
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Parameter, empty
 from jaxnn.functional.normalization_local import cross_map_lrn2d, local_response_norm
 
 

@@ -15,8 +15,8 @@ from jaxnn import init
 from jaxnn.base.autocast import is_autocast_enabled
 from jaxnn.base.checks import as_ints, check_array, fail, warn_caller
 from jaxnn.base.dtypes import as_array
+from jaxnn.boxes.parameter import Parameter, empty
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Parameter, empty
 from jaxnn.functional import recurrent
 from jaxnn.functional.packed_sequence import PackedSequence
 from jaxnn.functional.recurrent import CELLS

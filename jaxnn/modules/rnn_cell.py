@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxnn import init
 from jaxnn.base.checks import as_ints, check_array, fail
 from jaxnn.base.dtypes import as_array
+from jaxnn.boxes.parameter import Parameter, empty
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Parameter, empty
 from jaxnn.functional import recurrent
 
 

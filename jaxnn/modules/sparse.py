@@ -9,8 +9,8 @@ import jax
 from jaxnn import init
 from jaxnn.base.checks import as_int, as_ints, fail
 from jaxnn.base.dtypes import describe
+from jaxnn.boxes.parameter import Parameter, empty
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Parameter, empty
 from jaxnn.functional.embedding_bag import embedding_bag
 from jaxnn.functional.sparse import embedding
 

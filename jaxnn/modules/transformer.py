@@ -12,8 +12,8 @@ import numpy as np
 import jaxnn.functional as F
 from jaxnn import init
 from jaxnn.base.checks import as_int, as_ints, concrete, fail, warn_caller
+from jaxnn.boxes.parameter import as_sharding
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import as_sharding
 from jaxnn.modules.container import ModuleList
 from jaxnn.modules.normalization import LayerNorm
 from jaxnn.modules.transformer_layer import (

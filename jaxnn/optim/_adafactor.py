@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn import _compat
-from jaxnn.core.parameter import Parameter
+from jaxnn.boxes.parameter import Parameter
 from jaxnn.optim._groups import check_at_least, check_ranges, refuse_complex
 from jaxnn.optim._rule import Rule
 

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import optax
 
-from jaxnn.core.parameter import Parameter, assign_all
+from jaxnn.boxes.parameter import Parameter
+from jaxnn.boxes.writes import assign_all
 from jaxnn.optim._master import OPTION, master_of
 from jaxnn.optim._rule import Rule
 

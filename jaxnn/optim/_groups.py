@@ -17,8 +17,9 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base.dtypes import describe
+from jaxnn.boxes.parameter import Parameter
+from jaxnn.boxes.slot import Slot, owner
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Parameter, Slot, owner
 from jaxnn.core.placement import like
 from jaxnn.optim import _double
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnn.core.parameter import Parameter
+from jaxnn.boxes.parameter import Parameter
 from jaxnn.optim._groups import check_at_least, check_ranges, refuse_complex
 from jaxnn.optim._rule import Rule
 

@@ -22,9 +22,10 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base.dtypes import is_half, promote_types
-from jaxnn.core import spanning
-from jaxnn.core.parameter import Parameter, Slot
+from jaxnn.boxes.parameter import Parameter
+from jaxnn.boxes.slot import Slot
 from jaxnn.core.placement import derived, is_spread, like
+from jaxnn.multihost import spanning
 from jaxnn.optim import _double
 from jaxnn.optim._groups import Layout, named
 from jaxnn.optim._master import FIELD, OPTION, current, master_of

@@ -16,8 +16,9 @@ import numpy as np
 import optax
 
 from jaxnn import _compat
-from jaxnn.core import spanning
-from jaxnn.core.parameter import Parameter, Slot
+from jaxnn.boxes.parameter import Parameter
+from jaxnn.boxes.slot import Slot
+from jaxnn.multihost import spanning
 
 
 def _set(optimizer: Any, group: int, names: tuple[str, ...], state: Any) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 from jax import lax
 
 from jaxnn.base.dtypes import describe, promote_types
+from jaxnn.boxes.parameter import Parameter
 from jaxnn.core import tree
 from jaxnn.core.lift import Call, Changes
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Parameter
 from jaxnn.optim._groups import check_ranges
 from jaxnn.optim._rule import _as_given, _as_real
 from jaxnn.optim._wolfe import Point, only_if, repeat, strong_wolfe

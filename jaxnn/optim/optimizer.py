@@ -19,19 +19,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxnn import _compat
 from jaxnn.base.checks import named
 from jaxnn.base.dtypes import describe
+from jaxnn.boxes.parameter import Parameter
+from jaxnn.boxes.slot import is_deleted, next_epoch, recently_read, settle, structure_epoch
+from jaxnn.boxes.writes import assign_all, write_all
 from jaxnn.core import donation
 from jaxnn.core.conversions import place
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import (
-    Parameter,
-    assign_all,
-    is_deleted,
-    next_epoch,
-    recently_read,
-    settle,
-    structure_epoch,
-    write_all,
-)
 from jaxnn.core.placement import derived, is_spread, like, mesh_of, several_devices, sharding_of
 from jaxnn.core.stateful import Stateful
 from jaxnn.optim import _transformed

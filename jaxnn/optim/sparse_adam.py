@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnn.core.parameter import Parameter
+from jaxnn.boxes.parameter import Parameter
 from jaxnn.optim._groups import check_ranges
 from jaxnn.optim._moments import Moments, corrections
 

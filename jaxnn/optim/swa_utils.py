@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from jaxnn._compat import Tracer
 from jaxnn.base.dtypes import describe, promote_types
 from jaxnn.base.modes import no_grad
+from jaxnn.boxes.parameter import Buffer, as_sharding
+from jaxnn.boxes.writes import assign_all
 from jaxnn.core.conversions import place
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Buffer, as_sharding, assign_all
 from jaxnn.modules.batchnorm import _BatchNorm
 from jaxnn.optim.lr_scheduler.base import LRScheduler, asked_within_step, for_each_group
 from jaxnn.optim.lr_scheduler.numbers import choose, cos, larger, smaller

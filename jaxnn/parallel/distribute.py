@@ -17,11 +17,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxnn import _compat
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe, held_as
-from jaxnn.core import processes
+from jaxnn.boxes.slot import Slot
 from jaxnn.core.conversions import place
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Slot
 from jaxnn.core.placement import check_alike, sharding_of
+from jaxnn.multihost import processes
 from jaxnn.parallel.device_mesh import DeviceMesh, as_device_mesh
 from jaxnn.parallel.placement_types import as_spec, axes_of, check_divides, sharding_for
 

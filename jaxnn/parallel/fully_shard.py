@@ -14,9 +14,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxnn import _compat
 from jaxnn.base.checks import as_int, fail
 from jaxnn.base.dtypes import check_dtype, describe, is_floating
+from jaxnn.boxes.slot import Slot, owner
 from jaxnn.core.lift import Call
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Slot, owner
 from jaxnn.modules.container import ModuleDict, ModuleList
 from jaxnn.parallel.constraints import constrain_batch
 from jaxnn.parallel.device_mesh import DeviceMesh, as_device_mesh, init_device_mesh

@@ -11,8 +11,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnn.base.checks import check_choice, fail
 from jaxnn.base.dtypes import describe
-from jaxnn.core import filling, processes, random, spanning, tree
+from jaxnn.boxes import filling
+from jaxnn.core import random, tree
 from jaxnn.core.module import Module
+from jaxnn.multihost import processes, spanning
 from jaxnn.parallel.device_mesh import as_device_mesh
 from jaxnn.parallel.distribute import distribute_module
 

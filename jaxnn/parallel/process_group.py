@@ -19,7 +19,7 @@ import jaxlib
 from jaxnn import _compat
 from jaxnn._version import __version__
 from jaxnn.base.checks import fail
-from jaxnn.core import processes, spanning
+from jaxnn.multihost import processes, spanning
 
 _TORCHRUN = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
 _CPU_COLLECTIVES = {None: "gloo", "gloo": "gloo", "mpi": "mpi", "nccl": "gloo", "cpu:gloo,cuda:nccl": "gloo"}

@@ -8,7 +8,7 @@ from typing import Any
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe
 from jaxnn.base.naming import own_constructor
-from jaxnn.core.parameter import Slot
+from jaxnn.boxes.slot import Slot
 from jaxnn.modules.linear import Linear
 from jaxnn.modules.sparse import Embedding
 from jaxnn.parallel.constraints import Inputs, Outputs

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import functional as F
-from jaxnn.core.arithmetic import IN_PLACE, METHODS, Arithmetic
-from jaxnn.core.parameter import owner
+from jaxnn.boxes.arithmetic import IN_PLACE, METHODS, Arithmetic
+from jaxnn.boxes.slot import owner
 from jaxnn.tensor import indexing, measures, ordering, shapes, spectral, writing
 
 

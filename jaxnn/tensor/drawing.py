@@ -17,8 +17,8 @@ import numpy as np
 from jaxnn import init
 from jaxnn.base.checks import as_int, fail
 from jaxnn.base.dtypes import check_dtype, default_float, is_floating
+from jaxnn.boxes.parameter import Buffer, empty
 from jaxnn.core import random
-from jaxnn.core.parameter import Buffer, empty
 from jaxnn.tensor.shapes import as_sizes
 
 _IGNORED = {"device", "layout", "requires_grad", "pin_memory", "memory_format"}

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnn.boxes.parameter import Buffer, Parameter
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Buffer, Parameter
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "array": (jax.Array, np.ndarray, Parameter, Buffer), "int": (int,), "float": (float,), "bool": (bool,), "str": (str,),

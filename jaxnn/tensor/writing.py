@@ -11,8 +11,9 @@ import numpy as np
 from jaxnn.base import dtypes
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import arrays_in, check_dtype, describe, is_array
-from jaxnn.core.arithmetic import Arithmetic, as_index, check_index
-from jaxnn.core.parameter import Buffer, Slot, is_computed, owner
+from jaxnn.boxes.arithmetic import Arithmetic, as_index, check_index
+from jaxnn.boxes.parameter import Buffer
+from jaxnn.boxes.slot import Slot, is_computed, owner
 
 
 def write(x: Any, value: Any, index: Any = ...) -> Any:

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 
 from jaxnn.base.dtypes import describe
+from jaxnn.boxes.data import Data
+from jaxnn.boxes.parameter import Buffer, Parameter
+from jaxnn.boxes.slot import Slot, keep_attributes
 from jaxnn.core import tree
-from jaxnn.core.box_data import Data
-from jaxnn.core.parameter import Buffer, Parameter, Slot, keep_attributes
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 

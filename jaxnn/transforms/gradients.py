@@ -11,9 +11,9 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 
 from jaxnn.base.checks import fail, is_plain, named
+from jaxnn.boxes.slot import Slot
 from jaxnn.core import tree
 from jaxnn.core.lift import Call
-from jaxnn.core.parameter import Slot
 from jaxnn.core.stateful import Stateful
 from jaxnn.transforms.outside import check_gradient
 from jaxnn.transforms.signature import as_tuple, unbound, wraps

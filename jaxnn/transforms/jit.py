@@ -13,10 +13,10 @@ from jaxnn import _compat
 from jaxnn.base import explaining
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe
+from jaxnn.boxes.reads import Reads
 from jaxnn.core import donation, lift, random
 from jaxnn.core.conversions import place
 from jaxnn.core.lift import Watch
-from jaxnn.core.parameter import Reads
 from jaxnn.core.placement import Placement, check_program, home, placement_of, several_devices
 from jaxnn.core.stateful import Stateful
 from jaxnn.lowering.compiling import Jitted

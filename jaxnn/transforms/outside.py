@@ -11,9 +11,10 @@ import numpy as np
 
 from jaxnn.base.checks import warn_caller
 from jaxnn.base.dtypes import x64_enabled
+from jaxnn.boxes.reads import Reads, note_reads, open_reads
+from jaxnn.boxes.slot import Slot, structure_epoch
 from jaxnn.core import freezing, tree
 from jaxnn.core.lift import Plan
-from jaxnn.core.parameter import Reads, Slot, note_reads, open_reads, structure_epoch
 from jaxnn.core.stateful import Stateful
 
 _SHOWN = 3

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.core.parameter import Slot, note_computed
+from jaxnn.boxes.slot import Slot, note_computed
 from jaxnn.core.stateful import Stateful
 
 Read = Callable[[Any, str], Any]

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import init
+from jaxnn.boxes.parameter import Buffer, empty
 from jaxnn.core.freezing import Noted
 from jaxnn.core.hooks import Hook
-from jaxnn.core.parameter import Buffer, empty
 from jaxnn.utils import _computed
 
 

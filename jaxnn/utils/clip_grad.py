@@ -22,7 +22,7 @@ from jaxnn import _compat
 from jaxnn.base.checks import check_used, fail
 from jaxnn.base.dtypes import is_floating, promote_types
 from jaxnn.base.op import Number, op
-from jaxnn.core.parameter import Slot
+from jaxnn.boxes.slot import Slot
 from jaxnn.functional.norms import to_length, vector_norm
 
 __all__ = ["clip_grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]

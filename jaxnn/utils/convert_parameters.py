@@ -14,7 +14,7 @@ from jaxtyping import Array, Shaped
 from jaxnn import _compat
 from jaxnn.base.checks import check_array, fail
 from jaxnn.base.dtypes import promote_types
-from jaxnn.core.parameter import Slot, owner
+from jaxnn.boxes.slot import Slot, owner
 
 __all__ = ["parameters_to_vector", "vector_to_parameters"]
 

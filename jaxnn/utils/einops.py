@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from jaxnn import init
 from jaxnn.base import modes
+from jaxnn.boxes.parameter import Parameter, empty
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Parameter, empty
 
 __all__ = ["EinMix", "Rearrange", "Reduce"]
 

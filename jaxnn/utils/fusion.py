@@ -10,8 +10,9 @@ from jax import lax
 from jaxtyping import Array, Inexact
 
 from jaxnn.base.op import op
+from jaxnn.boxes.parameter import Parameter
+from jaxnn.boxes.slot import Slot, owner
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Parameter, Slot, owner
 
 __all__ = ["fuse_conv_bn_eval", "fuse_conv_bn_weights", "fuse_linear_bn_eval", "fuse_linear_bn_weights"]
 

@@ -17,9 +17,11 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn._ambient import Ambient
+from jaxnn.boxes.homes import may_hold
+from jaxnn.boxes.parameter import Buffer, Parameter
+from jaxnn.boxes.slot import Slot
 from jaxnn.core import tree
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Buffer, Parameter, Slot, may_hold
 from jaxnn.modules.container import ModuleDict, ModuleList
 from jaxnn.utils import _computed
 

@@ -14,8 +14,8 @@ from jaxnn import functional as F
 from jaxnn.base import modes
 from jaxnn.base.dtypes import promote_types
 from jaxnn.base.op import op
+from jaxnn.boxes.parameter import Parameter
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Parameter
 from jaxnn.core.state_dict import incoming
 from jaxnn.modules.conv import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from jaxnn.utils import _hooked

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 
 from jaxnn.base.dtypes import describe
+from jaxnn.boxes.parameter import Parameter
 from jaxnn.core import random, tree
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Parameter
 from jaxnn.lowering.by_platform import default_program
 from jaxnn.lowering.compiling import speed_of_float32
 from jaxnn.lowering.define import multiply_adds

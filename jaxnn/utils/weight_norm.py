@@ -10,8 +10,8 @@ from jaxtyping import Array, Inexact
 
 from jaxnn.base.dtypes import promote_types
 from jaxnn.base.op import op
+from jaxnn.boxes.parameter import Parameter
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Parameter
 from jaxnn.functional.norms import over, vector_norm
 from jaxnn.utils import _hooked
 

@@ -117,7 +117,7 @@ def test_every_protocol_of_pickle(protocol):
 
 def test_a_process_that_ends_says_nothing_of_boxes_that_are_freed_last():
     script = (
-        "import jaxnn as nn, jax.numpy as jnp\nfrom jaxnn.core import parameter\n"
+        "import jaxnn as nn, jax.numpy as jnp\nfrom jaxnn.boxes import slot\n"
         "model = nn.Linear(3, 3)\nmodel(jnp.ones(3))\nheld = list(model.parameters())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnn.functional as F
-from jaxnn.core.parameter import Buffer
+from jaxnn.boxes.parameter import Buffer
 from jaxnn.functional.normalization_local import cross_map_lrn2d
 from jaxnn.lowering.evaluating import Evaluation
 from tests.oracle import assert_parity

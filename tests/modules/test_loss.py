@@ -80,8 +80,8 @@ def test_wrong_options():
 
 
 def test_distance_may_be_a_module_with_parameters():
+    from jaxnn.boxes.parameter import Parameter
     from jaxnn.core.module import Module
-    from jaxnn.core.parameter import Parameter
 
     class Scaled(Module):
         def __init__(self):

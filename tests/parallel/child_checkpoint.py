@@ -9,7 +9,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxnn as nn
 import jaxnn.functional as F
-from jaxnn.core import spanning
+from jaxnn.multihost import spanning
 from jaxnn.parallel import checkpoint
 from parity import ours
 from tests.parallel.children import say

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxnn as nn
-from jaxnn.core import spanning
+from jaxnn.multihost import spanning
 from tests.parallel.children import say
 
 how = sys.argv[1]

@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxnn as nn
 import jaxnn.functional as F
-from jaxnn.core import processes, spanning
+from jaxnn.multihost import processes, spanning
 from jaxnn.parallel import process_group
 from parity import ours
 from tests.parallel.children import say

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.core import processes
+from jaxnn.multihost import processes
 from jaxnn.parallel import process_group
 from tests.parallel import children
 

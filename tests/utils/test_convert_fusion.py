@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.core.parameter import TraceLeakError
+from jaxnn.boxes.homes import TraceLeakError
 from jaxnn.utils import (
     fuse_conv_bn_eval,
     fuse_conv_bn_weights,

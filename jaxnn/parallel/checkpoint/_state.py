@@ -15,12 +15,13 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base.dtypes import array_in, describe
-from jaxnn.core import processes
+from jaxnn.boxes.parameter import Buffer, Parameter
+from jaxnn.boxes.slot import Slot
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Buffer, Parameter, Slot
 from jaxnn.core.random import Generator
 from jaxnn.core.state_dict import Undo as UndoModule
 from jaxnn.core.state_dict import outgoing
+from jaxnn.multihost import processes
 from jaxnn.optim.optimizer import Optimizer
 from jaxnn.optim.optimizer import Undo as UndoOptimizer
 

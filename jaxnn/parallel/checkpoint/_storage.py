@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.core import processes
 from jaxnn.io.errors import CheckpointError
+from jaxnn.multihost import processes
 
 _NEW, _OLD = ".new", ".old"
 _PARTS = ("arrays", "state", "commit_success.txt")  # and orbax's own, which begin with an underscore

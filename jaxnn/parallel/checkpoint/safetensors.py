@@ -13,11 +13,11 @@ import jax
 import numpy as np
 
 from jaxnn.base.checks import fail
-from jaxnn.core import processes, spanning
+from jaxnn.boxes.slot import Slot
 from jaxnn.core.module import Module
-from jaxnn.core.parameter import Slot
 from jaxnn.io import files, safetensors_files
 from jaxnn.io.errors import CheckpointError
+from jaxnn.multihost import processes, spanning
 
 _INDEX = "model.safetensors.index.json"
 _ALONE = "model.safetensors"

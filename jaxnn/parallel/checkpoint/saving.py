@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe
-from jaxnn.core import processes
+from jaxnn.multihost import processes
 from jaxnn.parallel.checkpoint import _state, _storage
 from jaxnn.parallel.checkpoint.safetensors import HuggingFaceStorageReader, HuggingFaceStorageWriter
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from jaxnn.base.checks import as_int, fail, warn_caller
-from jaxnn.core.parameter import as_sharding
+from jaxnn.boxes.parameter import as_sharding
 from jaxnn.core.random import Generator
 from jaxnn.utils.data import _draws
 from jaxnn.utils.data._iterators import LoaderIterator, SameThread, WithWorkers

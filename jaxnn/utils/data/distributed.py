@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sized
 from typing import Any
 
 from jaxnn.base.checks import fail
-from jaxnn.core import processes
 from jaxnn.core.random import Generator
+from jaxnn.multihost import processes
 from jaxnn.utils.data import _draws
 from jaxnn.utils.data.sampler import Sampler
 

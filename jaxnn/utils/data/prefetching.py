@@ -10,7 +10,7 @@ import jax
 
 from jaxnn.base.checks import as_int, fail
 from jaxnn.base.dtypes import held_as, is_array
-from jaxnn.core.parameter import as_sharding
+from jaxnn.boxes.parameter import as_sharding
 from jaxnn.utils.data._utils import host
 
 _NO_NUMBERS = "SaUOMm"

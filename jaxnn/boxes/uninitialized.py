@@ -14,7 +14,8 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base.dtypes import check_dtype
-from jaxnn.core.parameter import Buffer, Parameter, Slot, as_sharding, empty, note_structure
+from jaxnn.boxes.parameter import Buffer, Parameter, as_sharding, empty
+from jaxnn.boxes.slot import Slot, note_structure
 
 
 class _Uninitialized(Slot):

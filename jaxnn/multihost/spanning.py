@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnn import _compat
-from jaxnn.core.processes import spans
+from jaxnn.multihost.processes import spans
 
 
 def place(value: Any, sharding: Any) -> Any:

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jaxnn import _compat
 from jaxnn.base.checks import warn_caller
 from jaxnn.base.dtypes import arrays_in, is_inexact
-from jaxnn.core.arithmetic import Arithmetic, as_index, check_index, read_at
-from jaxnn.core.processes import spans
-from jaxnn.core.spanning import on_host, place
+from jaxnn.boxes.arithmetic import Arithmetic, as_index, check_index, read_at
+from jaxnn.multihost.processes import spans
+from jaxnn.multihost.spanning import on_host, place
 
 
 class Data(Arithmetic):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from jaxnn.core.parameter import Slot
+from jaxnn.boxes.slot import Slot
 
 
 class Notes:
