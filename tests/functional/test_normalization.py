@@ -56,6 +56,27 @@ def test_statistics_of_other_platforms_programs(torch, name, mean):
     assert_parity(elsewhere, theirs, draw(5, 64, 9, 9, mean=mean), jit=False)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_a_bias_of_16_bits_has_the_derivatives_of_its_value_in_float32(platform):
+    """On a TPU its gradient's sum is kept apart from the rounding behind it."""
+    x, w = jnp.asarray(draw(4, 3, 9), jnp.bfloat16), jnp.asarray(draw(9, seed=1), jnp.bfloat16)
+    biases, tangent = jnp.asarray(draw(2, 9, seed=2), jnp.bfloat16), jnp.asarray(draw(9, seed=3), jnp.bfloat16)
+
+    def derivatives(wide):
+        def norm(b):
+            return F.layer_norm(x, (9,), w, b.astype(jnp.float32) if wide else b).astype(jnp.float32)
+
+        def call(biases, tangent):
+            grads = jax.vmap(jax.grad(lambda b: jnp.square(norm(b)).sum()))(biases)
+            return jax.jvp(norm, (biases[0],), (tangent,)), grads
+
+        return Evaluation(platform, {}, lambda equation: False, "the test")(call)(biases, tangent)
+
+    for ours, plain in zip(jax.tree.leaves(derivatives(False)), jax.tree.leaves(derivatives(True))):
+        assert ours.dtype == plain.dtype
+        np.testing.assert_array_equal(ours, plain)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", _training(F))
 def test_two_sums_are_enough_but_on_a_cpu(name, dtype):

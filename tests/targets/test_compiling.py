@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import jaxnn as nn
 import jaxnn.functional as F
 from jaxnn import targets
+from jaxnn.functional import _short_sums
 from parity import compile_beside
 
 needs_tpu = pytest.mark.skipif(not targets.is_installed("tpu"), reason="needs the extra compile-tpu")
@@ -56,7 +57,7 @@ def test_a_training_step_on_a_tpu():
 
 
 @needs_tpu
-@pytest.mark.parametrize("name", ["batch_norm", "layer_norm float32"])
+@pytest.mark.parametrize("name", ["batch_norm", "layer_norm float32", "layer_norm bfloat16"])
 def test_a_norm_costs_a_tpu_what_the_plain_formula_costs(name):
     ours, plain = [targets.compile(run, *types, target="v5e") for _, run, types in compile_beside.programs_of(name)]
     assert ours.cycles <= 1.05 * plain.cycles and ours.temporary_bytes <= 1.1 * plain.temporary_bytes
@@ -102,6 +103,28 @@ def test_a_gradient_on_a_gpu():
     assert sum(found.flops.values()) == 2 * 64 * 256 * 128 and found.cycles is None
     assert found.argument_bytes >= 4 * 64 * 256 and found.temporary_bytes >= 0
     assert found.target.platform == "cuda"
+
+
+@needs_cuda
+def test_a_short_sum_in_float64_is_no_kernel_more_on_a_gpu(monkeypatch):
+    """Its 256 additions at most are nothing beside a kernel's launch, also where float64 runs at 1/64 of the rate."""
+
+    def step(x, y, w, b):
+        return jax.value_and_grad(lambda w, b: F.binary_cross_entropy_with_logits(F.linear(x, w, b), y), (0, 1))(w, b)
+
+    def kernels():
+        jax.clear_caches()
+        types = _type(8, 16), _type(8, 4), _type(4, 16), _type(4)
+        found = targets.compile(jax.jit(step), *types, target="h100")
+        entry = found.text[found.text.index("ENTRY") :]
+        return "f64[" in found.text, sum(entry.count(f" {kind}(") for kind in ("fusion", "custom-call", "reduce"))
+
+    double, ours = kernels()
+    monkeypatch.setattr(_short_sums, "FEW", 0)
+    single, plain = kernels()
+    jax.clear_caches()
+    assert (double, single) == (True, False)
+    assert ours <= plain
 
 
 @needs_cuda
