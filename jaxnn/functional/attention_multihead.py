@@ -285,7 +285,8 @@ def _check_weights(arrays: MultiHeadArrays, key: Any, value: Any, size: int) -> 
         for (name, width), weight in zip(widths.items(), separate):
             if weight is None or weight.shape != (size, width):
                 fail(AssertionError, _NAME, name, f"an array of shape {(size, width)}", weight)
-    if arrays.in_proj_bias is not None and arrays.in_proj_bias.shape != (3 * size,):
+    shapes = [(3 * size,)] + [(3, size)] * (arrays.in_proj_weight is None)
+    if arrays.in_proj_bias is not None and arrays.in_proj_bias.shape not in shapes:
         fail(RuntimeError, _NAME, "in_proj_bias", f"shape {(3 * size,)}", arrays.in_proj_bias)
 
 
@@ -357,7 +358,7 @@ def _project_in(query: Any, key: Any, value: Any, arrays: MultiHeadArrays) -> li
     if weight is None:
         key = query if key is None else key
         value = key if value is None else value
-        biases = (None, None, None) if bias is None else jnp.split(bias, 3)
+        biases = (None, None, None) if bias is None else bias if bias.ndim == 2 else jnp.split(bias, 3)
         return [_linear(x, w, b) for x, w, b in zip((query, key, value), arrays.separate, biases)]
     groups = [[query, 1]]
     for other in (key, value):

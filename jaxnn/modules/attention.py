@@ -170,12 +170,14 @@ class MultiheadAttention(Module):
         Returns:
             The output in query's shape; the weights (N, L, S), or (N, num_heads, L, S), without a batch lacking N.
         """
-        separate = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        weight, separate = self.in_proj_weight, (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        if weight is not None and weight.ndim == 3:  # taken apart by nn.parallel.HeadwiseParallel
+            weight, separate = None, tuple(weight)
         arrays = MultiHeadArrays(
             query,
             None if key is query else key,
             None if value is key else value,
-            self.in_proj_weight,
+            weight,
             separate,
             self.in_proj_bias,
             self.bias_k,

@@ -17,6 +17,8 @@ from jaxnn.parallel.distributed import DistributedDataParallel as DistributedDat
 from jaxnn.parallel.fully_shard import MixedPrecisionPolicy as MixedPrecisionPolicy
 from jaxnn.parallel.fully_shard import OffloadPolicy as OffloadPolicy
 from jaxnn.parallel.fully_shard import fully_shard as fully_shard
+from jaxnn.parallel.headwise import HeadwiseParallel as HeadwiseParallel
+from jaxnn.parallel.headwise import transformer_plan as transformer_plan
 from jaxnn.parallel.init_sharded import init_sharded as init_sharded
 from jaxnn.parallel.parallelize import loss_parallel as loss_parallel
 from jaxnn.parallel.parallelize import parallelize_module as parallelize_module

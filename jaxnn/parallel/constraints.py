@@ -22,10 +22,11 @@ from jaxnn.parallel.placement_types import Placement, Shard
 _FREE = PartitionSpec.UNCONSTRAINED
 
 
-def constrain(value: Any, placement: Placement | None, mesh: DeviceMesh) -> Any:
+def constrain(value: Any, placement: Placement | None, mesh: DeviceMesh, batch_dim: int = 0) -> Any:
     """An array with its layout over `mesh` said, in compiled code; what other dimensions of the mesh do stays free.
 
-    Anything else, and an array that does not divide, is left as it is.
+    Anything else, and an array that does not divide, is left as it is. `batch_dim` is the dimension that other parts of the
+    mesh may share.
     """
     if placement is None or not isinstance(value, jax.Array) or not value.ndim or not _compat.under_jit():
         return value
@@ -38,7 +39,9 @@ def constrain(value: Any, placement: Placement | None, mesh: DeviceMesh) -> Any:
         entries: list[Any] = [_FREE if others else None] * value.ndim
         entries[dim] = axes[0] if len(axes) == 1 else axes
     else:  # whole along these axes; the batch, which others may share, is free
-        entries = [_FREE if others else None] + [None] * (value.ndim - 1)
+        entries = [None] * value.ndim
+        if batch_dim < value.ndim:
+            entries[batch_dim] = _FREE if others else None
     return lax.with_sharding_constraint(value, NamedSharding(mesh.jax_mesh, PartitionSpec(*entries)))
 
 
@@ -58,13 +61,18 @@ def constrain_batch(values: Any, mesh: DeviceMesh, dim: int) -> Any:
     return values
 
 
-def each(values: Any, layouts: Sequence[Placement | None], mesh: DeviceMesh) -> Any:
-    """`constrain` of the arrays of a tuple, or of one array, in order."""
+def each(values: Any, layouts: Sequence[Placement | None], mesh: DeviceMesh, batch_dim: int = 0) -> Any:
+    """`constrain` of the arrays of a tuple, or of one array, in order. One array that comes twice stays one."""
     if isinstance(values, (tuple, list)):
-        rest = (*layouts, *(None,) * (len(values) - len(layouts)))
-        found = [constrain(value, layout, mesh) for value, layout in zip(values, rest)]
+        known: dict[Any, Any] = {}
+        found = []
+        for value, layout in zip(values, (*layouts, *(None,) * (len(values) - len(layouts)))):
+            key = id(value), layout
+            if key not in known:
+                known[key] = constrain(value, layout, mesh, batch_dim)
+            found.append(known[key])
         return type(values)(*found) if hasattr(values, "_fields") else type(values)(found)
-    return constrain(values, layouts[0] if layouts else None, mesh)
+    return constrain(values, layouts[0] if layouts else None, mesh, batch_dim)
 
 
 @dataclass(frozen=True)
@@ -76,11 +84,13 @@ class Inputs:
     mesh: DeviceMesh
     given_kwargs: tuple[tuple[str, Placement | None], ...] = ()
     desired_kwargs: tuple[tuple[str, Placement | None], ...] = ()
+    batch_dim: int = 0
 
     def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        args = each(each(args, self.given, self.mesh), self.desired, self.mesh)
+        args = each(each(args, self.given, self.mesh, self.batch_dim), self.desired, self.mesh, self.batch_dim)
         for layouts in (dict(self.given_kwargs), dict(self.desired_kwargs)):
-            kwargs = {name: constrain(value, layouts.get(name), self.mesh) for name, value in kwargs.items()}
+            values = each(list(kwargs.values()), [layouts.get(name) for name in kwargs], self.mesh, self.batch_dim)
+            kwargs = dict(zip(kwargs, values))
         return args, kwargs
 
 
@@ -91,6 +101,7 @@ class Outputs:
     given: tuple[Placement | None, ...]
     desired: tuple[Placement | None, ...]
     mesh: DeviceMesh
+    batch_dim: int = 0
 
     def __call__(self, module: Any, args: Any, output: Any) -> Any:
-        return each(each(output, self.given, self.mesh), self.desired, self.mesh)
+        return each(each(output, self.given, self.mesh, self.batch_dim), self.desired, self.mesh, self.batch_dim)

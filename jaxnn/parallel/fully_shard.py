@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -15,7 +16,7 @@ from jaxnn import _compat
 from jaxnn.base.checks import as_int, fail
 from jaxnn.base.dtypes import check_dtype, describe, is_floating
 from jaxnn.boxes.slot import Slot, owner
-from jaxnn.core.lift import Call
+from jaxnn.core.lift import Call, is_stateful
 from jaxnn.core.module import Module
 from jaxnn.modules.container import ModuleDict, ModuleList
 from jaxnn.parallel.constraints import constrain_batch
@@ -83,7 +84,8 @@ class Unit:
         if _compat.at_top_level():
             output = call(module, args, kwargs) if policy.param_dtype is None else _on_a_copy(run, module, args, kwargs)
         elif self.reshard:
-            output = checkpoint(run, policy=_saves)(module, args, kwargs)
+            arrays, joined = _apart((args, kwargs))
+            output = checkpoint(lambda module, arrays: run(module, *joined(arrays)), policy=_saves)(module, arrays)
         else:
             output = run(module, args, kwargs)
         if policy.output_dtype is not None:
@@ -106,6 +108,18 @@ class Unit:
             for box, old, new in swapped:
                 if box._value is new:
                     box.replace(old)
+
+
+def _apart(values: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """The arrays and modules in `values`, and what joins them with the rest: flags and numbers stay Python's."""
+    leaves, treedef = jax.tree.flatten(values, is_leaf=is_stateful)
+    own = [isinstance(leaf, (jax.Array, np.ndarray)) or is_stateful(leaf) for leaf in leaves]
+
+    def joined(arrays: list[Any]) -> Any:
+        taken = iter(arrays)
+        return jax.tree.unflatten(treedef, [next(taken) if mine else leaf for mine, leaf in zip(own, leaves)])
+
+    return [leaf for mine, leaf in zip(own, leaves) if mine], joined
 
 
 def _on_a_copy(run: Callable[..., Any], module: Any, args: Any, kwargs: Any) -> Any:

@@ -8,10 +8,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from jax.sharding import NamedSharding, PartitionSpec
+
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe
 from jaxnn.core.module import Module
 from jaxnn.parallel.device_mesh import as_device_mesh
+from jaxnn.parallel.distribute import lies_on, named_boxes, place_boxes
 from jaxnn.parallel.style import ParallelStyle
 
 
@@ -25,7 +28,7 @@ def parallelize_module(
     """Tensor parallelism: lay out parameters, inputs and outputs of submodules as a plan says. The keys stay as they are.
 
     The layouts hold in compiled code (`nn.jit`); the compiler sends what they ask for. They are said along this part of the
-    mesh alone: what `fully_shard` or the batch do along others stays.
+    mesh alone: what `fully_shard` or the batch do along others stays. Parameters without a style are copied to all devices.
 
     Args:
         module: the module.
@@ -88,6 +91,9 @@ def parallelize_module(
         style._check(child, mesh)
     for style, child in steps:
         style._apply(child, mesh)
+    rest = [box for _, box in named_boxes(module).values() if not lies_on(box._value, mesh)]
+    whole = NamedSharding(mesh.jax_mesh, PartitionSpec())
+    place_boxes([(box, whole) for box in rest if not getattr(box, "is_lazy", False)], where, module)
     return module
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import as_int, fail
 from jaxnn.base.dtypes import describe
 from jaxnn.base.naming import own_constructor
 from jaxnn.boxes.slot import Slot
@@ -48,20 +48,37 @@ class ParallelStyle:
         raise NotImplementedError
 
 
-def _chosen(module: Any, mesh: DeviceMesh, dims: Mapping[str, int], where: str) -> list[tuple[Slot, Any]]:
+def add_hooks(module: Any, before: Any = None, after: Any = None, around: Any = None) -> None:
+    """Register hooks, unless the module has equal ones already: a style that is applied twice acts once."""
+    known = [hook.function for kind in ("forward_pre", "forward", "around") for hook in module._hook_list(kind)]
+    if before is not None and before not in known:
+        module.register_forward_pre_hook(before, with_kwargs=True)
+    if after is not None and after not in known:
+        module.register_forward_hook(after)
+    if around is not None and around not in known:
+        module._register_around_hook(around)
+
+
+def check_layout(module: Any, mesh: DeviceMesh, dims: Mapping[str, int], where: str) -> list[tuple[Slot, Any]]:
     """The named parameters split along a dimension over `mesh`; everything else of the module is copied along it."""
     chosen: list[tuple[Slot, Any]] = []
     for names, box in named_boxes(module).values():
         axes = current_axes(box, mesh)
-        dim = dims.get(names[0])
-        if dim is not None and not any(axis in some for some in axes for axis in mesh.all_axes):
+        dim = next((dims[name] for name in names if name in dims), None)
+        held = {number for number, some in enumerate(axes) if set(some) & set(mesh.all_axes)}
+        if dim is not None and held - {dim}:
+            got = f"one that is split along dimension {min(held)} already"
+            expected = f"a parameter that is whole along {' and '.join(map(repr, mesh.mesh_dim_names))}"
+            fail(ValueError, where, names[0], expected, got, "Two styles, or the styles of tied layers, differ")
+        if dim is not None and not held:
             axes[dim] = (*axes[dim], *mesh.all_axes)
         chosen.append((box, sharding_with(axes, mesh, box.shape, f"{where}: {box.label or names[0]}")))
     return chosen
 
 
-def _place(module: Any, mesh: DeviceMesh, dims: Mapping[str, int], where: str) -> None:
-    place_boxes(_chosen(module, mesh, dims, where), where, module)
+def lay_out(module: Any, mesh: DeviceMesh, dims: Mapping[str, int], where: str) -> None:
+    """Put the named parameters' parts, and copies of everything else, on the devices."""
+    place_boxes(check_layout(module, mesh, dims, where), where, module)
 
 
 class _Wise(ParallelStyle):
@@ -69,10 +86,19 @@ class _Wise(ParallelStyle):
     _input: Mapping[type, Placement] = {}
     _defaults: tuple[Placement, Placement] = (Replicate(), Replicate())
 
-    def __init__(self, *, input_layouts: Any = None, output_layouts: Any = None, use_local_output: bool = True) -> None:
-        self.input_layouts = as_layouts(input_layouts or self._defaults[0], type(self).__name__, "input_layouts")
-        self.output_layouts = as_layouts(output_layouts or self._defaults[1], type(self).__name__, "output_layouts")
+    def __init__(
+        self,
+        *,
+        input_layouts: Any = None,
+        output_layouts: Any = None,
+        use_local_output: bool = True,
+        batch_dim: int = 0,
+    ) -> None:
+        where = type(self).__name__
+        self.input_layouts = as_layouts(input_layouts or self._defaults[0], where, "input_layouts")
+        self.output_layouts = as_layouts(output_layouts or self._defaults[1], where, "output_layouts")
         self.use_local_output = use_local_output
+        self.batch_dim = as_int(where, "batch_dim", batch_dim)
 
     def _kind(self, module: Any) -> type:
         kind = next((kind for kind in self._rows if isinstance(module, kind)), None)
@@ -83,14 +109,13 @@ class _Wise(ParallelStyle):
         return kind
 
     def _check(self, module: Any, mesh: DeviceMesh) -> None:
-        _chosen(module, mesh, self._rows[self._kind(module)], type(self).__name__)
+        check_layout(module, mesh, self._rows[self._kind(module)], type(self).__name__)
 
     def _apply(self, module: Any, mesh: DeviceMesh) -> Any:
         kind = self._kind(module)
-        _place(module, mesh, self._rows[kind], type(self).__name__)
-        inputs = Inputs(self.input_layouts, (self._input[kind],), mesh)
-        module.register_forward_pre_hook(inputs, with_kwargs=True)
-        module.register_forward_hook(Outputs((), self.output_layouts, mesh))
+        lay_out(module, mesh, self._rows[kind], type(self).__name__)
+        inputs = Inputs(self.input_layouts, (self._input[kind],), mesh, batch_dim=self.batch_dim)
+        add_hooks(module, inputs, Outputs((), self.output_layouts, mesh, self.batch_dim))
         return module
 
     def __repr__(self) -> str:
@@ -104,6 +129,7 @@ class ColwiseParallel(_Wise):
         input_layouts: how the input comes; whole by default. It is made whole.
         output_layouts: how the output is to lie; split along its last dimension by default.
         use_local_output: accepted; there is one kind of array.
+        batch_dim: the dimension of the batch, which other parts of the mesh may share.
 
     Example:
         >>> import jaxnn as nn
@@ -127,6 +153,7 @@ class RowwiseParallel(_Wise):
         input_layouts: how the input comes; split along its last dimension by default, whole for an Embedding.
         output_layouts: how the sum is to lie; whole by default, ``Shard(1)`` scatters it along the sequence.
         use_local_output: accepted; there is one kind of array.
+        batch_dim: the dimension of the batch, which other parts of the mesh may share.
 
     Example:
         >>> import jaxnn as nn
@@ -163,9 +190,8 @@ class SequenceParallel(ParallelStyle):
         self.use_local_output = use_local_output
 
     def _apply(self, module: Any, mesh: DeviceMesh) -> Any:
-        _place(module, mesh, {}, type(self).__name__)
-        module.register_forward_pre_hook(Inputs((), self.sequence_sharding, mesh), with_kwargs=True)
-        module.register_forward_hook(Outputs((), self.sequence_sharding, mesh))
+        lay_out(module, mesh, {}, type(self).__name__)
+        add_hooks(module, Inputs((), self.sequence_sharding, mesh), Outputs((), self.sequence_sharding, mesh))
         return module
 
 
@@ -226,10 +252,9 @@ class PrepareModuleInputOutput(ParallelStyle):
         inputs = Inputs(
             self.input_layouts, self.desired_input_layouts, mesh, self.input_kwarg_layouts, self.desired_input_kwarg_layouts
         )  # fmt: skip
-        if any((*self.desired_input_layouts, *self.desired_input_kwarg_layouts)):
-            module.register_forward_pre_hook(inputs, with_kwargs=True)
-        if any(self.desired_output_layouts):
-            module.register_forward_hook(Outputs(self.output_layouts, self.desired_output_layouts, mesh))
+        outputs = Outputs(self.output_layouts, self.desired_output_layouts, mesh)
+        takes = any((*self.desired_input_layouts, *self.desired_input_kwarg_layouts))
+        add_hooks(module, inputs if takes else None, outputs if any(self.desired_output_layouts) else None)
         return module
 
 
