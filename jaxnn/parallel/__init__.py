@@ -14,6 +14,7 @@ from jaxnn.parallel.distribute import distribute_module as distribute_module
 from jaxnn.parallel.distribute import distribute_tensor as distribute_tensor
 from jaxnn.parallel.distribute import placement_table as placement_table
 from jaxnn.parallel.distributed import DistributedDataParallel as DistributedDataParallel
+from jaxnn.parallel.experts import ExpertParallel as ExpertParallel
 from jaxnn.parallel.fully_shard import MixedPrecisionPolicy as MixedPrecisionPolicy
 from jaxnn.parallel.fully_shard import OffloadPolicy as OffloadPolicy
 from jaxnn.parallel.fully_shard import fully_shard as fully_shard

@@ -131,9 +131,9 @@ def transformer_plan(module: Module) -> dict[str, ParallelStyle]:
         >>> import jaxnn as nn
         >>> for name, style in nn.parallel.transformer_plan(nn.TransformerEncoderLayer(8, 2, 16)).items():
         ...     print(name, type(style).__name__)
-        self_attn HeadwiseParallel
         linear1 ColwiseParallel
         linear2 RowwiseParallel
+        self_attn HeadwiseParallel
     """
     if not isinstance(module, Module):
         fail(TypeError, "transformer_plan", "module", "a module", describe(module))

@@ -24,6 +24,7 @@ def shard_map(
     mesh: Any = None,
     in_specs: Any,
     out_specs: Any,
+    axis_names: Any = frozenset(),
     check_vma: bool = True,
 ) -> Any:
     """``jax.shard_map`` for functions of modules: `fun` runs on each device, on its parts of the arguments.
@@ -37,7 +38,7 @@ def shard_map(
         mesh: JAX's mesh, or a DeviceMesh.
         in_specs: as in jax, one for each argument. That of a module is None, and each of its arrays is taken as it lies on
             the mesh, or a PartitionSpec for all of them: ``PartitionSpec()`` gives every device the whole.
-        out_specs, check_vma: as in jax.
+        out_specs, axis_names, check_vma: as in jax.
 
     Raises:
         ValueError: another number of specs than arguments.
@@ -52,7 +53,8 @@ def shard_map(
         ()
     """
     if fun is None:
-        return functools.partial(shard_map, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=check_vma)
+        options = {"out_specs": out_specs, "axis_names": axis_names, "check_vma": check_vma}
+        return functools.partial(shard_map, mesh=mesh, in_specs=in_specs, **options)
     function, bound = unbound(fun)
     known = getattr(mesh, "jax_mesh", mesh)
     if not isinstance(known, Mesh):
@@ -71,7 +73,7 @@ def shard_map(
             plans: list[Plan] = []
 
             def pure(leaves: list[Any], key: Any, rest: tuple[Any, ...]) -> Any:
-                own_key = _of_this_device(key, known.axis_names)
+                own_key = _of_this_device(key, tuple(axis_names) or known.axis_names)
                 out, changes = call.run(function, leaves, own_key, (rest, {}))
                 plans.append(changes.plan)
                 grouped: dict[str, list[Any]] = {name: [] for name in groups}
@@ -84,7 +86,7 @@ def shard_map(
             rest_specs = tuple(PartitionSpec() if is_stateful(arg) else spec for arg, spec in zip(args, specs))
             mapped = jax.shard_map(
                 pure, mesh=known, in_specs=(leaf_specs, PartitionSpec(), rest_specs),
-                out_specs=(out_specs, groups, PartitionSpec()), check_vma=check_vma,
+                out_specs=(out_specs, groups, PartitionSpec()), axis_names=set(axis_names), check_vma=check_vma,
             )  # fmt: skip
             out, grouped, key = mapped(list(call.leaves), call.key, call.rest[0])
             plan = plans[-1]
