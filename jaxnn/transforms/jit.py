@@ -21,7 +21,7 @@ from jaxnn.core.placement import Placement, check_program, home, placement_of, s
 from jaxnn.core.stateful import Stateful
 from jaxnn.lowering.compiling import Jitted
 from jaxnn.transforms.closures import Uses
-from jaxnn.transforms.outside import Outside, check_arguments, check_twins, warn_of_float64
+from jaxnn.transforms.outside import Outside, check_arguments, check_twins, given_in, warn_of_float64
 from jaxnn.transforms.signature import (
     JitFunction,
     Statics,
@@ -264,7 +264,9 @@ def jit(
             raise
         found = check_arguments(name, objects, boxes, reads)
         uses = Uses(getattr(type(fun), "forward", function) if isinstance(fun, Stateful) else function)
-        beyond.add(found, (reads.modules | uses.modules).values(), uses.attributes)
+        originals = local_of(callers, "roots") or ()
+        given = given_in(originals)
+        beyond.add(found, (reads.modules | uses.modules).values(), uses.attributes, given, uses.too_many)
         changes = [
             watch.changes(everything=id(watch.copy) in keep_all or bundle is not None and bool(keep_all))
             for watch in watches
@@ -272,7 +274,7 @@ def jit(
         refers = lift.replace_objects(out, objects)
         new_key = generator.slot.value
         plans = tuple(plan for plan, _ in changes)
-        check_twins(name, local_of(callers, "roots") or (), plans, found)
+        check_twins(name, originals, plans, found)
         warn_of_float64(beyond.name, (local_of(callers, "args"), local_of(callers, "kwargs")))
         about = plans, bool(lift.count_refs(refers))
         counts = [len(watch.leaves) for watch in watches]
@@ -337,7 +339,7 @@ def jit(
 
         @wraps(cast(Callable[..., Any], fun))
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if beyond.watched and beyond.changed():
+            if beyond.watched and beyond.changed(bound + args, kwargs):
                 compiled.clear_cache()
             bundle, args, kwargs, objects, roots = prepare(args, kwargs, whole)
             generator = random.current()
@@ -380,7 +382,7 @@ def jit(
 
     def forwarded(method: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            if beyond.watched and beyond.changed():
+            if beyond.watched and beyond.changed(bound + args, kwargs):
                 compiled.clear_cache()
             bundle, args, kwargs, objects, roots = prepare(args, kwargs)  # `check_twins` looks for the roots
             key, chosen = home(random.current().slot.value), compiled

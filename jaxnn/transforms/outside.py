@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from jaxnn.base.dtypes import x64_enabled
 from jaxnn.boxes.reads import Reads, note_reads, open_reads
 from jaxnn.boxes.slot import Slot, structure_epoch
 from jaxnn.core import freezing, tree
-from jaxnn.core.lift import Plan
+from jaxnn.core.lift import Plan, find_objects
 from jaxnn.core.stateful import Stateful
 
 _SHOWN = 3
@@ -34,6 +34,11 @@ def outside(reads: Reads, own: Iterable[int]) -> list[Slot]:
     """Of the boxes that were read, those made outside of all traces; `own` are ids of boxes that do not count."""
     skip = set(own)
     return [box for key, box in reads.boxes().items() if box.home is None and key not in skip]
+
+
+def given_in(objects: Iterable[Any]) -> set[int]:
+    """The ids of all modules of some trees."""
+    return {id(part) for obj in objects if isinstance(obj, Stateful) for part in (obj, *_below(obj))}
 
 
 class _Seen(freezing.Places):
@@ -68,14 +73,33 @@ class Outside:
         self.watched = False
         # By ids, so that what is traced again for other shapes stands here once: all of it is looked at in every call.
         self._boxes: dict[int, tuple[weakref.ref[Slot], Any]] = {}
-        self._modules: dict[int, tuple[weakref.ref[Any], Any, list[int], bool]] = {}  # with their structure and boxes
-        self._attributes: dict[tuple[int, str], _Seen] = {}
+        # Each also with whether the module was an argument of the call that was traced.
+        self._modules: dict[Any, tuple[weakref.ref[Any], Any, list[int], bool]] = {}  # with their structure and boxes
+        self._attributes: dict[Any, _Seen] = {}
         self._epoch = 0
 
-    def add(self, boxes: Sequence[Slot], modules: Iterable[Any], attributes: Mapping[tuple[int, str], Any]) -> None:
-        """Remember what a trace has read and called: boxes, modules as a whole, and attributes of modules."""
+    def add(
+        self,
+        boxes: Sequence[Slot],
+        modules: Iterable[Any],
+        attributes: Mapping[tuple[int, str], Any],
+        given: Set[int] = frozenset(),
+        too_many: bool = False,
+    ) -> None:
+        """Remember what a trace has read and called: boxes, modules as a whole, and attributes of modules.
+
+        Args:
+            given: the ids of all modules in the arguments of the call that was traced.
+            too_many: the function leads to more than was looked through.
+        """
+        if too_many:
+            warn_caller(
+                f"{self.name}: what it names leads to so many objects that they were not looked through to the end: where it "
+                "reads configuration of a module among them, it keeps what was there when it was compiled. Pass modules as "
+                "arguments, and name them, not what holds them"
+            )
         for (key, name), module in attributes.items():
-            self._attributes.setdefault((key, name), _Seen(module, name))
+            self._attributes.setdefault((key, name, key in given), _Seen(module, name))
         for box in boxes:
             self._boxes.setdefault(id(box), (weakref.ref(box), box._value))
         modules = list(modules)
@@ -85,12 +109,16 @@ class Outside:
                 cache = tree.cache_of(module)[0]
                 mutable = bool(cache.watched or cache.structure.tagged)
                 held = weakref.ref(module), cache.structure, list(map(id, cache.boxes)), mutable
-                self._modules.setdefault(id(module), held)
+                self._modules.setdefault((id(module), id(module) in given), held)
         self._epoch = structure_epoch[0]
         self.watched = bool(self._boxes or self._modules or self._attributes)
 
-    def changed(self) -> bool:
-        """Whether anything of it has changed; then all is forgotten, for programs to be made anew."""
+    def changed(self, args: Any, kwargs: Any) -> bool:
+        """Whether anything of it has changed; then all is forgotten, for programs to be made anew.
+
+        The configuration of a module that is an argument now, and was one where it was traced, chooses among programs
+        in any case.
+        """
         known = [(reference(), value) for reference, value in self._boxes.values()]
         if open_reads:  # a trace around this call has these as constants, too
             note_reads(box for box, _ in known if box is not None)
@@ -98,7 +126,14 @@ class Outside:
         is_gone = any(box is None for box, _ in known)  # another stands in its place, if anything does
         others: list[str] = []
         moved = self._epoch != structure_epoch[0]  # without that only what is changed in place can differ
-        for reference, structure, boxes, mutable in self._modules.values():
+        given: set[int] | None = None
+
+        def is_argument(module: Any, was_given: bool) -> bool:
+            nonlocal given
+            given = given_in(find_objects(args, kwargs)) if was_given and given is None else given
+            return was_given and id(module) in (given or ())
+
+        for (_, was_given), (reference, structure, boxes, mutable) in self._modules.items():
             if not moved and not mutable:
                 continue
             module = reference()
@@ -106,15 +141,16 @@ class Outside:
                 is_gone = True
                 continue
             cache = tree.cache_of(module)[0]
-            if cache.structure != structure or list(map(id, cache.boxes)) != boxes:
+            same = cache.structure == structure and list(map(id, cache.boxes)) == boxes
+            if not same and not is_argument(module, was_given):
                 others.append(type(module).__name__)
-        for seen in self._attributes.values():
+        for (*_, was_given), seen in self._attributes.items():
             if not moved and not seen.mutable:
                 continue
             module = seen.reference()
             if module is None:
                 is_gone = True
-            elif not seen.is_same(module):
+            elif not seen.is_same(module) and not is_argument(module, was_given):
                 others.append(f"{seen.kind}.{seen.name}")
         self._epoch = structure_epoch[0]
         if not changed and not others and not is_gone:

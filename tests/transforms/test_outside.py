@@ -1,12 +1,16 @@
 """Modules that a function uses without being given them, given twice, or given as static arguments: no stale weights."""
 
+import contextvars
 import functools
 import gc
 import threading
+import weakref
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxnn as nn
@@ -168,7 +172,152 @@ def _nested(model):
     return loss
 
 
+class Config:
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, x):
+        return x.sum() * self.model.factor
+
+    def __getitem__(self, name):
+        return self.model.factor
+
+
+class Proxy:
+    def __init__(self, **held):
+        self.__dict__["_held"] = held
+
+    def __getattr__(self, name):
+        return self._held[name]
+
+
+class Slotted:
+    __slots__ = ("model",)
+
+    def __init__(self, model):
+        self.model = model
+
+
+def _by_local(m):
+    def loss(x):
+        held = config
+        inner = held.model
+        return x.sum() * inner.factor
+
+    config = Config(m)
+    return nn.jit(loss)
+
+
+def _by_loop(m):
+    configs = [[Config(m)], {"a": (Config(m),)}]
+
+    def loss(x):
+        for configuration in (*configs[0], *configs[1]["a"]):
+            x = x * configuration.model.factor
+        return x.sum()
+
+    return nn.jit(loss)
+
+
+def _by_iterator(m):
+    state = {"a": m}.values()
+    return nn.jit(lambda x: x.sum() * sum(module.factor for module in state))
+
+
+def _by_import(m):
+    def loss(x):
+        from tests.transforms.test_outside import HELD as held
+
+        return x.sum() * held["model"].factor
+
+    HELD["model"] = m
+    return nn.jit(loss)
+
+
+def _by_global_name(m):
+    HELD["model"] = m
+    return nn.jit(lambda x: x.sum() * globals()["HELD"]["model"].factor)
+
+
+@functools.lru_cache
+def _known_model():
+    return HELD["model"]
+
+
+def _by_cached_function(m):
+    HELD["model"] = m
+    _known_model.cache_clear()
+    return nn.jit(lambda x: x.sum() * _known_model().factor)
+
+
+def _by_context(m):
+    variable = contextvars.ContextVar("model")
+    variable.set(m)
+    return nn.jit(lambda x: x.sum() * variable.get().factor)
+
+
+def _by_weak_reference(m):
+    reference = weakref.ref(m)
+    return nn.jit(lambda x: x.sum() * reference().factor)
+
+
+def _by_class(m):
+    class Held:
+        model = m
+
+        @staticmethod
+        def factor():
+            return Held.model.factor
+
+    return nn.jit(lambda x: x.sum() * Held().factor())
+
+
+def _by_decorator(m):
+    def scaled(function):
+        return lambda x: function(x) * m.factor
+
+    @scaled
+    def loss(x):
+        return x.sum()
+
+    return nn.jit(loss)
+
+
+def _by_library_closure(m):
+    transform = optax.stateless(lambda updates, params: updates * m.factor)
+    return nn.jit(lambda x: transform.update(x, transform.init(x))[0].sum())
+
+
+HELD = {}
+_factor = lambda m: setattr(m, "factor", 3.0)  # noqa: E731
+# What only a local variable, a loop, `getattr`, an index or another object leads to.
+FAR = {
+    "a local variable": _by_local,
+    "a loop": _by_loop,
+    "an iterator": _by_iterator,
+    "getattr": lambda m: nn.jit(
+        functools.partial(lambda held, x: x.sum() * getattr(held, "mo" + "del").factor, Config(m))
+    ),
+    "getattr of a module": lambda m: nn.jit(lambda x: x.sum() * getattr(m, "fac" + "tor")),
+    "a default": lambda m: nn.jit(lambda x, m=m: x.sum() * m.factor),
+    "a keyword's default": lambda m: nn.jit(lambda x, *, m=m: x.sum() * m.factor),
+    "a dict": lambda m: nn.jit(functools.partial(lambda held, x: x.sum() * held.get("a").factor, {"a": m})),
+    "a namespace": lambda m: nn.jit(functools.partial(lambda held, x: x.sum() * held.m.factor, SimpleNamespace(m=m))),
+    "an object that is called": lambda m: nn.jit(functools.partial(lambda held, x: held(x), Config(m))),
+    "an object's index": lambda m: nn.jit(functools.partial(lambda held, x: x.sum() * held["a"], Config(m))),
+    "a proxy": lambda m: nn.jit(functools.partial(lambda held, x: x.sum() * held.m.factor, Proxy(m=m))),
+    "slots": lambda m: nn.jit(functools.partial(lambda held, x: x.sum() * held.model.factor, Slotted(m))),
+    "an import": _by_import,
+    "globals()": _by_global_name,
+    "a cached function": _by_cached_function,
+    "a context variable": _by_context,
+    "a weak reference": _by_weak_reference,
+    "a class": _by_class,
+    "a decorator": _by_decorator,
+    "a library's closure": _by_library_closure,
+}
 READS = {
+    **{name: (make, _factor) for name, make in FAR.items()},
     "a flag": (lambda m: nn.jit(lambda x: x.sum() * (2 if m.training else 1)), lambda m: m.eval()),
     "a child's flag": (lambda m: nn.jit(lambda x: x.sum() * (2 if m.inner.training else 1)), lambda m: m.inner.eval()),
     "a number": (lambda m: nn.jit(lambda x: x.sum() * m.factor), lambda m: setattr(m, "factor", 3.0)),
@@ -204,6 +353,31 @@ def test_configuration_that_is_read_without_a_call_is_never_stale(reads):
     with pytest.warns(UserWarning, match=r"(Sizes|Dropout)(\.\w+)? has changed since it was compiled"):
         assert float(step(X)) == float(eager(X))
     assert float(step(X)) == float(eager(X))  # and no warning
+
+
+def test_the_configuration_of_an_argument_chooses_among_programs_also_where_it_is_seen_from_outside():
+    model, other, traces = Sizes(), Sizes(), []
+
+    @nn.jit
+    def step(m, x):
+        traces.append(1)
+        return x.sum() * m.factor * len(repr(model)) * (1 if model.training else 2)
+
+    trained = float(step(model, X))
+    for _ in range(2):
+        assert float(step(model.eval(), X)) == 2 * trained
+        assert float(step(model.train(), X)) == trained
+    assert len(traces) == 2
+    model.eval()
+    with pytest.warns(UserWarning, match="Sizes.* has changed since it was compiled"):
+        assert float(step(other, X)) == 2 * trained
+
+
+def test_where_not_all_that_a_function_leads_to_is_looked_through_it_says_so(monkeypatch):
+    monkeypatch.setattr("jaxnn.transforms.closures._MOST_OBJECTS", 100)
+    held = {"numbers": [[i] for i in range(1000)], "model": Sizes()}
+    with pytest.warns(UserWarning, match="so many objects that they were not looked through to the end"):
+        nn.jit(lambda x: x.sum() * len(held["numbers"]))(X)
 
 
 def test_what_a_function_does_not_read_compiles_nothing_anew():
