@@ -30,6 +30,7 @@ from jaxnn.port.facts import (
     item,
     join,
     listed,
+    mapped,
 )
 from jaxnn.port.match import Match, choose
 from jaxnn.port.names import ANSWERS, IDENTITIES
@@ -47,7 +48,7 @@ _BUILTINS = {
     "int": INT, "float": FLOAT, "bool": BOOL, "len": INT, "round": NUMBER, "str": STR, "repr": STR, "isinstance": BOOL,
     "hasattr": BOOL, "issubclass": BOOL, "callable": BOOL, "range": listed(INT), "print": NONE, "id": INT, "ord": INT,
     "chr": STR, "format": STR, "any": BOOL, "all": BOOL, "open": OTHER, "divmod": Fact("tuple", (INT, INT)), "hash": INT,
-    "dict": Fact("dict", UNKNOWN), "vars": Fact("dict", UNKNOWN), "slice": OTHER, "object": OTHER,
+    "vars": Fact("dict", UNKNOWN), "slice": OTHER, "object": OTHER,
 }  # fmt: skip
 _PAIRS = {
     "MultiheadAttention": Fact("tuple", (ARRAY, ARRAY)),
@@ -274,10 +275,12 @@ class Calls:
         if kind == "list" and name in ("append", "extend", "insert") and node.args:
             return self._appended(node, func, receiver, name, env)
         if kind == "dict":
+            if name in ("update", "setdefault"):
+                return self._updated(node, func, receiver, name, env)
             one = receiver.of or UNKNOWN
             return {
                 "items": listed(Fact("tuple", (UNKNOWN, one))), "values": listed(one), "keys": listed(UNKNOWN),
-                "get": one, "pop": one, "copy": receiver,
+                "get": one, "pop": one, "copy": receiver, "setdefault": one,
             }.get(name, UNKNOWN)  # fmt: skip
         if kind == "list":
             return {"pop": item(receiver), "copy": receiver, "index": INT, "count": INT}.get(name, UNKNOWN)
@@ -303,6 +306,16 @@ class Calls:
             if isinstance(base.of, Class):
                 self.attribute_set(base.of, func.value.attr, fact)
         return NONE
+
+    def _updated(self: Any, node: ast.Call, func: ast.Attribute, receiver: Fact, name: str, env: Env) -> Fact:
+        """``d.update(a=x)``, ``d.setdefault("a", x)``."""
+        inside = receiver.of
+        for argument in node.args[1:] if name == "setdefault" else [*node.args, *(k.value for k in node.keywords)]:
+            fact = self.program.facts.get(id(argument), UNKNOWN)
+            inside = join(inside, fact.of if fact.kind == "dict" and argument in node.args else fact)
+        if isinstance(func.value, ast.Name) and func.value.id in env:
+            env[func.value.id] = mapped(inside or BOTTOM)
+        return inside or UNKNOWN if name == "setdefault" else NONE
 
     def _module_method(self: Any, node: ast.Call, receiver: Fact, name: str) -> Fact:
         if name in ("register_buffer", "register_parameter", "add_module") and len(node.args) > 1:
@@ -413,6 +426,12 @@ class Calls:
             return result if result.kind in NUMBERS or result.kind == "array" else UNKNOWN
         if name == "next":
             return item(first)
+        if name == "dict":
+            given = [self.program.facts.get(id(k.value), UNKNOWN) for k in node.keywords]
+            result = first.of if first.kind == "dict" else UNKNOWN if facts else BOTTOM
+            for one in given:
+                result = join(result, one)
+            return mapped(result or UNKNOWN)
         if name in ("enumerate", "zip"):
             inner = (INT, item(first)) if name == "enumerate" else tuple(item(f) for f in facts)
             return listed(Fact("tuple", inner))

@@ -28,6 +28,7 @@ from jaxnn.port.facts import (
     item,
     join,
     listed,
+    mapped,
 )
 from jaxnn.port.names import ANSWERS, DTYPES, TENSOR_TYPES
 from jaxnn.port.program import Class, Function, Module
@@ -221,7 +222,7 @@ class Expressions(Calls):
                 self.expr(key, env)
             fact = self.expr(value, env)
             result = join(result, fact if key else (fact.of if fact.kind == "dict" else UNKNOWN))
-        return Fact("dict", result)
+        return mapped(result)
 
     def _e_Starred(self, node: ast.Starred, env: Env) -> Fact:
         return self.expr(node.value, env)
@@ -234,16 +235,27 @@ class Expressions(Calls):
     def _e_Lambda(self, node: ast.Lambda, env: Env) -> Fact:
         inside = dict(env)
         arguments = node.args
+        function = self.program.functions.get(id(node))
+        if function is None:
+            function = Function(node, self.frame.module, "<lambda>", outer=env)
+            function.home = None if self.frame.function is None else self._top()  # type: ignore[attr-defined]
+            self.program.functions[id(node)] = function
         for argument in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]:
             key = ("parameter", id(node), argument.arg)
-            inside[argument.arg] = self.known_of(key) or Fact("unknown", origin=frozenset({key}))
+            told = function.parameters.get(argument.arg)
+            known = told if told is not None and told.kind not in ("unknown", "bottom") else self.known_of(key)
+            inside[argument.arg] = known or Fact("unknown", origin=frozenset({key}))
         for default in [*arguments.defaults, *(d for d in arguments.kw_defaults if d)]:
             self.expr(default, env)
         for extra in (arguments.vararg, arguments.kwarg):
             if extra:
                 inside[extra.arg] = listed(UNKNOWN) if extra is arguments.vararg else Fact("dict", UNKNOWN)
-        self.expr(node.body, inside)
-        return Fact("function", None)
+        result = self.expr(node.body, inside)
+        before = function.result
+        function.result = result if before.kind == "unknown" else join(before, result)
+        if function.result != before:
+            self.moved(("result", function))  # type: ignore[attr-defined]
+        return Fact("function", function)
 
     def _e_IfExp(self, node: ast.IfExp, env: Env) -> Fact:
         self.expr(node.test, env)
@@ -357,13 +369,18 @@ class Expressions(Calls):
     def _e_DictComp(self, node: ast.DictComp, env: Env) -> Fact:
         inside = self._comprehension(node.generators, env)
         self.expr(node.key, inside)
-        return Fact("dict", self.expr(node.value, inside))
+        return mapped(self.expr(node.value, inside))
 
     def _e_Yield(self, node: ast.Yield, env: Env) -> Fact:
         self.frame.yields = True
-        return self._children(node, env)
+        if node.value is not None:
+            self.frame.result = join(self.frame.result, self.expr(node.value, env))
+        return UNKNOWN
 
-    _e_YieldFrom = _e_Yield  # type: ignore[assignment]
+    def _e_YieldFrom(self, node: ast.YieldFrom, env: Env) -> Fact:
+        self.frame.yields = True
+        self.frame.result = join(self.frame.result, item(self.expr(node.value, env)))
+        return UNKNOWN
 
     def iterated(self, node: ast.expr, over: Fact, env: Env) -> Fact:
         """What one step of a loop gives."""

@@ -75,6 +75,11 @@ def listed(item: Fact) -> Fact:
     return Fact("list", replace(item, fresh=False) if item.fresh else item)
 
 
+def mapped(value: Fact) -> Fact:
+    """A dict of such values."""
+    return replace(listed(value), kind="dict")
+
+
 def join(a: Fact | None, b: Fact | None) -> Fact:
     """What holds of both; None (Python's) is left out: a method on it fails in torch too."""
     if a is None or a.kind == "bottom":

@@ -145,7 +145,7 @@ class Inference(Expressions):
                 self.function(inner)
         result = self.frame.result
         if self.frame.yields:
-            result = listed(UNKNOWN)
+            result = listed(UNKNOWN if result.kind in ("none", "bottom") else result)
         declared = getattr(function.node, "returns", None)
         if declared is not None:
             said = annotated(self, declared, env)

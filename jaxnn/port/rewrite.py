@@ -15,6 +15,7 @@ from jaxnn.port.names import ANSWERS, IDENTITIES, NARROWED, NOTHING, is_torch, t
 from jaxnn.port.observing import guards
 from jaxnn.port.program import Module, Program
 from jaxnn.port.rules import TABLE, Row
+from jaxnn.port.sharing import wholly, works_in_place
 from jaxnn.port.sites import Ported, Site
 from jaxnn.port.source import Edits, Source, walk
 from jaxnn.port.writes import Writes
@@ -386,6 +387,8 @@ class Rewriter(Writes):
         ):
             if self.in_place_function(node, f"self.{func.attr}", self._in_place_modules()[func.attr]):
                 return
+        if self._in_place_module(node):
+            return
         if fact.kind == "external" and fact.of == "builtins.hasattr" and self._probe(node):
             return
         if isinstance(func, ast.Attribute):
@@ -413,14 +416,24 @@ class Rewriter(Writes):
         self.edits[node] = str(here)
         return True
 
+    def _in_place_module(self, node: ast.Call) -> bool:
+        """``nn.ReLU(inplace=True)(x)``, and ``act(x)`` of a name that was given one."""
+        made: list[ast.expr] = []
+        if isinstance(node.func, ast.Call):
+            made = [node.func]
+        elif isinstance(node.func, ast.Name) and self.fact(node.func).kind in ("module", "sequential"):
+            made = [one.value for one in self.scope().bound.get(node.func.id, ()) if isinstance(one, ast.Assign)]
+        at = [one for one in made if works_in_place(one) and self.fact(one).kind in ("module", "sequential")]
+        return bool(at) and self.in_place_function(node, ast.unparse(node.func)[:40], wholly(at[0]))
+
     def _in_place_modules(self) -> dict[str, bool]:
         """Attributes of this file that hold a module that works in place, or (False) begins with one."""
         if self._working_in_place is None:
             self._working_in_place = {}
             for node in ast.walk(self.source.tree):
                 if isinstance(node, ast.Assign) and works_in_place(node.value):
-                    whole = not ast.unparse(node.value).partition("(")[0].endswith("Sequential")
-                    self._working_in_place |= {t.attr: whole for t in node.targets if isinstance(t, ast.Attribute)}
+                    given = {t.attr: wholly(node.value) for t in node.targets if isinstance(t, ast.Attribute)}
+                    self._working_in_place |= given
         return self._working_in_place
 
     _working_in_place: dict[str, bool] | None = None
@@ -636,22 +649,6 @@ _REFUSED = {
     "to_sparse": "sparse arrays are not ported",
     "share_memory_": "arrays have no storage to share",
 }
-
-
-def works_in_place(call: ast.expr) -> bool:
-    """``nn.ReLU(inplace=True)``, ``nn.ReLU(True)``, or a Sequential that begins with one."""
-    if not isinstance(call, ast.Call):
-        return False
-    name = ast.unparse(call.func).rpartition(".")[2]
-    if name == "Sequential" and call.args:
-        return works_in_place(call.args[0])
-    first = (
-        call.args[0]
-        if call.args and name in ("ReLU", "ReLU6", "SiLU", "Mish", "Hardswish", "Hardsigmoid", "SELU", "GELU")
-        else None
-    )
-    given = [first, *(k.value for k in call.keywords if k.arg == "inplace")]
-    return any(isinstance(one, ast.Constant) and one.value is True for one in given)
 
 
 def _weight(node: ast.expr) -> bool:

@@ -12,6 +12,7 @@ from jaxnn.port.emit import Emitter, parenthesised, tight
 from jaxnn.port.facts import ARRAY, Fact
 from jaxnn.port.match import choose
 from jaxnn.port.rules import TABLE
+from jaxnn.port.sharing import Attributes, attributes_of, of_self, parts, put_away, repeats
 from jaxnn.port.source import children
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ _VIEW_FUNCTIONS = {
     "torch.atleast_2d", "torch.atleast_3d", "torch.view_as_real", "torch.view_as_complex", "einops.rearrange", "einops.repeat",
     *(f"builtins.{name}" for name in ("list", "tuple", "map", "zip", "enumerate", "iter", "next", "reversed", "dict", "filter")),
 }  # fmt: skip
-_OWNING = {"Parameter", "register_buffer", "register_parameter", "setattr"}
 _SAME_MODULES = {"Identity", "Flatten", "Unflatten"}
 _RESHAPES = {"view", "reshape", "flatten", "unsqueeze", "squeeze", "view_as", "unflatten"}
 _ADDED = {ast.Add: "add", ast.Mult: "multiply", ast.Div: "divide", ast.Sub: "subtract", ast.Pow: "power"}
@@ -62,6 +62,9 @@ class Scope:
     kept: dict[str, list[int]] = field(
         default_factory=dict
     )  # where a name's array is put into a list, dict or attribute
+    repeated: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # where a name gets a container of one array several times
 
     def shares(self, name: str, since: int, line: int) -> dict[str, str]:
         """The other names that may share the numbers of `name` at `line`, and how.
@@ -146,14 +149,13 @@ class Writes:
                 scope.loops.append((child.lineno, child.end_lineno or child.lineno))
             elif isinstance(child, ast.Return) and child.value is not None:
                 scope.returned |= {n.id for n in ast.walk(child.value) if isinstance(n, ast.Name)}
-            for name in _put_away(child):
-                scope.kept.setdefault(name.id, []).append(name.lineno)
+            self._held_by(scope, child)
             if isinstance(child, (ast.Global, ast.Nonlocal)):
                 outer |= set(child.names)
             if isinstance(child, ast.Assign):
                 for target in child.targets:
                     self._sourced(scope, target, child.value)
-                    for part in _parts(target):
+                    for part in parts(target):
                         if isinstance(part, ast.Name):
                             scope.bound.setdefault(part.id, []).append(child)
             elif isinstance(child, (ast.AnnAssign, ast.NamedExpr)) and child.value is not None:
@@ -167,6 +169,35 @@ class Writes:
                         scope.sources.setdefault(name.id, []).append((how, "", child.lineno))
         scope.local -= outer
         return scope
+
+    def _held_by(self: Any, scope: Scope, node: ast.AST) -> None:
+        """What a node puts where it can be read again: into a container, an attribute, the default of an argument."""
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            given = [*node.args.defaults, *(d for d in node.args.kw_defaults if d)]
+            names = [one for one in given if isinstance(one, ast.Name)]
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and self.fact(node.func.value).kind == "array"
+        ):
+            names = []  # x.add(y)
+        else:
+            names = put_away(node)
+        for name in names:
+            scope.kept.setdefault(name.id, []).append(name.lineno)
+        if isinstance(node, ast.Assign) and repeats(node.value):
+            for target in node.targets:
+                if isinstance(target, ast.Name):
+                    scope.repeated.setdefault(target.id, []).append(node.lineno)
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and isinstance(node.func.value, ast.Name)
+        ):
+            if names and (
+                repeats(ast.Tuple([*node.args])) or any(one <= node.lineno <= two for one, two in scope.loops)
+            ):
+                scope.repeated.setdefault(node.func.value.id, []).append(node.lineno)
 
     def _sourced(self: Any, scope: Scope, target: ast.expr, value: ast.expr) -> None:
         if isinstance(target, (ast.Tuple, ast.List)):
@@ -222,6 +253,9 @@ class Writes:
                 return _viewed(self._origins(func.value))
             if func.attr.endswith("_"):
                 return self._origins(func.value)
+        if isinstance(func, ast.Attribute) and self.fact(func.value).kind in ("dict", "list"):
+            if func.attr in ("get", "pop", "setdefault", "popitem"):
+                return [("item", ""), *(o for a in value.args[1:] for o in self._origins(a))]
         given = [*value.args, *(k.value for k in value.keywords)]
         if called.kind == "external":
             last = called.of.rpartition(".")[2]
@@ -271,7 +305,7 @@ class Writes:
         elif any(
             isinstance(t, ast.Subscript) and self.fact(t.value).kind == "array"
             for one in node.targets
-            for t in _parts(one)
+            for t in parts(one)
         ):
             self.children(node)
             self._refuse(node, "x[i] = v", "several targets at once: write one statement for each")
@@ -462,11 +496,21 @@ class Writes:
             return others, ""
         reaching = {how for how, _, at in scope.sources.get(name, ()) if at >= since}
         reaching |= {how for other in shared for how, _, _ in scope.sources.get(other, ())}
+        if name in scope.parameters and self._default(scope, name).kind == "array":
+            raise Refused(f"{name}'s default is one array for all calls")
         if "item" in reaching:
             raise Refused(f"{name} is an item of something that torch writes into")
         if (name in scope.parameters and not since) or shared.keys() & scope.parameters:
             return others, CALLERS
         return others, "attribute" if "attribute" in reaching else ""
+
+    def _default(self: Any, scope: Scope, name: str) -> Fact:
+        """What a parameter is when it is not given."""
+        arguments: ast.arguments = scope.node.args  # type: ignore[attr-defined]
+        places = [*arguments.posonlyargs, *arguments.args]
+        defaults = dict(zip((a.arg for a in reversed(places)), reversed(arguments.defaults)))
+        defaults |= {a.arg: d for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults) if d is not None}
+        return self.fact(defaults[name]) if name in defaults else Fact("none")
 
     def _used(self: Any, name: ast.Name, node: ast.AST) -> bool:
         """Whether what is written is read here: where it is not, it is written for the caller."""
@@ -563,13 +607,39 @@ class Writes:
         raise Refused(f"a write into {ast.unparse(target)[:60]}")
 
     def _seen_by(self: Any, target: ast.Attribute, node: ast.AST) -> None:
-        """Refused where a name that is read later holds the attribute's array, which torch changes under both."""
+        """Refused where a name that is read later, or another attribute, holds the attribute's array, which torch changes too."""
+        if of_self(target):
+            shared = self._attributes(node)
+            if target.attr in shared.of_class:
+                raise Refused(f"{target.attr} is a tensor of the class: torch changes it for all instances")
+            for other, at in shared.groups.get(target.attr, {}).items():
+                method = self._functions[-1] if self._functions else None
+                inside = method is not None and method.lineno <= at <= (method.end_lineno or 0)
+                if not (inside and node.lineno < at):  # type: ignore[attr-defined]
+                    raise Refused(f"self.{other} is the same array, or a view of it, from line {at} on")
         scope, line, text = self.scope(), node.lineno, ast.unparse(target)  # type: ignore[attr-defined]
         for name, sources in scope.sources.items():
             since = self._since(scope, name, node)
             held = any(how == "attribute" and of == text and since <= at < line for how, of, at in sources)
             if held and scope.read_after(name, line):
                 raise Refused(f"{name}, read later, is the array of {text}")
+
+    def _attributes(self: Any, node: ast.AST) -> Attributes:
+        """What the attributes of the class around a node share."""
+        at: ast.AST | None = node
+        while at is not None and not isinstance(at, ast.ClassDef):
+            at = self.source.parent(at)
+        if at is None:
+            return Attributes()
+        if not hasattr(self, "_shared_attributes"):
+            self._shared_attributes = {}
+        found = self._shared_attributes.get(id(at))
+        if found is None:
+            known = self.program.classes.get(id(at))
+            classes = [c.node for c in known.ancestry() if c.module is self.module] if known else [at]
+            found = attributes_of(classes, self._origins, lambda n: self.fact(n).kind == "array")
+            self._shared_attributes[id(at)] = found
+        return found
 
     def _retargeted(self: Any, call: ast.Call, receiver: ast.expr) -> Callable[[str], str]:
         match = choose(self.program, self.source, call.func.attr, "method", receiver, call, call)  # type: ignore[union-attr]
@@ -637,7 +707,12 @@ class Writes:
     def _kept_elsewhere(self: Any, node: ast.AST, container: ast.AST | None = None) -> None:
         """Refused where a name that is read later was put into a list or dict: an item that is written to may be its array."""
         scope, line = self.scope(), node.lineno  # type: ignore[attr-defined]
+        if of_self(container) and container.attr in self._attributes(node).repeated:  # type: ignore[union-attr,arg-type]
+            raise Refused(f"self.{container.attr} may hold one array several times")  # type: ignore[union-attr]
         if isinstance(container, ast.Name):
+            since = self._since(scope, container.id, node)
+            if any(at >= since for at in scope.repeated.get(container.id, ())) and scope.read_after(container.id, line):
+                raise Refused(f"{container.id} may hold one array several times")
             for other, how in scope.shares(container.id, self._since(scope, container.id, node), line).items():
                 if how == "view" and scope.read_after(other, line):
                     raise Refused(f"the item may be a view of {other}, which is read later")
@@ -943,29 +1018,6 @@ def _own(node: ast.AST) -> list[ast.AST]:
     return queue
 
 
-def _put_away(node: ast.AST) -> list[ast.Name]:
-    """The names that a statement puts into a list, dict, tuple or attribute that lives on."""
-    found: list[ast.expr | None] = []
-    if isinstance(node, ast.Assign):
-        value = node.value
-        if any(isinstance(t, (ast.Attribute, ast.Subscript)) for t in node.targets):
-            found = [value, *(node.targets if len(node.targets) > 1 else [])]
-        elif not isinstance(node.targets[0], ast.Tuple):
-            if isinstance(value, (ast.List, ast.Tuple, ast.Set)):
-                found = list(value.elts)
-            elif isinstance(value, ast.Dict):
-                found = list(value.values)
-    elif (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr in ("append", "insert", "add")
-    ):
-        found = [*node.args[-1:]]
-    if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in _OWNING:
-        found = [*node.args, *(k.value for k in node.keywords)]
-    return [one for one in found if isinstance(one, ast.Name)]
-
-
 def _viewed(origins: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [("view" if how == "same" else how, other) for how, other in origins]
 
@@ -981,10 +1033,6 @@ def _gathers(index: ast.expr, fact: Callable[[ast.AST], Fact] | None = None) -> 
             continue  # a number, or an array: taken for a view, the careful way
         return True
     return False
-
-
-def _parts(target: ast.expr) -> list[ast.expr]:
-    return [p for e in target.elts for p in _parts(e)] if isinstance(target, (ast.Tuple, ast.List)) else [target]
 
 
 def _writes(call: ast.Call) -> bool:
