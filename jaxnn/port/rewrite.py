@@ -18,6 +18,7 @@ from jaxnn.port.rules import TABLE, Row
 from jaxnn.port.sharing import wholly, works_in_place
 from jaxnn.port.sites import Ported, Site
 from jaxnn.port.source import Edits, Source, walk
+from jaxnn.port.training import port_steps
 from jaxnn.port.writes import Writes
 
 GONE = "\0"  # a statement that goes, with its line
@@ -52,6 +53,7 @@ class Rewriter(Writes):
         self.imports.decide(self)
         for statement in self.source.tree.body:  # type: ignore[attr-defined]
             self.visit(statement)
+        port_steps(self)
         guards.put(self)
         text = self.imports.render()
         for site in self.sites:

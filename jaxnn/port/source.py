@@ -97,6 +97,12 @@ class Edits:
         self.source = source
         self._edits: dict[int, Edit] = {}
         self._dirty: set[int] = set()
+        self._ends: dict[int, ast.AST] = {}  # where an edit stands for the nodes behind it too: the last of them
+
+    def cover(self, first: ast.AST, last: ast.AST, edit: Edit) -> None:
+        """One text for `first`, `last` and all between them, which `edit` must render by what it took before."""
+        self[first] = edit
+        self._ends[id(first)] = last
 
     def __contains__(self, node: ast.AST) -> bool:
         return id(node) in self._edits
@@ -147,10 +153,10 @@ class Edits:
         for place, child in sorted(
             ((self.source.start(child), child) for child in self._topmost(node)), key=lambda pair: pair[0]
         ):
-            if place >= end or place < start:
+            if place >= end or place < at:
                 continue
             pieces += [self.source.slice(at, place), self._edits[id(child)](child)]
-            at = self.source.end(child)
+            at = self.source.end(self._ends.get(id(child), child))
         return "".join([*pieces, self.source.slice(at, end)])
 
     def _topmost(self, node: ast.AST) -> Iterator[ast.AST]:
