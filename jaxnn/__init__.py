@@ -34,6 +34,7 @@ from jaxnn.boxes.parameter import Buffer as Buffer
 from jaxnn.boxes.parameter import Parameter as Parameter
 from jaxnn.boxes.uninitialized import UninitializedBuffer as UninitializedBuffer
 from jaxnn.boxes.uninitialized import UninitializedParameter as UninitializedParameter
+from jaxnn.core.device import device as device
 from jaxnn.core.module import Module as Module
 from jaxnn.core.random import Generator as Generator
 from jaxnn.core.random import default_generator as default_generator

@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base.dtypes import describe, is_floating
+from jaxnn.base.meta import MetaArray
 from jaxnn.boxes import filling
 from jaxnn.boxes.arithmetic import Arithmetic
 from jaxnn.boxes.parameter import Buffer
@@ -107,7 +108,9 @@ def _placement(name: str, box: Slot) -> Any:
 
 
 def _put(box: Slot, value: Any, sharding: Any) -> Any:
-    """Place `value` as `sharding` says, and put it in the box."""
+    """Place `value` as `sharding` says, and put it in the box; as in torch, what is on the meta device stays there."""
+    if isinstance(box.value, MetaArray):
+        return box.read()
     if isinstance(value, Parts):
         value = jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
     elif not isinstance(value, _compat.Tracer):
@@ -133,6 +136,8 @@ def _fill(
     if check and not (is_floating(dtype) or (parts and np.issubdtype(dtype, np.complexfloating))):
         raise NotImplementedError(f"init.{name}: tensor: expected a floating dtype, got {describe(box)}")
     sharding = _placement(name, box)
+    if isinstance(box.value, MetaArray):  # as in torch, nothing is drawn
+        return box.read()
     slices = sharding if in_slices and sharding is not None and len(sharding.device_set) > 1 else None
     return _put(box, _drawn(name, generator, shape, dtype, host, traced, slices), sharding)
 
@@ -201,6 +206,8 @@ def _constant(name: str, tensor: Any, value: Any) -> Any:
     box = _box(name, tensor)
     shape, dtype = _spec(box)
     sharding = _placement(name, box)
+    if isinstance(box.value, MetaArray):
+        return box.read()
     if isinstance(value, jax.Array) or not _compat.at_top_level():  # no large constant in a program
         return _put(box, jnp.broadcast_to(jnp.asarray(value, dtype), shape), sharding)
     whole = sharding is None or len(sharding.device_set) == 1

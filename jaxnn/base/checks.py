@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base.dtypes import describe, is_bool, is_floating
+from jaxnn.base.meta import NoNumbersError, no_numbers
 
 
 def fail(error: type[Exception], function: str, argument: str, expected: str, got: Any, remedy: str = "") -> NoReturn:
@@ -31,6 +32,7 @@ def check_array(function: str, **arguments: Any) -> None:
     """Each argument must be a jax or NumPy array; None is refused too (TypeError)."""
     for argument, value in arguments.items():
         if not isinstance(value, (jax.Array, np.ndarray)):
+            check_numbers(function, argument, value)
             fail(
                 TypeError,
                 function,
@@ -39,6 +41,12 @@ def check_array(function: str, **arguments: Any) -> None:
                 value if is_plain(value) else named(value),
                 as_input(value),
             )
+
+
+def check_numbers(function: str, argument: str, value: Any) -> None:
+    """The argument must not be the shape of an array alone: of a model on the meta device, or of ``jax.eval_shape``."""
+    if isinstance(value, jax.ShapeDtypeStruct):
+        raise NoNumbersError(f"{function}: {argument}: {no_numbers(value)}")
 
 
 def is_plain(value: Any) -> bool:

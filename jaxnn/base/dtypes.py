@@ -90,7 +90,8 @@ def is_integer(dtype: Any) -> bool:
 def describe(value: Any) -> str:
     """`float32[3, 4]` for an array, else the type and the value, for messages."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+        shape = f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+        return f"{shape} without numbers" if getattr(value, "is_meta", False) is True else shape
     return f"{value!r} ({type(value).__name__})"
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxnn import _compat
 from jaxnn.base import counts
 from jaxnn.base.dtypes import check_dtype, describe, is_floating
+from jaxnn.base.meta import META, MetaArray, as_meta, is_wanted
 from jaxnn.boxes.arithmetic import METHODS, Arithmetic
 from jaxnn.boxes.data import Data
 from jaxnn.boxes.reads import note_reads, open_reads
@@ -123,6 +124,8 @@ class Parameter(Attributed, _ReadsAsArray):
         if not isinstance(data, (jax.Array, np.ndarray, np.generic, Slot, Data, jax.ShapeDtypeStruct)):
             raise TypeError(f"Parameter: data: expected a jax or NumPy array, got {describe(data)}")
         super().__init__(data)
+        if is_wanted.value:
+            _to_meta(self)
         if requires_grad and not _differentiable(self._value.dtype):
             raise RuntimeError(
                 f"Parameter: data: expected a floating or complex dtype with requires_grad, got {describe(self._value)}. "
@@ -204,6 +207,8 @@ class Buffer(Attributed, _ReadsAsArray):
         )
         self.counter = False
         super().__init__(data)
+        if is_wanted.value:
+            _to_meta(self)
 
     def _stored(self, value: Any) -> Any:
         if type(value) is not _compat.ArrayImpl or value.aval.weak_type:
@@ -308,6 +313,17 @@ class Buffer(Attributed, _ReadsAsArray):
             )
 
 
+def _to_meta(box: Slot) -> None:
+    """Leave a new box a shape, on the meta device, unless it was said where its array is to lie."""
+    value = box._value
+    if isinstance(value, jax.ShapeDtypeStruct):
+        said = value.sharding is not None
+    else:
+        said = not isinstance(value, _compat.ArrayImpl) or value.committed
+    if not said:
+        box.replace(as_meta(value))
+
+
 _set_counted = Buffer.__dict__["_counted"].__set__
 _count = jax.jit(counts.as_count)
 
@@ -348,11 +364,18 @@ def as_sharding(device: Any, where: str = "device") -> Any:
             return jax.sharding.SingleDeviceSharding(jax.local_devices(backend=platform)[int(index or 0)])
         except (RuntimeError, IndexError, ValueError):
             known = sorted({d.platform for d in jax.devices()})
+            if is_meta(device):
+                raise RuntimeError(f"{where}: expected a device, got {device!r}, which holds no numbers") from None
             raise RuntimeError(
                 f"{where}: expected a device of this process ({known}), got {device!r}. JAX computes on its default device "
                 "without being told"
             ) from None
     raise TypeError(f"{where}: expected None, a jax device or a sharding, got {describe(device)}")
+
+
+def is_meta(device: Any) -> bool:
+    """Whether `device` is torch's meta device."""
+    return isinstance(device, str) and device.partition(":")[0] == META
 
 
 def empty(shape: Any, dtype: Any = None, device: Any = None) -> jax.ShapeDtypeStruct:
@@ -364,4 +387,6 @@ def empty(shape: Any, dtype: Any = None, device: Any = None) -> jax.ShapeDtypeSt
         raise TypeError(f"shape: expected ints, got {shape!r}") from None
     if any(n < 0 for n in shape):
         raise RuntimeError(f"shape: expected sizes of at least 0, got {shape}: a negative dimension")
+    if is_meta(device):
+        return MetaArray(shape, dtype)
     return jax.ShapeDtypeStruct(shape, dtype, sharding=as_sharding(device))

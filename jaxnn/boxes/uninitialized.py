@@ -14,7 +14,8 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base.dtypes import check_dtype
-from jaxnn.boxes.parameter import Buffer, Parameter, as_sharding, empty
+from jaxnn.base.meta import META, MetaArray
+from jaxnn.boxes.parameter import Buffer, Parameter, as_sharding, empty, is_meta
 from jaxnn.boxes.slot import Slot, note_structure
 
 
@@ -35,8 +36,10 @@ class _Uninitialized(Slot):
 
     @property
     def place(self) -> Any:
-        """The sharding that the constructor or ``to`` gave; None where neither did."""
+        """The sharding that the constructor or ``to`` gave, or "meta"; None where neither did."""
         value = self._value
+        if isinstance(value, MetaArray):
+            return META
         known = isinstance(value, jax.Array) and not isinstance(value, _compat.Tracer)
         return value.sharding if known and value.committed else None
 
@@ -64,6 +67,10 @@ class _Uninitialized(Slot):
         return f"<{type(self).__name__}>"
 
 
+def _nothing(dtype: Any, device: Any) -> Any:
+    return empty((0,), dtype, device) if is_meta(device) else jnp.zeros((0,), dtype, device=as_sharding(device))
+
+
 class UninitializedParameter(_Uninitialized, Parameter):
     """A parameter without a shape; ``materialize`` gives it one.
 
@@ -84,7 +91,7 @@ class UninitializedParameter(_Uninitialized, Parameter):
 
     def __init__(self, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> None:
         dtype = np.dtype("float32") if dtype is None else check_dtype(dtype, "UninitializedParameter")
-        super().__init__(jnp.zeros((0,), dtype, device=as_sharding(device)), requires_grad)
+        super().__init__(_nothing(dtype, device), requires_grad)
 
 
 class UninitializedBuffer(_Uninitialized, Buffer):
@@ -97,4 +104,4 @@ class UninitializedBuffer(_Uninitialized, Buffer):
         self, requires_grad: bool = False, device: Any = None, dtype: Any = None, persistent: bool = True
     ) -> None:
         dtype = np.dtype("float32") if dtype is None else check_dtype(dtype, "UninitializedBuffer")
-        super().__init__(jnp.zeros((0,), dtype, device=as_sharding(device)), persistent=persistent)
+        super().__init__(_nothing(dtype, device), persistent=persistent)

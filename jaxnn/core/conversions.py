@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.base.dtypes import check_dtype, describe, is_floating
+from jaxnn.base.meta import MetaArray, as_meta, no_numbers
 from jaxnn.boxes.arithmetic import Arithmetic, define
-from jaxnn.boxes.parameter import as_sharding
+from jaxnn.boxes.parameter import as_sharding, is_meta
 from jaxnn.boxes.slot import Slot
 from jaxnn.multihost import spanning
 
@@ -71,11 +72,15 @@ class Conversions:
             dtype = check_dtype(dtype, f"{type(self).__name__}.to")
             if not (is_floating(dtype) or jnp.issubdtype(dtype, jnp.complexfloating)):
                 raise TypeError(f"to: dtype: expected a floating point or complex dtype, got {dtype}")
-        sharding = as_sharding(device, "to: device")
+        sharding = None if is_meta(device) else as_sharding(device, "to: device")
 
         def convert(array: Any) -> Any:
             if dtype is not None and (is_floating(array.dtype) or jnp.issubdtype(array.dtype, jnp.complexfloating)):
                 array = _astype(array, dtype)
+            if is_meta(device):
+                return as_meta(array)
+            if sharding is not None and isinstance(array, MetaArray):
+                raise NotImplementedError(f"to: {no_numbers(array)}")
             return array if sharding is None else place(array, sharding)
 
         return self._apply(convert)
@@ -89,9 +94,24 @@ class Conversions:
         return self.to(f"cuda:{device or 0}" if device is None or isinstance(device, int) else device)
 
     def to_empty(self, *, device: Any, recurse: bool = True) -> Self:
-        """Replace every array, with `recurse` also below, by zeros on `device` (torch leaves them unset)."""
-        sharding = as_sharding(device, "to_empty: device")
-        return self._apply(lambda array: jax.device_put(jnp.zeros(array.shape, array.dtype), sharding), recurse)
+        """Replace every array, with `recurse` also below, by zeros on `device` (torch leaves them unset).
+
+        It is the way out of the meta device (``nn.device("meta")``). Where a model was laid out over several devices
+        (``fully_shard``, ``distribute_module``), a platform's name or None keeps the layout, and each device makes its own part.
+
+        Raises:
+            RuntimeError, TypeError: no device of this process.
+        """
+        asked = None if is_meta(device) else as_sharding(device, "to_empty: device")
+
+        def emptied(array: Any) -> Any:
+            if is_meta(device):
+                return as_meta(array)
+            planned = getattr(array, "sharding", None)
+            keeps = planned is not None and len(planned.device_set) > 1 and (device is None or isinstance(device, str))
+            return jnp.zeros(array.shape, array.dtype, device=planned if keeps else asked)
+
+        return self._apply(emptied, recurse)
 
     def share_memory(self) -> Self:
         """Not available: JAX arrays are not shared between processes.
@@ -146,7 +166,7 @@ def _names_dtype(value: Any) -> bool:
 
 def _astype(array: Any, dtype: Any) -> Any:
     if isinstance(array, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(array.shape, dtype, sharding=array.sharding)
+        return array.update(dtype=dtype)
     return array.astype(dtype)
 
 
@@ -164,6 +184,10 @@ def place(array: Any, sharding: Any) -> Any:
 def _converted(self: Arithmetic, *args: Any, **options: Any) -> Any:
     device, dtype = parse_to(args, {name: value for name, value in options.items() if name != "copy"})
     array = self.value if dtype is None else self.value.astype(check_dtype(dtype, "to"))
+    if is_meta(device):
+        return as_meta(array)
+    if device is not None and isinstance(array, MetaArray):
+        raise NotImplementedError(f"to: {no_numbers(array)}")
     return array if device is None else spanning.place(array, as_sharding(device, "to: device"))
 
 

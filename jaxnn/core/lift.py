@@ -19,6 +19,7 @@ import jax
 
 from jaxnn import _compat
 from jaxnn.base import explaining
+from jaxnn.base.meta import explain as explain_shapes
 from jaxnn.boxes.homes import TraceLeakError, leak_message, may_hold
 from jaxnn.boxes.reads import Reads
 from jaxnn.boxes.slot import Slot, attributes_in, next_epoch, structure_epoch
@@ -355,6 +356,7 @@ class Call:
         self.generator.release(self.key, self)
         if error is not None:
             explaining.explain(error)
+            explain_shapes(error, self.leaves)
             donation.explain(error, [self.root])
 
     def names(self, number: int) -> dict[int, str]:

@@ -167,6 +167,14 @@ def like(old: Any, new: Any) -> Any:
     return place(new, sharding)
 
 
+def shape_beside(parameter: Any, own: Any) -> jax.ShapeDtypeStruct:
+    """A shape of the state that belongs to a parameter of shapes, laid out as that is where it is spread."""
+    sharding = getattr(parameter, "sharding", None)
+    if not is_spread(sharding):
+        return jax.ShapeDtypeStruct(own.shape, own.dtype)
+    return jax.ShapeDtypeStruct(own.shape, own.dtype, sharding=derived(sharding, parameter.shape, own.shape))
+
+
 def derived(sharding: Any, shape: Sequence[int], own: Sequence[int]) -> Any:
     """How an array of shape `own` lies that belongs to one of shape `shape` under `sharding`.
 

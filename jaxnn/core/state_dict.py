@@ -18,7 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import _compat
+from jaxnn.base.checks import warn_caller
 from jaxnn.base.dtypes import as_array, describe, is_floating
+from jaxnn.base.meta import MetaArray, no_numbers
 from jaxnn.boxes.data import Data
 from jaxnn.boxes.homes import DeletedArrayError, TraceLeakError, deleted_message, leak_message, may_hold
 from jaxnn.boxes.parameter import Buffer, Parameter
@@ -50,6 +52,8 @@ def outgoing(box: Slot) -> Any:
     if is_deleted(box):
         raise DeletedArrayError(deleted_message(box.label))
     value = box.value
+    if isinstance(value, MetaArray) and isinstance(box, Buffer) and box.int64_outside:
+        return value.update(dtype=np.dtype("int64"))
     if isinstance(box, Buffer) and box.int64_outside and isinstance(value, jax.Array):
         return value if isinstance(value, _compat.Tracer) else np.asarray(value).astype(np.int64)
     return value
@@ -235,7 +239,25 @@ class StateDict:
         except BaseException:
             undo.restore()
             raise
+        if not assign:
+            _warn_of_meta(self, state_dict)
         return IncompatibleKeys(report.missing, report.unexpected)
+
+
+def _warn_of_meta(module: Any, state_dict: Mapping[str, Any]) -> None:
+    """As torch, where numbers were to be copied to the meta device; once for all of them."""
+    pairs = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    names = [
+        name
+        for name, box in pairs
+        if isinstance(box._value, MetaArray) and not isinstance(state_dict.get(name, box), (MetaArray, Slot))
+    ]
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        warn_caller(
+            f"load_state_dict: {names[0]}{more}: the model's arrays are on the meta device, and copying numbers to it does "
+            "nothing. load_state_dict(..., assign=True) puts the state_dict's arrays in the model"
+        )
 
 
 class _Report:
@@ -313,6 +335,11 @@ def _load_box(box: Any, value: Any, key: str, assign: bool, errors: list[str]) -
             f"the shape in current model is {_size(box.shape)}."
         )
         return
+    if not assign and isinstance(array, jax.ShapeDtypeStruct) and not isinstance(box._value, jax.ShapeDtypeStruct):
+        errors.append(f'While copying the parameter named "{key}", {no_numbers(array)}')
+        return
+    if not assign and isinstance(box._value, MetaArray):
+        return
     if not assign:
         array = _like(array, box)
         if array is value or array is getattr(value, "value", None):  # torch copies: no two holders of one buffer
@@ -329,7 +356,7 @@ def _load_box(box: Any, value: Any, key: str, assign: bool, errors: list[str]) -
 def _like(array: Any, box: Slot) -> Any:
     """`array` in the dtype, device and sharding of what the box holds."""
     if isinstance(array, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(array.shape, box.dtype)
+        return array.update(dtype=box.dtype)
     sharding: Any = getattr(box._value, "sharding", None)
     if isinstance(array, np.ndarray):
         host, dtype = array, box.dtype

@@ -10,7 +10,8 @@ import numpy as np
 
 from jaxnn import _compat, init
 from jaxnn.base.checks import as_int, fail
-from jaxnn.boxes.parameter import Buffer, Parameter, as_sharding, empty
+from jaxnn.base.meta import MetaArray, as_meta
+from jaxnn.boxes.parameter import Buffer, Parameter, as_sharding, empty, is_meta
 from jaxnn.core.module import Module
 from jaxnn.functional.normalization_batch import batch_norm_over
 from jaxnn.modules.lazy import _LazyLayer
@@ -65,7 +66,8 @@ class _NormBase(Module):
             count: Any = self.num_batches_tracked
             init.zeros_(self.running_mean)
             init.ones_(self.running_var)
-            self.num_batches_tracked = jnp.zeros_like(count)
+            if not isinstance(count, MetaArray):
+                self.num_batches_tracked = jnp.zeros_like(count)
 
     def reset_parameters(self) -> None:
         """Reset the running statistics, the weight to 1 and the bias to 0."""
@@ -99,15 +101,19 @@ class _NormBase(Module):
         if (version is None or version < 2) and self.track_running_stats and key not in state_dict:
             # Files from before the count existed start it at 0.
             count = self.num_batches_tracked
-            state_dict[key] = np.int64(0) if count is None else np.asarray(count).astype(np.int64)
+            unknown = count is None or isinstance(count, jax.ShapeDtypeStruct)
+            state_dict[key] = np.int64(0) if unknown else np.asarray(count).astype(np.int64)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
 
 def _counter(device: Any) -> Buffer:
-    sharding = as_sharding(device)
     counter = Buffer(np.zeros((), np.int64))
+    if is_meta(device):
+        counter.replace(as_meta(counter._value))
+        return counter
+    sharding = as_sharding(device)
     if sharding is not None:
         counter.replace(jax.device_put(counter._value, sharding))
     return counter

@@ -9,6 +9,7 @@ import jax
 from jaxnn import init
 from jaxnn.base.checks import as_int, as_ints, fail
 from jaxnn.base.dtypes import describe
+from jaxnn.base.meta import MetaArray
 from jaxnn.boxes.parameter import Parameter, empty
 from jaxnn.core.module import Module
 from jaxnn.functional.embedding_bag import embedding_bag
@@ -52,7 +53,7 @@ class _Table(Module):
         self._fill_padding_idx_with_zero()
 
     def _fill_padding_idx_with_zero(self) -> None:
-        if self.padding_idx is not None:
+        if self.padding_idx is not None and not isinstance(self.weight, MetaArray):
             self.weight = self.weight.at[self.padding_idx].set(0)
 
 

@@ -22,7 +22,7 @@ def place(value: Any, sharding: Any) -> Any:
     by a compiled program.
     """
     if isinstance(value, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
+        return value.update(sharding=sharding)
     if isinstance(value, jax.Array) and value.sharding == sharding:
         return value
     if sharding is None or isinstance(value, _compat.Tracer):

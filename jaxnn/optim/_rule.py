@@ -24,7 +24,7 @@ from jaxnn import _compat
 from jaxnn.base.dtypes import is_half, promote_types
 from jaxnn.boxes.parameter import Parameter
 from jaxnn.boxes.slot import Slot
-from jaxnn.core.placement import derived, is_spread, like
+from jaxnn.core.placement import like, shape_beside
 from jaxnn.multihost import spanning
 from jaxnn.optim import _double
 from jaxnn.optim._groups import Layout, named
@@ -114,7 +114,7 @@ class Rule(Optimizer):
         held = list(self._held)
         for number, p in params.items():
             if isinstance(p, jax.ShapeDtypeStruct):  # a model of shapes has an optimizer of shapes
-                state = _of_shapes(jax.eval_shape(lambda p: self._init_one(p, options), p), p)  # noqa: B023
+                state = dict(_shapes(lambda p: self._init_one(p, options).items(), p))  # noqa: B023
             else:
                 state = self._init_one(p, options)
             for field, value in state.items():
@@ -122,12 +122,14 @@ class Rule(Optimizer):
             held[number] = Held(clock, tuple(state))
         self._held = tuple(held)
 
-    def _put(self, name: str, value: Any) -> None:
-        if isinstance(value, jax.ShapeDtypeStruct):
-            self._slots[name] = Slot(value, home=self.__dict__["_home"])
-            self._slots[name].label = f"{type(self).__name__}.{name}"
-        else:
-            setattr(self, name, value)
+    def _fresh(self, numbers: set[int]) -> dict[str, Any]:
+        boxes = self.__dict__["_unbound"]
+        group_of = {i: group for group, members in enumerate(self._members) for i in members}
+        return {
+            f"state.{i}.{field}": value
+            for i in numbers
+            for field, value in self._init_one(boxes[i].value, self._options(group_of[i])).items()
+        }
 
     def _init_one(self, p: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         if _has_master(p, options):
@@ -323,14 +325,17 @@ class Rule(Optimizer):
         )
 
 
-def _of_shapes(state: dict[str, Any], p: jax.ShapeDtypeStruct) -> dict[str, Any]:
-    """State in shapes, laid out as the parameter `p` is."""
-    if not is_spread(p.sharding):
-        return state
-    return {
-        field: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=derived(p.sharding, p.shape, value.shape))
-        for field, value in state.items()
-    }
+def _shapes(fields: Any, p: jax.ShapeDtypeStruct) -> Any:
+    """Names and shapes of a parameter's state. (As a list: ``jax.eval_shape`` sorts the names of a dict.)"""
+    names: list[str] = []
+
+    def values(p: Any) -> list[Any]:
+        pairs = list(fields(p))
+        names.extend(name for name, _ in pairs)
+        return [value for _, value in pairs]
+
+    found = jax.eval_shape(values, p)
+    return zip(names, (shape_beside(p, value) for value in found))
 
 
 def _dtype_of(count: str) -> Any:

@@ -18,6 +18,7 @@ import optax
 from jaxnn import _compat
 from jaxnn.boxes.parameter import Parameter
 from jaxnn.boxes.slot import Slot
+from jaxnn.core.placement import shape_beside
 from jaxnn.multihost import spanning
 
 
@@ -30,7 +31,7 @@ def _set(optimizer: Any, group: int, names: tuple[str, ...], state: Any) -> None
             delattr(optimizer, f"state.{group}.{number}")
         optimizer._trees = tuple(sorted((known | {group: (names, treedef)}).items(), key=lambda item: item[0]))
     for number, leaf in enumerate(leaves):
-        setattr(optimizer, f"state.{group}.{number}", leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf))
+        optimizer._put(f"state.{group}.{number}", leaf)
 
 
 def _get(optimizer: Any, group: int) -> tuple[tuple[str, ...], Any]:
@@ -96,7 +97,37 @@ def rename(optimizer: Any, old: tuple[str, ...] | None, new: tuple[str, ...]) ->
             # State for what has no shape yet, or is frozen, is made at the first step that brings a gradient for it.
             ready = [i for i in members if boxes[i].requires_grad and not getattr(boxes[i], "is_lazy", False)]
             params = {new[i]: boxes[i].value for i in ready}
-            _set(optimizer, group, tuple(params), optimizer._transformation.init(params))
+            _set(optimizer, group, tuple(params), _initial(optimizer._transformation, params))
+
+
+def _initial(transformation: Any, params: dict[str, Any]) -> Any:
+    """The state that parameters begin with; of a model of shapes, in shapes that are laid out as they are."""
+    if not any(isinstance(p, jax.ShapeDtypeStruct) for p in params.values()):
+        return transformation.init(params)
+    names = tuple(params)
+
+    def laid_out(node: Any) -> Any:
+        if not _over(node, names):
+            return node
+        return {name: jax.tree.map(lambda leaf: shape_beside(params[name], leaf), part) for name, part in node.items()}  # noqa: B023
+
+    state = jax.eval_shape(transformation.init, params)
+    return jax.tree.map(laid_out, state, is_leaf=lambda node: _over(node, names))
+
+
+def fresh(optimizer: Any, numbers: set[int]) -> dict[str, Any]:
+    """The slots of the groups all of whose parameters have numbers, and the state that they begin with."""
+    found: dict[str, Any] = {}
+    boxes = optimizer.__dict__["_unbound"]
+    for group, members in enumerate(optimizer._members):
+        held = _get(optimizer, group)[0]
+        params = {
+            name: boxes[i].value for i, name in enumerate(optimizer._names or ()) if i in members and name in held
+        }
+        if numbers & set(members) and not any(isinstance(p, jax.ShapeDtypeStruct) for p in params.values()):
+            leaves = jax.tree.leaves(optimizer._transformation.init(params))
+            found |= {f"state.{group}.{number}": jnp.asarray(leaf) for number, leaf in enumerate(leaves)}
+    return found
 
 
 def _extended(optimizer: Any, group: int, params: dict[str, Any]) -> Any:

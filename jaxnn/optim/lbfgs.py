@@ -116,7 +116,7 @@ class LBFGS(Optimizer):
 
     def _start(self, group: int) -> None:
         boxes = self.__dict__["_unbound"]
-        if not any(getattr(box, "is_lazy", False) for box in boxes):
+        if not any(getattr(box, "is_lazy", False) or isinstance(box.value, jax.ShapeDtypeStruct) for box in boxes):
             self._set_memory(_empty([box.value for box in boxes], self.param_groups[0]["history_size"]))
 
     def _renamed(self, old: Any, new: Any) -> None:

@@ -19,8 +19,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxnn import _compat
 from jaxnn.base.checks import named
 from jaxnn.base.dtypes import describe
+from jaxnn.base.meta import explain as explain_shapes
 from jaxnn.boxes.parameter import Parameter
-from jaxnn.boxes.slot import is_deleted, next_epoch, recently_read, settle, structure_epoch
+from jaxnn.boxes.slot import Slot, is_deleted, next_epoch, recently_read, settle, structure_epoch
 from jaxnn.boxes.writes import assign_all, write_all
 from jaxnn.core import donation
 from jaxnn.core.conversions import place
@@ -204,6 +205,8 @@ class Optimizer(Hooked, Stateful):
         Names change when a parameter is parametrized or pruned, so they are learnt again when any structure changed.
         """
         boxes: _Boxes | None = self.__dict__.get("_unbound")
+        if boxes is not None and boxes.abstract:
+            boxes.abstract = self._materialize()
         if boxes is None or (self._names is not None and boxes.epoch == structure_epoch[0]):
             return
         for model in objects:
@@ -216,6 +219,33 @@ class Optimizer(Hooked, Stateful):
                         self._names = found
                     break
         boxes.epoch = structure_epoch[0]
+
+    def _put(self, name: str, value: Any) -> None:
+        """Keep an array of the state, or the shape of one."""
+        if isinstance(value, jax.ShapeDtypeStruct):
+            self._slots[name] = Slot(value, home=self.__dict__["_home"])
+            self._slots[name].label = f"{type(self).__name__}.{name}"
+            self.__dict__["_unbound"].abstract = True
+        else:
+            setattr(self, name, value if isinstance(value, jax.Array) else jnp.asarray(value))
+
+    def _materialize(self) -> bool:
+        """Put numbers in the state of parameters that have theirs by now; whether some have none yet."""
+        boxes: _Boxes = self.__dict__["_unbound"]
+        waiting: dict[int, dict[str, Slot]] = {}
+        for name, number in self._belonging().items():
+            if isinstance(self._slots[name]._value, jax.ShapeDtypeStruct):
+                waiting.setdefault(number, {})[name] = self._slots[name]
+        ready = {i for i in waiting if not isinstance(boxes[i]._value, jax.ShapeDtypeStruct)}
+        for name, value in (self._fresh(ready) if ready else {}).items():
+            slot = self._slots[name]
+            if isinstance(slot._value, jax.ShapeDtypeStruct):
+                slot.replace(like(slot._value, value))
+        return len(ready) < len(waiting)
+
+    def _fresh(self, numbers: set[int]) -> dict[str, Any]:
+        """The slots of the parameters of these numbers, and the state that they begin with."""
+        return _transformed.fresh(self, numbers)
 
     def _parameters_by_name(self, model: Module) -> dict[str, Parameter]:
         """``dict(model.named_parameters())``, kept until any structure changes."""
@@ -331,6 +361,7 @@ class Optimizer(Hooked, Stateful):
                 changes = changes[0], [like(box._value, array) for box, array in zip(*changes)]
         except BaseException as error:
             undo.restore()
+            explain_shapes(error, [box._value for box in boxes.values()])
             donation.explain(error, [model, self])
             raise
         assign_all(*changes)
@@ -498,3 +529,5 @@ class _Boxes(list[Parameter]):
     epoch = -1
     #: a structure epoch, a model, and its parameters by name then
     by_name: tuple[int, Any, dict[str, Parameter]] | None = None
+    #: whether some of the state is made of shapes, as some parameters were
+    abstract = False

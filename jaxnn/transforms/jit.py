@@ -13,6 +13,7 @@ from jaxnn import _compat
 from jaxnn.base import explaining
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe
+from jaxnn.base.meta import explain as explain_shapes
 from jaxnn.boxes.reads import Reads
 from jaxnn.core import donation, lift, random
 from jaxnn.core.conversions import place
@@ -365,6 +366,7 @@ def jit(
                         _finish(done, roots, generator, state)
                     if not donates or not donation.unshare(error, roots, (args, kwargs)):
                         explaining.explain(error)
+                        explain_shapes(error, jax.tree.leaves(roots))
                         donation.explain(error, roots, donated=True)
                         raise
                     refers = _finish(done, roots, generator, state)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import functional as F
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import check_numbers, fail
 from jaxnn.core.module import Module
 from jaxnn.utils import _hooked, _orthogonal, parametrize
 from jaxnn.utils.spectral_norm import default_dim, over_spectral_norm, power_iterations
@@ -133,6 +133,7 @@ def orthogonal(
 
 def _weight(function: str, module: Module, name: str) -> Any:
     weight = getattr(module, name, None)
+    check_numbers(function, f"{type(module).__name__}.{name}", weight)
     if not isinstance(weight, jax.Array):
         raise ValueError(
             f"{function}: name: expected a parameter or buffer of {type(module).__name__}, got {name!r}, which it does "

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn._ambient import Ambient
+from jaxnn.base.checks import check_numbers
 from jaxnn.boxes.homes import may_hold
 from jaxnn.boxes.parameter import Buffer, Parameter
 from jaxnn.boxes.slot import Slot
@@ -149,6 +150,7 @@ class ParametrizationList(ModuleList):
         self.unsafe = unsafe
         box = original if isinstance(original, Slot) else Buffer(original)
         before = box.value
+        check_numbers("register_parametrization", box.label or "original", before)
         new = _inverted(list(self), box.read())
         if not _is_array(new) and not isinstance(new, Sequence):
             raise ValueError(

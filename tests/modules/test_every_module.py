@@ -75,6 +75,22 @@ def test_an_abstract_instance_has_the_shapes_and_takes_a_state_dict(name, args, 
     equal(abstract, model)
 
 
+@every_class
+def test_on_the_meta_device_it_has_the_shapes_and_takes_a_state_dict(name, args, kwargs):
+    model = getattr(nn, name)(*args, **kwargs)
+    with nn.device("meta"):
+        meta = getattr(nn, name)(*args, **kwargs)
+    said = getattr(nn, name)(*args, **kwargs, device="meta")
+    for other in (meta, said):
+        assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(other))
+        assert {key: (value.dtype, value.shape) for key, value in other.state_dict().items()} == {
+            key: (value.dtype, value.shape) for key, value in model.state_dict().items()
+        }
+        other.load_state_dict(model.state_dict(), assign=True)
+        equal(other, model)
+        assert jax.tree.structure(other) == jax.tree.structure(model)
+
+
 def test_constructors_take_device_and_dtype_where_torchs_do():
     for name, kind in inspect.getmembers(torch.nn, inspect.isclass):
         theirs = set(inspect.signature(kind.__init__).parameters) & {"device", "dtype"}
