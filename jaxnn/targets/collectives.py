@@ -51,7 +51,9 @@ class Collective:
 def collectives(program: Program, mesh: Any = None) -> list[Collective]:
     """The program's collectives, each kind, axis and dtype together; the largest first.
 
-    One exchange that the compiler has split into several instructions is counted by its channel.
+    One exchange that the compiler has split into several instructions is counted by its channel. A TPU also lets one go on
+    inside a loop beside it (``async_collective_fusion``): of the instructions of a channel the one that is executed least
+    says how often the exchange takes place.
     """
     seen: dict[Any, tuple[Collective, int]] = {}
     for number, (computation, instruction, times, fused) in enumerate(_all(program)):
@@ -60,7 +62,8 @@ def collectives(program: Program, mesh: Any = None) -> list[Collective]:
             continue
         channel = _CHANNEL.search(instruction.attributes)
         key = channel[1] if channel else f"line {number}"
-        if key not in seen or seen[key][0].bytes < found.bytes:
+        size = found.bytes // times
+        if key not in seen or (-times, size) > (-seen[key][1], seen[key][0].bytes // seen[key][1]):
             seen[key] = found, times
     groups: dict[Any, list[Collective]] = {}
     for one, _ in seen.values():

@@ -223,6 +223,41 @@ ENTRY %main (x: f32[64,128]) -> f32[32,128] {
     }
 
 
+def test_an_exchange_beside_a_loop_counts_as_often_as_it_begins():
+    """A TPU overlaps a gather with a loop of 64 turns: its parts stand in the loop's body, under the channel of its beginning."""
+    gather = "all-gather(%p), channel_id=5, replica_groups=[1,8]<=[8], dimensions={0}"
+    part = f"""(p: bf16[16,128]) -> bf16[128,128] {{
+  %p = bf16[16,128]{{1,0}} parameter(0)
+  ROOT %all = bf16[128,128]{{1,0}} {gather}
+}}
+"""
+    text = f"""%begin {part}
+%inside {part}
+%body (s: (s32[], bf16[16,128])) -> (s32[], bf16[16,128]) {{
+  %s = (s32[], bf16[16,128]) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %x = bf16[16,128]{{1,0}} get-tuple-element(%s), index=1
+  %on = bf16[128,128]{{1,0}} fusion(%x), kind=kCustom, calls=%inside
+  ROOT %next = (s32[], bf16[16,128]) tuple(%i, %x)
+}}
+
+%condition (s: (s32[], bf16[16,128])) -> pred[] {{
+  %s = (s32[], bf16[16,128]) parameter(0)
+  ROOT %more = pred[] constant(true)
+}}
+
+ENTRY %main (x: bf16[16,128]) -> bf16[128,128] {{
+  %x = bf16[16,128]{{1,0}} parameter(0)
+  %zero = s32[] constant(0)
+  %start = (s32[], bf16[16,128]) tuple(%zero, %x)
+  %loop = (s32[], bf16[16,128]) while(%start), condition=%condition, body=%body, backend_config={{"known_trip_count":{{"n":"64"}}}}
+  ROOT %y = bf16[128,128]{{1,0}} fusion(%x), kind=kCustom, calls=%begin
+}}
+"""
+    (found,) = collectives.collectives(hlo.parse(text), MESH)
+    assert (found.kind, found.count, found.bytes) == ("all-gather", 1, 128 * 128 * 2)
+
+
 def test_axes_are_those_of_numpy():
     """Groups along any axes of a mesh, as the compiler may write them, are told apart."""
     numbers = np.arange(8).reshape(2, 2, 2)
