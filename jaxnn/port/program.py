@@ -118,6 +118,7 @@ class Program:
     guards: dict[Any, Any] = field(default_factory=dict)  # by the same keys: what the new text asks for
     believed: set[Any] = field(default_factory=set)  # of `observed`: what inference had no other answer for
     shared: dict[int, set[str]] = field(default_factory=dict)  # by a statement: names seen to hold what it writes into
+    optimizer_helpers: set[int] | None = None  # functions that only optimizers of the package use
     _places: dict[int, tuple[Module, ast.AST]] | None = None
     _taken: dict[str, set[str]] | None = None
 

@@ -6,6 +6,7 @@ import ast
 import re
 from dataclasses import replace
 
+from jaxnn.port import optimizers
 from jaxnn.port.dtypes import ADDING_UP, may_be_narrow
 from jaxnn.port.emit import Emitter, needed, parenthesised, tight
 from jaxnn.port.facts import ARRAY, NOT_ARRAYS, Fact
@@ -54,6 +55,7 @@ class Rewriter(Writes):
         for statement in self.source.tree.body:  # type: ignore[attr-defined]
             self.visit(statement)
         port_steps(self)
+        optimizers.refuse(self)
         guards.put(self)
         text = self.imports.render()
         for site in self.sites:

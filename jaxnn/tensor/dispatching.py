@@ -100,17 +100,17 @@ def _on_box(box: Any, name: str) -> Callable[..., Any]:
 class _Missing:
     """Stands for a name without a counterpart: it can be bound, passed and asked for its attributes, not used."""
 
-    def __init__(self, name: str, where: str) -> None:
-        self.__dict__.update(name=name, where=where)
+    def __init__(self, name: str, where: str, remedy: str = "") -> None:
+        self.__dict__.update(name=name, where=where, remedy=remedy)
 
     def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
         at = f" (reached from {self.where})" if self.where else ""
-        raise NotPorted(f"{self.name} has no counterpart here{at}")
+        raise NotPorted(f"{self.name} has no counterpart here{at}{': ' if self.remedy else ''}{self.remedy}")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _Missing(f"{self.name}.{name}", self.where)
+        return _Missing(f"{self.name}.{name}", self.where, self.remedy)
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
         refuse = self._refuse
@@ -132,7 +132,7 @@ class _Missing:
     __lt__ = __le__ = __gt__ = __ge__ = __int__ = __float__ = __index__ = _refuse
 
 
-def not_ported(name: str, where: str = "") -> Any:
+def not_ported(name: str, where: str = "", remedy: str = "") -> Any:
     """A stand-in for a name without a counterpart, which fails when it is used, and not when it is imported.
 
     It can be bound, passed on, compared, asked for attributes, and be a base class. Calling it, or an instance of its
@@ -142,6 +142,7 @@ def not_ported(name: str, where: str = "") -> Any:
     Args:
         name: what is missing.
         where: file and line of the original.
+        remedy: what to use instead, for the message.
 
     Example:
         >>> from jaxnn import tensor as T
@@ -150,4 +151,4 @@ def not_ported(name: str, where: str = "") -> Any:
         Traceback (most recent call last):
         jaxnn.tensor.dispatching.NotPorted: torch.cuda.Stream has no counterpart here (reached from model.py:12)
     """
-    return _Missing(name, where)
+    return _Missing(name, where, remedy)
