@@ -308,11 +308,18 @@ def foreign(kernel: Any, *operands: Any) -> Any:
     return jax.tree.unflatten(tree, vary_alike(*leaves, *jax.tree.leaves(operands))[: len(leaves)])
 
 
-def partitioned(context: Any) -> bool:
-    """Whether a program is lowered for several devices that XLA itself divides it among (not inside shard_map)."""
-    axes = context.module_context.axis_context
+def stand_ins(context: Any) -> tuple[str, ...]:
+    """What a program that is lowered has to stand up to, as names of `WithGradient`'s fields.
+
+    "portable" where it goes into a file of ``jax.export``; "divided" where XLA divides it among devices (not inside
+    shard_map), and twice where shard_map has some of the mesh's axes and XLA the rest.
+    """
+    module = context.module_context
+    found = ("portable",) if module.lowering_parameters.for_export else ()
+    axes = module.axis_context
     devices = getattr(axes, "num_devices", None)
     if devices is not None:
-        return devices != 1
+        return found if devices == 1 else (*found, "divided")
     manual = getattr(axes, "manual_axes", None)
-    return manual is not None and set(manual) | set(axes.mesh.manual_axes) != set(axes.mesh.axis_names)
+    whole = manual is None or set(manual) | set(axes.mesh.manual_axes) == set(axes.mesh.axis_names)
+    return found if whole else (*found, "divided", "divided")

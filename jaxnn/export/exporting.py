@@ -17,7 +17,6 @@ from jaxnn.core import lift, tree
 from jaxnn.core.module import Module
 from jaxnn.export.dims import Shapes
 from jaxnn.export.program import Array, ExportedProgram
-from jaxnn.functional.attention_backends import portable
 from jaxnn.lowering.define import PLATFORMS
 
 _NAME = "nn.export.export"
@@ -88,7 +87,7 @@ def export(
 
     pure.__name__ = pure.__qualname__ = type(mod).__name__ if call.objects else getattr(mod, "__name__", "function")
     held = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in zip(names, call.leaves)}
-    with call, portable(True):
+    with call:
         key = call.key
         exported = jax_export.export(jax.jit(pure), platforms=platforms)(held, types, named_types)
     if exported.nr_devices > 1:

@@ -77,7 +77,9 @@ def _add(left: _Pair, right: _Pair) -> _Pair:
 
 def _run_compensated(x: jax.Array, *, axes: tuple[int, ...]) -> jax.Array:
     zero = np.zeros((), x.dtype)
-    sum, error = lax.reduce((x, jnp.zeros_like(x)), (zero, zero), _add, axes)
+    # Zeros that hang on x: JAX cannot transpose a reduction of several arrays of which some are constant.
+    errors = jnp.where(False, x, zero)
+    sum, error = lax.reduce((x, errors), (zero, zero), _add, axes)
     return jnp.where(jnp.isfinite(sum), sum + error, sum)  # infinity minus infinity is no error
 
 

@@ -11,8 +11,6 @@ from jaxnn._ambient import Ambient
 # Part of every jit's cache key, as all modes that change what is traced. Each entry is the value of an SDPBackend;
 # None stands for "all".
 _allowed = Ambient("sdpa_kernel", None)
-# Whether the program goes into a file, and so may only call kernels whose form JAX promises to keep. cuDNN's is none.
-portable = Ambient("portable", False)
 
 
 class SDPBackend(enum.IntEnum):

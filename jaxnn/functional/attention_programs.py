@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.base import modes
+from jaxnn.base.splits import current_split
 from jaxnn.functional import attention_blocks as blocks
 from jaxnn.functional import attention_kernels as kernels
 from jaxnn.functional import attention_scores as scores
-from jaxnn.functional.attention_backends import SDPBackend, allowed_backends, portable
+from jaxnn.functional.attention_backends import SDPBackend, allowed_backends
+from jaxnn.functional.attention_on_meshes import layout_of, on_mesh
 from jaxnn.functional.attention_scores import Scoring
 from jaxnn.lowering.by_platform import WithGradient, by_platform
 
@@ -46,6 +48,7 @@ class Case(NamedTuple):
         causal: query `l` sees the keys up to `l + causal`; None for no such mask.
         dropout: whether weights are dropped.
         plain: scale, offset and rows without keys are as everywhere: numbers, and zeros.
+        portable: the program goes into a file, and so may call only what JAX promises to keep the form of.
     """
 
     dtype: str
@@ -57,6 +60,7 @@ class Case(NamedTuple):
     causal: int | None
     dropout: bool
     plain: bool
+    portable: bool = False
 
 
 # -- The programs: functions of query, key, value, the scoring's arrays and the rest of it (see `_scoring`) --------------
@@ -219,7 +223,7 @@ def _fits_splash(case: Case) -> str:
 
 
 def _fits_cudnn(case: Case) -> str:
-    if portable.value:
+    if case.portable:
         return "is no part of a file: JAX does not promise to keep the form of its call"
     if case.dtype not in _HALF:
         return "it takes bfloat16 and float16"
@@ -284,7 +288,7 @@ TABLE = (
         SPLASH,
         _fits_splash,
         f"bfloat16, and float32 from {LONG:,} queries on; {_SHORTEST} queries and keys at least; widths up to 256; causal masks "
-        "and boolean masks of keys; grouped heads; no dropout; one device, or inside `shard_map`",
+        "and boolean masks of keys; grouped heads; no dropout; one device, inside `shard_map`, or a known split",
         "scores never leave the chip's own memory, and blocks that a causal mask hides are left out",
     ),
     Row(
@@ -303,7 +307,7 @@ TABLE = (
         CUDNN,
         _fits_cudnn,
         f"bfloat16 and float16; {_SHORTEST} queries and keys at least; widths in multiples of 8 up to 128; any mask; "
-        "grouped heads; no dropout; one device, or inside `shard_map`",
+        "grouped heads; no dropout; one device, inside `shard_map`, or a known split",
         "scores never leave the chip's own memory; float32 has no such kernel",
     ),
     Row(
@@ -325,7 +329,7 @@ TABLE = (
             "" if case.sizes is not None and case.plain else "it takes known sizes and a scale that is a number"
         ),
         "everything else: added masks, masks of queries, dropout, float32 on a GPU, programs that XLA divides among "
-        "devices",
+        "devices by a split that is not known",
         f"{blocks.BUDGET // 2**20} MiB of scores at a time; products on the way back take the operands' dtype",
     ),
 )
@@ -345,6 +349,22 @@ def choose(platform: str, case: Case, allowed: tuple[SDPBackend, ...] | None) ->
             return WHOLE if platform != "cpu" and case.dtype in _HALF and case.plain and case.sizes else _at_once
         reasons.append(f"{backend.name} {_reason(rows, backend, platform, case)}")
     return _Refused(f"expected a backend that can run, {'; '.join(reasons)}. Allow another, such as MATH")
+
+
+def _program(platform: str, case: Case, allowed: tuple[SDPBackend, ...] | None) -> Any:
+    """As `choose`, and what stands in where the program goes into a file."""
+    program = choose(platform, case, allowed)
+    if program is not CUDNN:
+        return program
+    return dataclasses.replace(CUDNN, portable=choose(platform, case._replace(portable=True), allowed))
+
+
+def _divided(program: Any, layout: Any) -> Any:
+    """A program, with itself on each device's part in place of what XLA can divide among devices."""
+    if not isinstance(program, WithGradient) or program.divided is None:
+        return program
+    portable = program.portable and _divided(program.portable, layout)
+    return dataclasses.replace(program, divided=on_mesh(program, layout), portable=portable)
 
 
 def _reason(rows: list[Row], backend: SDPBackend, platform: str, case: Case) -> str:
@@ -387,7 +407,7 @@ def attend(query: Any, key: Any, value: Any, scoring: Scoring) -> Any:
         scoring: the masks, scale and dropout.
     """
     case, allowed = case_of(query, key, value, scoring), allowed_backends()
-    programs = {platform: choose(platform, case, allowed) for platform in PLATFORMS}
+    programs = {platform: _program(platform, case, allowed) for platform in PLATFORMS}
     if all(program is _at_once for program in programs.values()):
         return scores.attend_at_once(query, key, value, scoring)[0]
     leaves, tree = jax.tree.flatten(scoring)
@@ -395,6 +415,9 @@ def attend(query: Any, key: Any, value: Any, scoring: Scoring) -> Any:
     static = tuple(None if isinstance(leaf, jax.Array) else leaf for leaf in leaves)
     options = tree, static, modes.get_float32_matmul_precision()
     default = BLOCKS if any(isinstance(program, WithGradient) for program in programs.values()) else _at_once
+    layout = None if case.dropout else layout_of(current_split(), query, key, value)
+    if layout is not None:
+        programs = {platform: _divided(program, layout) for platform, program in programs.items()}
     return by_platform(query, key, value, *arrays, default=default, options=options, **programs)[0]
 
 

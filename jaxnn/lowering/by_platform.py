@@ -31,6 +31,7 @@ class WithGradient:
             derivatives of the gradient.
         saved: how many arrays `save` gives beside the results.
         divided: what stands in where XLA divides the program among devices, which it cannot do with this one.
+        portable: what stands in where the program goes into a file, which this one cannot.
     """
 
     run: Function
@@ -39,6 +40,7 @@ class WithGradient:
     plain: Function
     saved: int = 1
     divided: WithGradient | None = None
+    portable: Function | WithGradient | None = None
 
 
 def by_platform(
@@ -83,9 +85,10 @@ class _Choice:
     platforms: tuple[tuple[str, _Program], ...]
     linear: int
 
-    def on(self, platform: str, partitioned: bool = False) -> _Program:
+    def on(self, platform: str, *where: str) -> _Program:
+        """The program for a platform; `where`: of what else it has to stand up to, see `_Program.instead`."""
         program = dict(self.platforms).get(platform, self.default)
-        return program.divided() if partitioned else program
+        return functools.reduce(lambda found, which: found.instead(which), where, program)
 
     def map(self, make: Callable[[_Program], _Program], linear: int) -> _Choice:
         return _Choice(make(self.default), tuple((name, make(function)) for name, function in self.platforms), linear)
@@ -110,10 +113,10 @@ class _Program:
         """The same in operations that JAX differentiates."""
         return self
 
-    def divided(self) -> _Program:
-        """What XLA can divide among devices."""
+    def instead(self, which: str) -> _Program:
+        """What stands in for it: "divided" or "portable", as `WithGradient` says."""
         function = self.function
-        return dataclasses.replace(self, function=function.divided()) if isinstance(function, _Program) else self  # pyright: ignore
+        return dataclasses.replace(self, function=function.instead(which)) if isinstance(function, _Program) else self  # pyright: ignore
 
     def saving(self, *operands: Any) -> tuple[Any, ...]:
         """The results, and behind them what the gradient needs beside the operands."""
@@ -152,8 +155,9 @@ class _OwnGradient(_Program):
     def plain(self) -> _Program:
         return _Plain(self.function.plain, self.options)
 
-    def divided(self) -> _Program:
-        return self if self.function.divided is None else _OwnGradient(self.function.divided, self.options)
+    def instead(self, which: str) -> _Program:
+        other = getattr(self.function, which)
+        return self if other is None else _program_of(other, self.options)
 
     def saving(self, *operands: Any) -> tuple[Any, ...]:
         return self.function.save(*operands, *self.options)
@@ -292,12 +296,12 @@ def _evaluate(*operands: Any, choice: _Choice) -> list[Any]:
 
 def _program(platform: str) -> Function:
     """For those who look into programs: in operations that XLA knows."""
-    return lambda *operands, choice: choice.on(platform, True)(*operands)
+    return lambda *operands, choice: choice.on(platform, "divided", "divided")(*operands)
 
 
 def _lowering(platform: str) -> Any:
     def lowered(context: Any, *values: Any, choice: _Choice) -> Any:
-        program = choice.on(platform, _compat.partitioned(context))
+        program = choice.on(platform, *_compat.stand_ins(context))
         return mlir.lower_fun(program, multiple_results=True)(context, *values)
 
     return lowered

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from jaxnn.base.names import public_names as _public_names
+from jaxnn.parallel.attention import split_attention as split_attention
 from jaxnn.parallel.batch import shard_batch as shard_batch
 from jaxnn.parallel.data_parallel import DataParallel as DataParallel
 from jaxnn.parallel.data_parallel import data_parallel as data_parallel

@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxnn import _compat
 from jaxnn.base.checks import as_int, fail
 from jaxnn.base.dtypes import as_array, describe
+from jaxnn.base.splits import splitting
 from jaxnn.core.module import Module
 
 _AXIS = "data"
@@ -146,7 +147,8 @@ class DataParallel(Module):
         if _compat.at_top_level():  # a state_dict may have been loaded since
             _copy_to_all(self.module, devices)
         inputs, kwargs = _spread((inputs, kwargs), devices, self.dim)
-        output = self.module(*inputs, **kwargs)
+        with splitting(_mesh(devices), batch=None if self.dim else _mesh(devices).axis_names):
+            output = self.module(*inputs, **kwargs)
         if self.output_device is None or _compat.under_jit():
             return output
         return jax.device_put(output, jax.local_devices()[self.output_device])

@@ -10,6 +10,7 @@ import jax
 
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe
+from jaxnn.base.splits import splitting
 from jaxnn.core.module import Module
 from jaxnn.parallel.constraints import constrain_batch
 from jaxnn.parallel.device_mesh import DeviceMesh, as_device_mesh, init_device_mesh
@@ -75,7 +76,9 @@ class DistributedDataParallel(Module):
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         split = tuple(constrain_batch(value, self.device_mesh, self.dim) for value in inputs)
-        return self.module(*split, **{k: constrain_batch(v, self.device_mesh, self.dim) for k, v in kwargs.items()})
+        named = {k: constrain_batch(v, self.device_mesh, self.dim) for k, v in kwargs.items()}
+        with splitting(self.device_mesh.jax_mesh, batch=None if self.dim else self.device_mesh.all_axes):
+            return self.module(*split, **named)
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:

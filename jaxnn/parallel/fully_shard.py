@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxnn import _compat
 from jaxnn.base.checks import as_int, fail
 from jaxnn.base.dtypes import check_dtype, describe, is_floating
+from jaxnn.base.splits import splitting
 from jaxnn.boxes.slot import Slot, owner
 from jaxnn.core.lift import Call, is_stateful
 from jaxnn.core.module import Module
@@ -76,6 +77,10 @@ class Unit:
     batch_dim: int
 
     def __call__(self, call: Callable[..., Any], module: Any, args: Any, kwargs: Any) -> Any:
+        with splitting(self.mesh.jax_mesh, batch=None if self.batch_dim else self.mesh.all_axes):
+            return self._call(call, module, args, kwargs)
+
+    def _call(self, call: Callable[..., Any], module: Any, args: Any, kwargs: Any) -> Any:
         policy = self.policy
         if policy.param_dtype is not None and policy.cast_forward_inputs:
             args, kwargs = _cast((args, kwargs), policy.param_dtype)

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe
 from jaxnn.core.module import Module
+from jaxnn.parallel.attention import split_heads
 from jaxnn.parallel.device_mesh import as_device_mesh
 from jaxnn.parallel.distribute import lies_on, named_boxes, place_boxes
 from jaxnn.parallel.style import ParallelStyle
@@ -75,32 +76,36 @@ def parallelize_module(
             "a ParallelStyle, or a dict of them by names",
             describe(parallelize_plan),
         )
-    steps: list[tuple[ParallelStyle, Module]] = []
+    steps: list[tuple[ParallelStyle, Module, Module | None]] = []
     for name, style in parallelize_plan.items():
         if not isinstance(name, str):
             fail(TypeError, where, "parallelize_plan", "names of submodules", describe(name))
         if not isinstance(style, ParallelStyle):
             fail(TypeError, where, f"parallelize_plan: {name!r}", "a ParallelStyle", describe(style))
-        found = _matching(module, name.split(".")) if name else [module]
+        found = _matching(module, name.split(".")) if name else [(module, None)]
         if not found:
             warnings.warn(
                 f"{where}: parallelize_plan: {name!r} fits no submodule of {type(module).__name__}", stacklevel=2
             )
-        steps += [(style, child) for child in found]
-    for style, child in steps:  # all of them, before the first is applied
+        steps += [(style, child, parent) for child, parent in found]
+    for style, child, _ in steps:  # all of them, before the first is applied
         style._check(child, mesh)
-    for style, child in steps:
+    for style, child, parent in steps:
         style._apply(child, mesh)
+        if parent is not None and style._splits_features(child):
+            split_heads(parent, mesh)
     rest = [box for _, box in named_boxes(module).values() if not lies_on(box._value, mesh)]
     whole = NamedSharding(mesh.jax_mesh, PartitionSpec())
     place_boxes([(box, whole) for box in rest if not getattr(box, "is_lazy", False)], where, module)
     return module
 
 
-def _matching(module: Module, parts: list[str]) -> list[Module]:
-    """The submodules whose names' parts fit."""
+def _matching(module: Module, parts: list[str]) -> list[tuple[Module, Module]]:
+    """The submodules whose names' parts fit, and the modules that they are children of."""
     found = [child for name, child in module.named_children() if fnmatch.fnmatchcase(name, parts[0])]
-    return found if len(parts) == 1 else [below for child in found for below in _matching(child, parts[1:])]
+    if len(parts) == 1:
+        return [(child, module) for child in found]
+    return [below for child in found for below in _matching(child, parts[1:])]
 
 
 @contextmanager

@@ -47,6 +47,10 @@ class ParallelStyle:
     def _apply(self, module: Any, mesh: DeviceMesh) -> Any:
         raise NotImplementedError
 
+    def _splits_features(self, module: Any) -> bool:
+        """Whether the module's output is split along its last dimension, which attention's heads are made of."""
+        return False
+
 
 def add_hooks(module: Any, before: Any = None, after: Any = None, around: Any = None) -> None:
     """Register hooks, unless the module has equal ones already: a style that is applied twice acts once."""
@@ -144,6 +148,9 @@ class ColwiseParallel(_Wise):
     _rows = {Linear: {"weight": 0, "bias": 0}, Embedding: {"weight": 1}}
     _input = {Linear: Replicate(), Embedding: Replicate()}
     _defaults = Replicate(), Shard(-1)
+
+    def _splits_features(self, module: Any) -> bool:
+        return isinstance(module, Linear) and self.output_layouts == (Shard(-1),)
 
 
 class RowwiseParallel(_Wise):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
+from jaxnn.attention import SDPBackend, sdpa_kernel
 from jaxnn.io import CheckpointError
 
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(4, 1, 6, 6)), jnp.float32)
@@ -226,11 +227,18 @@ def test_a_size_that_is_open_in_the_layers_that_take_it(tmp_path):
 
 
 def test_attention_s_kernels_are_those_whose_form_is_kept():
-    """cuDNN's call is none: `jax.export` refuses it."""
+    """cuDNN's call is none: in a file of `jax.export` blocks of queries stand in for it."""
     x = jnp.ones((1, 256, 128), jnp.bfloat16)
     model = nn.MultiheadAttention(128, 2, batch_first=True).eval().to(jnp.bfloat16)
     attend = lambda x: model(x, x, x, need_weights=False)[0]  # noqa: E731
-    with pytest.raises(ValueError, match="cudnn"):
+    gradient = jax.grad(lambda x: attend(x).astype(jnp.float32).sum())
+    for program in (attend, gradient):
+        text = jax.export.export(jax.jit(program), platforms=["cuda", "tpu"])(x).mlir_module()
+        assert "cudnn" not in text and "tpu_custom_call" in text
+    assert "cudnn" not in nn.export.export(attend, (x,)).mlir_module()
+    assert "cudnn" in jax.jit(attend).trace(x).lower(lowering_platforms=("cuda",)).as_text()
+    with (
+        sdpa_kernel(SDPBackend.CUDNN_ATTENTION),
+        pytest.raises(RuntimeError, match="CUDNN_ATTENTION .* is no part of a file.* Allow another"),
+    ):
         jax.export.export(jax.jit(attend), platforms=["cuda"])(x)
-    text = nn.export.export(attend, (x,)).mlir_module()
-    assert "cudnn" not in text and "tpu_custom_call" in text

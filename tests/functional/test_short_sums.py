@@ -8,6 +8,7 @@ import pytest
 import jaxnn.functional as F
 from jaxnn.functional import _short_sums
 from jaxnn.functional._short_sums import alike, mean_over, spread, sum_over
+from jaxnn.lowering.evaluating import Evaluation
 
 COMPILATION = "full"  # see conftest.py
 
@@ -125,3 +126,20 @@ def test_what_a_broadcast_of_16_bits_passes_back_is_summed_in_32(name, dtype):
         truth = np.asarray(gradient(*(x.astype(jnp.float64) for x in (cotangent, *inputs))))
     error = np.abs(np.asarray(ours, np.float64) - truth).max() / np.abs(truth).max()
     assert ours.dtype == dtype and error <= 1.05 * float(jnp.finfo(dtype).eps) / 2
+
+
+def test_a_sum_of_other_platforms_is_differentiated():
+    """JAX has no transpose of a reduction of several arrays of which one is constant."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 8)), jnp.float32)
+    for name, function in {
+        "sum": lambda x: sum_over(x, (0,)),
+        "spread": lambda x: spread(x[0], (4, 8)) * x,
+        "norm": lambda x: F.instance_norm(x[None]),
+        "loss": lambda x: F.mse_loss(x, x * x),
+    }.items():
+        elsewhere = Evaluation("tpu", {}, lambda equation: False, "the test")(function)
+        want, back = jax.vjp(function, x)
+        got, back_elsewhere = jax.vjp(elsewhere, x)
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(back_elsewhere(want)[0], back(want)[0], rtol=1e-6, atol=1e-6, err_msg=name)
+        assert jnp.isfinite(jax.jvp(elsewhere, (x,), (x,))[1]).all()

@@ -4,8 +4,9 @@
     python -m tests.parallel.ahead fsdp,tp       # 4 by 4, with TorchTitan's plan for Llama
     python -m tests.parallel.ahead fsdp --keep   # reshard_after_forward=False
 
-It fails where a weight is gathered more than once a pass, in another dtype than bfloat16, where an activation is gathered over
-fsdp, where not all of what is donated is reused, or where a chip's arguments are not 12 bytes for each of its parameters.
+It fails where attention's kernel is not there once a layer on each chip (three calls, forward and back), where a weight is
+gathered more than once a pass, in another dtype than bfloat16, where an activation is gathered over fsdp, where not all of
+what is donated is reused, or where a chip's arguments are not 12 bytes for each of its parameters.
 A compilation takes minutes.
 """
 
@@ -121,6 +122,9 @@ def main() -> int:
         if each.kind != "all-gather":
             print(f"{each.kind} over {each.axis}: {each.dtype}, {each.count}, {each.bytes / mega:.1f} MiB")
     problems = []
+    print(f"kernels: {program.custom_calls}")
+    if program.custom_calls.get("tpu_custom_call") != 3 * LAYERS:
+        problems.append("expected three calls of splash attention in each layer")
     if abs(program.argument_bytes * 16 / (12 * count) - 1) > 0.01:
         problems.append("the arguments are not 12 bytes a parameter")
     if program.alias_bytes < 0.999 * program.argument_bytes - BATCH * TIME * 8:
