@@ -10,7 +10,6 @@ from typing import Any
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe
 from jaxnn.base.splits import splitting
-from jaxnn.core.module import Module
 from jaxnn.parallel.device_mesh import DeviceMesh, as_device_mesh
 
 _NAME = "split_attention"
@@ -75,10 +74,3 @@ class HeadsOver:
     def __call__(self, call: Callable[..., Any], module: Any, args: Any, kwargs: Any) -> Any:
         with splitting(self.mesh.jax_mesh, heads=self.mesh.all_axes):
             return call(module, args, kwargs)
-
-
-def split_heads(module: Module, mesh: DeviceMesh) -> None:
-    """Put `HeadsOver` around a module, once."""
-    hook = HeadsOver(mesh)
-    if all(known.function != hook for known in module._hook_list("around")):
-        module._register_around_hook(hook)

@@ -147,7 +147,7 @@ class DataParallel(Module):
         if _compat.at_top_level():  # a state_dict may have been loaded since
             _copy_to_all(self.module, devices)
         inputs, kwargs = _spread((inputs, kwargs), devices, self.dim)
-        with splitting(_mesh(devices), batch=None if self.dim else _mesh(devices).axis_names):
+        with splitting(_mesh(devices), batch=(_AXIS,)):
             output = self.module(*inputs, **kwargs)
         if self.output_device is None or _compat.under_jit():
             return output

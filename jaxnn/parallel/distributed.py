@@ -77,7 +77,7 @@ class DistributedDataParallel(Module):
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         split = tuple(constrain_batch(value, self.device_mesh, self.dim) for value in inputs)
         named = {k: constrain_batch(v, self.device_mesh, self.dim) for k, v in kwargs.items()}
-        with splitting(self.device_mesh.jax_mesh, batch=None if self.dim else self.device_mesh.all_axes):
+        with splitting(self.device_mesh.jax_mesh, batch=self.device_mesh.all_axes):
             return self.module(*split, **named)
 
     @contextmanager

@@ -77,7 +77,7 @@ class Unit:
     batch_dim: int
 
     def __call__(self, call: Callable[..., Any], module: Any, args: Any, kwargs: Any) -> Any:
-        with splitting(self.mesh.jax_mesh, batch=None if self.batch_dim else self.mesh.all_axes):
+        with splitting(self.mesh.jax_mesh, batch=self.mesh.all_axes):
             return self._call(call, module, args, kwargs)
 
     def _call(self, call: Callable[..., Any], module: Any, args: Any, kwargs: Any) -> Any:

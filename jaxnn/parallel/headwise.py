@@ -8,6 +8,7 @@ from typing import Any
 from jaxnn import _compat
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe
+from jaxnn.base.splits import splitting
 from jaxnn.core.module import Module
 from jaxnn.modules.attention import MultiheadAttention
 from jaxnn.modules.transformer_layer import TransformerDecoderLayer, TransformerEncoderLayer
@@ -45,7 +46,8 @@ class Heads:
         try:
             for box, value in zip(boxes, new):
                 box.replace(value)
-            return call(module, args, kwargs)
+            with splitting(self.mesh.jax_mesh, heads=self.mesh.all_axes):
+                return call(module, args, kwargs)
         finally:
             for box, value, before in zip(boxes, new, old):
                 if box._value is value:

@@ -13,10 +13,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe
 from jaxnn.core.module import Module
-from jaxnn.parallel.attention import split_heads
+from jaxnn.parallel.attention import HeadsOver
 from jaxnn.parallel.device_mesh import as_device_mesh
 from jaxnn.parallel.distribute import lies_on, named_boxes, place_boxes
-from jaxnn.parallel.style import ParallelStyle
+from jaxnn.parallel.style import ParallelStyle, add_hooks
 
 
 def parallelize_module(
@@ -93,7 +93,7 @@ def parallelize_module(
     for style, child, parent in steps:
         style._apply(child, mesh)
         if parent is not None and style._splits_features(child):
-            split_heads(parent, mesh)
+            add_hooks(parent, around=HeadsOver(mesh))
     rest = [box for _, box in named_boxes(module).values() if not lies_on(box._value, mesh)]
     whole = NamedSharding(mesh.jax_mesh, PartitionSpec())
     place_boxes([(box, whole) for box in rest if not getattr(box, "is_lazy", False)], where, module)

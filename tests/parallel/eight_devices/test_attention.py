@@ -60,6 +60,20 @@ def test_a_divided_model_keeps_its_kernels(mesh):
         assert text.count(call) >= 2, platform
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_multi_head_attention_under_headwise_parallel(mesh, batch_first):
+    layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=batch_first, dtype=jnp.bfloat16)
+    parallelize_module(layer, mesh["tp"], nn.parallel.transformer_plan(layer))
+    batch_dim = 0 if batch_first else 1
+    fully_shard(layer, mesh=mesh["fsdp"], batch_dim=batch_dim)
+    spec = PartitionSpec("fsdp") if batch_first else PartitionSpec(None, "fsdp")
+    sizes = (2, 128, 64) if batch_first else (128, 2, 64)
+    x = jax.ShapeDtypeStruct(sizes, jnp.bfloat16, sharding=NamedSharding(mesh.jax_mesh, spec))
+    traced = nn.jit(lambda layer, x: layer(x)).trace(layer, x)
+    for platform, call in KERNELS.items():
+        assert call in traced.lower(lowering_platforms=(platform,)).as_text(), platform
+
+
 def test_a_divided_model_trains_as_on_one_device(mesh):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 64, 256)), jnp.float32)
     loss, grads = step(_model(mesh, jnp.float32), nn.parallel.shard_batch(x, mesh["fsdp"]))
