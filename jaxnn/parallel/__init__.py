@@ -24,6 +24,7 @@ from jaxnn.parallel.headwise import transformer_plan as transformer_plan
 from jaxnn.parallel.init_sharded import init_sharded as init_sharded
 from jaxnn.parallel.parallelize import loss_parallel as loss_parallel
 from jaxnn.parallel.parallelize import parallelize_module as parallelize_module
+from jaxnn.parallel.pipelining import PipelineParallel as PipelineParallel
 from jaxnn.parallel.placement_types import Partial as Partial
 from jaxnn.parallel.placement_types import Placement as Placement
 from jaxnn.parallel.placement_types import Replicate as Replicate

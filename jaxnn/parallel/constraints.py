@@ -22,6 +22,12 @@ from jaxnn.parallel.placement_types import Placement, Shard
 _FREE = PartitionSpec.UNCONSTRAINED
 
 
+def mesh_of_here(mesh: DeviceMesh) -> Any:
+    """JAX's mesh that a constraint is said of: inside shard_map over some of its axes, the mesh of what is left."""
+    here = jax.sharding.get_abstract_mesh()
+    return here if here.manual_axes else mesh.jax_mesh
+
+
 def constrain(value: Any, placement: Placement | None, mesh: DeviceMesh, batch_dim: int = 0) -> Any:
     """An array with its layout over `mesh` said, in compiled code; what other dimensions of the mesh do stays free.
 
@@ -42,7 +48,7 @@ def constrain(value: Any, placement: Placement | None, mesh: DeviceMesh, batch_d
         entries = [None] * value.ndim
         if batch_dim < value.ndim:
             entries[batch_dim] = _FREE if others else None
-    return lax.with_sharding_constraint(value, NamedSharding(mesh.jax_mesh, PartitionSpec(*entries)))
+    return lax.with_sharding_constraint(value, NamedSharding(mesh_of_here(mesh), PartitionSpec(*entries)))
 
 
 def constrain_batch(values: Any, mesh: DeviceMesh, dim: int) -> Any:
@@ -54,7 +60,7 @@ def constrain_batch(values: Any, mesh: DeviceMesh, dim: int) -> Any:
                 axes = mesh.all_axes
                 entries: list[Any] = [_FREE] * leaf.ndim
                 entries[dim] = axes[0] if len(axes) == 1 else axes
-                sharding = NamedSharding(mesh.jax_mesh, PartitionSpec(*entries))
+                sharding = NamedSharding(mesh_of_here(mesh), PartitionSpec(*entries))
                 leaves[number] = lax.with_sharding_constraint(leaf, sharding)
                 return jax.tree.unflatten(treedef, leaves)
             break

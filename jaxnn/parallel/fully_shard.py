@@ -20,7 +20,7 @@ from jaxnn.boxes.slot import Slot, owner
 from jaxnn.core.lift import Call, is_stateful
 from jaxnn.core.module import Module
 from jaxnn.modules.container import ModuleDict, ModuleList
-from jaxnn.parallel.constraints import constrain_batch
+from jaxnn.parallel.constraints import constrain_batch, mesh_of_here
 from jaxnn.parallel.device_mesh import DeviceMesh, as_device_mesh, init_device_mesh
 from jaxnn.parallel.distribute import current_axes, named_boxes, place_boxes, sharding_with
 from jaxnn.parallel.placement_types import Shard, as_spec
@@ -148,7 +148,11 @@ def _gathered(
     """
 
     def constrain(value: Any, spec: PartitionSpec) -> Any:
-        return lax.with_sharding_constraint(value, NamedSharding(mesh.jax_mesh, spec)) if _compat.under_jit() else value
+        return (
+            lax.with_sharding_constraint(value, NamedSharding(mesh_of_here(mesh), spec))
+            if _compat.under_jit()
+            else value
+        )
 
     @jax.custom_vjp
     def gather(value: Any) -> Any:
@@ -363,6 +367,14 @@ def _layouts(
             rows.append((name, as_spec(axes), whole))
         chosen.append((box, sharding_with(axes, mesh, box.shape, f"{where}: {name}")))
     return chosen, rows
+
+
+def split_parameters(module: Module, mesh: DeviceMesh, where: str) -> list[tuple[Slot, NamedSharding]]:
+    """How a module's parameters lie in even parts over a mesh's devices, and its other boxes as copies."""
+    own = _own_parameters(module, set())
+    chosen, _ = _layouts(own, mesh, None, where)
+    others = [(box, sharding_with(current_axes(box, mesh), mesh, box.shape, where)) for box in _others(module, own)]
+    return [*chosen, *others]
 
 
 def _dimension(shape: Sequence[int], axes: list[tuple[str, ...]], size: int, mesh: DeviceMesh) -> int | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
 from jaxnn.core import lift, random, tree
 from jaxnn.core.lift import Plan
+from jaxnn.core.module import Module
 from jaxnn.core.tree import Structure
 from jaxnn.transforms.checkpoint import checkpoint as checkpointed
 from jaxnn.transforms.scan import scan
@@ -52,23 +53,13 @@ def scan_layers(
         >>> nn.scan_layers(layers, jnp.ones((2, 4))).shape
         (2, 4)
     """
+    for hook in layers._hook_list("around") if isinstance(layers, Module) else ():
+        if hasattr(hook.function, "scan"):  # of nn.parallel.PipelineParallel
+            options = {"unroll": unroll, "checkpoint": checkpoint, "policy": policy}
+            return hook.function.scan(layers, x, *args, **options, **kwargs)
     blocks = list(layers)
-    if not blocks:
-        raise ValueError("nn.scan_layers: layers: expected at least one module, got none")
-    flat = [tree.flatten(block) for block in blocks]
+    flat = check_alike(blocks, "nn.scan_layers")
     structure = flat[0][1]
-    for number, (leaves, other) in enumerate(flat):
-        if other != structure:
-            raise ValueError(
-                f"nn.scan_layers: layers: expected modules that are alike, got {number} that differs from the first: "
-                f"{_difference(structure, other)}. Call them one by one"
-            )
-        for name, mine, first in zip(structure.names, leaves, flat[0][0]):
-            if (jnp.shape(mine), jnp.result_type(mine)) != (jnp.shape(first), jnp.result_type(first)):
-                raise ValueError(
-                    f"nn.scan_layers: layers: expected modules that are alike, got {number} whose {name} is "
-                    f"{jnp.result_type(mine)}{list(jnp.shape(mine))}, not {jnp.result_type(first)}{list(jnp.shape(first))}"
-                )
     stacked_leaves = [jnp.stack(arrays) for arrays in zip(*(leaves for leaves, _ in flat))]
     stacked = tree.unflatten(structure, stacked_leaves)
 
@@ -91,6 +82,31 @@ def scan_layers(
     finally:
         stream.release(before, flat)
     return x
+
+
+def check_alike(blocks: list[Any], where: str) -> list[tuple[Sequence[Any], Structure]]:
+    """The arrays and the structure of each of some layers.
+
+    Raises:
+        ValueError: no layers, or layers that are not alike.
+    """
+    if not blocks:
+        raise ValueError(f"{where}: layers: expected at least one module, got none")
+    flat = [tree.flatten(block) for block in blocks]
+    structure = flat[0][1]
+    for number, (leaves, other) in enumerate(flat):
+        if other != structure:
+            raise ValueError(
+                f"{where}: layers: expected modules that are alike, got {number} that differs from the first: "
+                f"{_difference(structure, other)}. Call them one by one"
+            )
+        for name, mine, first in zip(structure.names, leaves, flat[0][0]):
+            if (jnp.shape(mine), jnp.result_type(mine)) != (jnp.shape(first), jnp.result_type(first)):
+                raise ValueError(
+                    f"{where}: layers: expected modules that are alike, got {number} whose {name} is "
+                    f"{jnp.result_type(mine)}{list(jnp.shape(mine))}, not {jnp.result_type(first)}{list(jnp.shape(first))}"
+                )
+    return flat
 
 
 def _difference(first: Structure, other: Structure) -> str:

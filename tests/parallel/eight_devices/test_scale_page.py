@@ -24,7 +24,7 @@ def test_the_page_runs_on_eight_devices(tmp_path, monkeypatch, capsys):
 def test_pytorchs_side_is_pytorchs():
     """Those blocks need a cluster; that they parse, and that PyTorch has what they import, is held."""
     found = re.findall(r'^``` { \.python title="PyTorch" }\n(.*?)^```', PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(found) == 5
+    assert len(found) == 6
     pytest.importorskip("torch")
     for block in found:
         for node in ast.walk(ast.parse(block)):
