@@ -14,7 +14,7 @@ from jax import lax
 
 import jaxnn as nn
 import jaxnn.functional as F
-from benchmarks import hlo
+from benchmarks import half, hlo
 from jaxnn.functional import _convolution_forms as forms
 
 COMPILATION = "full"  # see conftest.py
@@ -109,6 +109,14 @@ def test_a_step_on_a_gpu_has_the_products_and_convolutions_of_the_hand_written_o
     assert sum(by_hand[kind] for kind in ("dot", "convolution")) > 10
     for kind in ("dot", "convolution", "while", "custom-call"):
         assert ours[kind] == by_hand[kind], kind
+
+
+@pytest.mark.parametrize("name", ["Llama 3 8B, one block"])
+def test_steps_in_16_bits_and_those_by_hand_compute_the_same(name):
+    """Both in float32 here; ``python -m benchmarks.half --check`` prints all."""
+    ours, by_hand = half.losses(name)
+    np.testing.assert_allclose(ours, by_hand, rtol=1e-6)
+    assert len({*by_hand}) == 3, "nothing was trained"
 
 
 OPTIMIZERS = {"SGD": dict(lr=0.05, momentum=0.9), "Adam": dict(lr=2e-3)}

@@ -16,6 +16,7 @@ from jaxnn.base.checks import as_int, check_array, check_room, fail, warn_caller
 from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
 from jaxnn.functional import pooling_adaptive
+from jaxnn.lowering.by_platform import by_platform
 
 Scale = float | Sequence[float] | None
 
@@ -36,6 +37,8 @@ _BYTES = ("nearest", "nearest-exact", "bilinear", "bicubic", "lanczos")
 # Up to this sum of height and width, torch's "nearest" copies an image of unchanged size and repeats for a doubled one,
 # whatever the scale factor says; larger images follow the scale factor.
 _SMALL_IMAGE = 128
+# Up to this harmonic mean, halved, of two sizes a TPU interpolates by a product.
+_LONGEST_PRODUCT = 384
 
 # -- where the values come from ---------------------------------------------------------------------------------------
 
@@ -176,6 +179,37 @@ def _weigh(array: jax.Array, axis: int, taps: Taps) -> jax.Array:
     return result
 
 
+def _by_taps(array: jax.Array, *plan: tuple[Any, ...]) -> tuple[jax.Array]:
+    for axis, *options in reversed(plan):
+        array = _weigh(array, axis, _taps(*options))
+    return (array,)
+
+
+def _by_products(array: jax.Array, *plan: tuple[Any, ...]) -> tuple[jax.Array]:
+    """The weighted sums as products with the matrices of all weights, mostly zeros."""
+    for axis, *options in plan:
+        taps = _taps(*options)
+        matrix = np.zeros((len(taps.places), array.shape[axis]), array.dtype)
+        np.add.at(matrix, (np.arange(len(matrix))[:, None], taps.places), taps.weights)
+        product = lax.dot_general(array, matrix, (((axis,), (1,)), ((), ())), lax.Precision.HIGHEST)
+        array = jnp.moveaxis(product, -1, axis)
+    return (array,)
+
+
+def _weigh_floats(array: jax.Array, plan: Sequence[tuple[Any, ...]]) -> jax.Array:
+    """The weighted sums along some axes; `plan` has each axis and the options of its `_taps`.
+
+    Slices and repeats along an axis move all numbers of a TPU's tiles: by its compiler products are a ninth of the cycles. Up
+    to some hundred elements; then the zeros cost more than that.
+
+    torch: in such a product a number that is not finite makes NaN of its whole line, not of its neighbours alone.
+    """
+    short = all(size * target <= _LONGEST_PRODUCT * (size + target) for _, _, size, target, *_ in plan)
+    if not (plan and short):
+        return _by_taps(array, *plan)[0]
+    return by_platform(array, default=_by_taps, options=tuple(plan), linear=1, tpu=_by_products)[0]
+
+
 def _weigh_bytes(array: jax.Array, axis: int, taps: Taps) -> jax.Array:
     """The weighted sums of uint8 along one axis, in torch's fixed point, rounded to uint8."""
     weights = taps.weights
@@ -220,12 +254,16 @@ def _resize(
             places = _nearest(size, wanted, scale, mode == "nearest-exact", kind)
             result = _take(result, axis, places)
         return result.astype(input.dtype)
-    weigh = _weigh if is_floating(input.dtype) else _weigh_bytes
-    for axis, wanted, scale in reversed(axes):
-        if wanted == input.shape[axis] and (antialias or mode != "bicubic"):
-            continue  # whatever the scale factor says, as in torch's forward pass
-        taps = _taps(mode, input.shape[axis], wanted, scale, align_corners, antialias)
-        result = weigh(result, axis, taps)
+    plan = [
+        (axis, mode, input.shape[axis], wanted, scale, align_corners, antialias)
+        for axis, wanted, scale in axes
+        # one that keeps its size is left, whatever the scale factor says, as in torch's forward pass
+        if wanted != input.shape[axis] or (mode == "bicubic" and not antialias)
+    ]
+    if is_floating(input.dtype):
+        return _weigh_floats(result, plan).astype(input.dtype)
+    for axis, *options in reversed(plan):
+        result = _weigh_bytes(result, axis, _taps(*options))
     return result.astype(input.dtype)
 
 

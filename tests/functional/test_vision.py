@@ -9,6 +9,7 @@ import pytest
 
 import jaxnn.functional as F
 from jaxnn.functional import interpolation
+from jaxnn.lowering.evaluating import Evaluation
 from tests.oracle import assert_parity
 
 NAN, INF = float("nan"), float("inf")
@@ -65,6 +66,33 @@ def test_nearest_in_16_bits_sums_its_gradient_in_32(mode, kwargs, dtype):
     ours = np.asarray(jax.vjp(run, jnp.asarray(x))[1](jnp.asarray(weight))[0], np.float64)
     error, own = (np.abs(found - arrays["float64"]).max() for found in (ours, arrays[dtype]))
     assert error <= 1.01 * own
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((2, 3, 7), dict(size=12, mode="linear", align_corners=True)),
+        ((2, 3, 8, 5), dict(scale_factor=2, mode="bilinear")),
+        ((2, 3, 8, 5), dict(size=(3, 5), mode="bilinear", antialias=True)),
+        ((2, 3, 8, 5), dict(scale_factor=(1.7, 2.3), mode="bicubic")),
+        ((1, 2, 3, 4, 5), dict(scale_factor=2, mode="trilinear")),
+    ],
+    ids=str,
+)
+def test_a_tpu_interpolates_by_products(shape, options):
+    """Its program on this machine, beside torch. (By taps it was nine times plain JAX's cycles.)"""
+    torch = pytest.importorskip("torch")
+    run = lambda x: F.interpolate(x, **options)  # noqa: E731
+    on_tpu = Evaluation("tpu", {}, lambda equation: False, "the test")
+    x = _random(*shape)
+    assert "dot_general" in str(jax.make_jaxpr(on_tpu(run))(x)) and "gather" not in str(jax.make_jaxpr(on_tpu(run))(x))
+    assert_parity(on_tpu(run), lambda x: torch.nn.functional.interpolate(x, **options), x, jit=False)
+
+
+def test_long_lines_are_interpolated_by_taps_on_a_tpu_too():
+    on_tpu = Evaluation("tpu", {}, lambda equation: False, "the test")
+    x = jax.ShapeDtypeStruct((1, 1, 2000), jnp.float32)
+    assert "dot_general" not in str(jax.make_jaxpr(on_tpu(lambda x: F.interpolate(x, 3000, mode="linear")))(x))
 
 
 @pytest.mark.parametrize(
