@@ -45,6 +45,7 @@ class Lowering(NamedTuple):
     ours: Function
     plain: Function
     indices: tuple[int, int] | None = None  # how many, and under what number; they have no gradient
+    dtype: str = "float32"
 
 
 CONVOLUTIONS = (
@@ -150,6 +151,24 @@ def repeated(layers: Function, times: int = 3) -> Function:
 
 ROWS = (
     Lowering("linear", "a product", [(1024, 128), (384, 128), (384,)], F.linear, lambda x, w, b: x @ w.T + b),
+    Lowering(
+        "linear, a row of 16 bits",
+        "two rows",
+        [(1, 576), (1536, 576)],
+        F.linear,
+        lambda x, w: x @ w.T,
+        None,
+        "bfloat16",
+    ),
+    Lowering(
+        "linear, a row of 16 bits to 49,152",
+        "two rows",
+        [(1, 576), (49152, 576)],
+        F.linear,
+        lambda x, w: x @ w.T,
+        None,
+        "bfloat16",
+    ),
     pool("max", 3, 2, (8, 64, 56, 56)),
     pool("max", 13, 1, (4, 128, 20, 20)),
     pool("max", 3, 2, (2, 64, 8, 28, 28)),
@@ -197,7 +216,7 @@ def lowerings(only: str) -> Iterator[Lowering]:
 def arrays_of(row: Lowering) -> list[jax.Array]:
     """Its operands, small, lest a recurrence multiplies roundings."""
     rng = np.random.default_rng(0)
-    arrays = [0.1 * jnp.asarray(rng.standard_normal(shape, np.float32)) for shape in row.shapes]
+    arrays = [jnp.asarray(0.1 * rng.standard_normal(shape, np.float32), row.dtype) for shape in row.shapes]
     if row.indices is not None:
         arrays.append(jnp.asarray(rng.integers(0, row.indices[1], row.indices[0], np.int32)))
     return arrays
@@ -213,7 +232,9 @@ def compare(runs: Sequence[Callable[..., Any]], arrays: Sequence[Any], rounds: i
     """Plain JAX's microseconds, and jaxnn's over them; of (jaxnn's, plain)."""
     ours, plain = jax.jit(runs[0], compiler_options=nn.compiler_options()), jax.jit(runs[1])
     for our, expected in zip(jax.tree.leaves(ours(*arrays)), jax.tree.leaves(plain(*arrays)), strict=True):
-        np.testing.assert_allclose(our, expected, rtol=1e-3, atol=1e-3 * float(abs(expected).max()))
+        near = 1e-3 if expected.dtype == np.float32 else 2.0**-6
+        our, expected = our.astype(np.float32), expected.astype(np.float32)
+        np.testing.assert_allclose(our, expected, rtol=near, atol=near * float(abs(expected).max()))
     times = timed({"plain": partial(plain, *arrays), "jaxnn": partial(ours, *arrays)}, rounds)
     return times["plain"], times["jaxnn"] / times["plain"]
 
@@ -222,7 +243,7 @@ def cells(row: Lowering, rounds: int) -> tuple[str, list[float]]:
     """The row's line of the table, and its ratios."""
     arrays, runs = arrays_of(row), (row.ours, row.plain)
     shape = jax.eval_shape(row.plain, *arrays).shape
-    cotangent = jnp.asarray(np.random.default_rng(1).standard_normal(shape, np.float32))
+    cotangent = jnp.asarray(np.random.default_rng(1).standard_normal(shape, np.float32), row.dtype)
     both = [beside.with_gradients(run, len(row.shapes)) for run in runs]
     results = compare(runs, arrays, rounds), compare(both, [cotangent, *arrays], rounds)
     times = " | ".join(f"{plain:.0f} | {ratio:.2f}" for plain, ratio in results)

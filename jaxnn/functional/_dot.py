@@ -3,6 +3,9 @@
 A product of 16-bit operands with sums and result in float32 is a primitive of ours: what `lax.dot_general` passes back is a
 product of the float32 cotangent, which no tensor core or matrix unit takes at full speed. Ours rounds the cotangent to the
 operands' dtype first, as torch does, everywhere but on the CPU.
+
+The same primitive is a product of 16-bit numbers with a single row, which is what a step of a language model is made of: the
+CPU has a program of its own for it.
 """
 
 from __future__ import annotations
@@ -31,10 +34,18 @@ def dot_general(left: Any, right: Any, dimension_numbers: Any, preferred: Any = 
     """
     precision = modes.matmul_precision() if precision is None else precision
     if preferred is not None and left.dtype == right.dtype != preferred and is_half(left.dtype):
-        (contracted, batch) = dimension_numbers
-        dims: Any = tuple(tuple(map(int, side)) for side in contracted), tuple(tuple(map(int, side)) for side in batch)
+        dims = _as_tuples(dimension_numbers)
         return _bind(left, right, dims, dict(precision=precision, preferred=np.dtype(preferred), narrow=left.dtype))
+    if preferred is None and left.dtype == right.dtype and is_half(left.dtype):
+        dims = _as_tuples(dimension_numbers)
+        if _single(left, right, dims) is not None:
+            return _bind(left, right, dims, dict(precision=precision, preferred=left.dtype, narrow=left.dtype))
     return lax.dot_general(left, right, dimension_numbers, precision, preferred)
+
+
+def _as_tuples(dimension_numbers: Any) -> Any:
+    """Hashable, for a primitive's option."""
+    return tuple(tuple(tuple(map(int, side)) for side in sides) for sides in dimension_numbers)
 
 
 def _bind(left: Any, right: Any, dims: Dims, options: Mapping[str, Any]) -> Any:
@@ -48,8 +59,31 @@ def _run(left: Any, right: Any, *, dimension_numbers: Dims, precision: Any, pref
 
 
 def _run_on_cpu(left: Any, right: Any, *, dimension_numbers: Dims, precision: Any, preferred: Any, narrow: Any) -> Any:
-    """A cotangent stays what it is: the CPU computes in float32 in any case."""
+    """A cotangent stays what it is: the CPU computes in float32 in any case.
+
+    A row of 16-bit numbers is taken twice. XLA gives products of two rows and more to YNNPACK, which reads the 16-bit numbers;
+    for a product of one it first writes the other operand out in float32, and so in every step of a language model all of
+    its weights, before the first of them is needed.
+    """
+    side = _single(left, right, dimension_numbers) if preferred == narrow == left.dtype == right.dtype else None
+    if side is not None:
+        operands, (contracted, batch) = [left, right], dimension_numbers
+        operands[side] = lax.broadcast(operands[side], (2,))
+        places = [tuple(dim + 1 for dim in dims) if at == side else dims for at, dims in enumerate(contracted)]
+        product = lax.dot_general(*operands, ((places[0], places[1]), batch), precision, np.dtype(np.float32))
+        at = 0 if side == 0 else left.ndim - len(contracted[0])
+        return lax.index_in_dim(product, 0, at, keepdims=False).astype(preferred)
     return lax.dot_general(left, right, dimension_numbers, precision, preferred)
+
+
+def _single(left: Any, right: Any, dimension_numbers: Dims) -> int | None:
+    """Which operand, 0 or 1, is a single row beside several of the other; None for neither, and in a batch of products."""
+    contracted, (batch, _) = dimension_numbers
+    shapes = [[x.shape[dim] for dim in _rest(x.ndim, dims)] for x, dims in zip((left, right), contracted)]
+    if batch or not all(isinstance(size, int) for shape in shapes for size in shape):  # in an export, some are symbols
+        return None
+    rows = [math.prod(shape) for shape in shapes]
+    return rows.index(1) if 1 in rows and max(rows) > 1 else None
 
 
 def _rest(ndim: int, *taken: Sequence[int]) -> list[int]:

@@ -148,3 +148,59 @@ def test_a_scaled_product_multiplies_no_float32():
     assert operands(product, mat, mat, platform="tpu") == [("bf16", "bf16")]
     assert operands(product, mat, mat, platform="cuda") == [("f8E4M3FN", "f8E4M3FN")]  # tensor cores take them
     assert operands(lambda a, b: jax.vjp(product, a, b)[1](mat.astype(HALF)), mat, mat, platform="cuda")
+
+
+ROWS = {
+    "a row": ((1, 96), (40, 96), (((1,), (1,)), ((), ()))),
+    "a vector": ((96,), (96, 40), (((0,), (0,)), ((), ()))),
+    "one text": ((1, 1, 96), (40, 96), (((2,), (1,)), ((), ()))),
+    "a column": ((40, 96), (96, 1), (((1,), (0,)), ((), ()))),
+    "two sums": ((8, 1, 12), (12, 8, 40), (((0, 2), (1, 0)), ((), ()))),
+}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("case", ROWS)
+def test_a_single_row_is_rounded_once(case, dtype):
+    """Value and gradients: the nearest 16-bit numbers to float64's, but for ties."""
+    *shapes, dims = ROWS[case]
+    left, right = (_array(*shape, dtype=dtype) for shape in shapes)
+    product = lambda left, right: dot_general(left, right, dims)  # noqa: E731
+    assert "jaxnn_wide_dot" in str(jax.make_jaxpr(product)(left, right))
+    out, pull = jax.vjp(product, left, right)
+    cotangent = _array(*out.shape, dtype=dtype)
+    truth = lambda left, right: lax.dot_general(left, right, dims)  # noqa: E731
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(x), jnp.float64) for x in (left, right, cotangent)]
+        expected, back = jax.vjp(truth, *wide[:2])
+        expected = [np.asarray(x) for x in (expected, *back(wide[2]))]
+    for mine, exact in zip((out, *pull(cotangent)), expected, strict=True):
+        assert mine.dtype == dtype and mine.shape == exact.shape
+        unit = float(jnp.finfo(dtype).eps) * np.maximum(np.abs(exact), 1e-2)
+        assert (np.abs(np.asarray(mine, np.float64) - exact) <= 0.51 * unit).all()
+
+
+def test_a_row_among_many_and_infinities():
+    left, right = _array(5, 1, 96), _array(40, 96)
+    dims = ROWS["a row"][2]
+    many = jax.jit(jax.vmap(lambda x: dot_general(x, right, dims)))(left)
+    one = jnp.stack([dot_general(x, right, dims) for x in left])
+    np.testing.assert_allclose(many.astype(np.float32), one.astype(np.float32), rtol=2**-7, atol=1e-2)
+    infinite = right.at[3, 4].set(jnp.inf)
+    found = dot_general(left[0], infinite, dims)
+    assert np.isfinite(np.delete(np.asarray(found, np.float32), 3)).all() and abs(found[0, 3]) == np.inf
+
+
+@pytest.mark.parametrize("form", ["plain", "nn.jit"])
+def test_a_step_of_one_row_writes_no_weights_out(form):
+    """XLA's own program first makes float32 copies of all weights, also of those that come last."""
+    weights, x = [jnp.ones((512, 512), HALF) for _ in range(4)], jnp.ones((1, 512), HALF)
+
+    def step(x, weights):
+        for weight in weights:
+            x = F.relu(F.linear(x, weight))
+        return x
+
+    jit = nn.jit if form == "nn.jit" else jax.jit
+    memory = jit(step).lower(x, weights).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < weights[0].nbytes
