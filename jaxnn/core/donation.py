@@ -12,13 +12,14 @@ from jaxnn import _compat
 from jaxnn.boxes.homes import WAY_OUT, DeletedArrayError, deleted_message
 from jaxnn.boxes.slot import Slot, is_deleted
 from jaxnn.core import tree
+from jaxnn.core.tree import namespace
 
 _SHOWN = 4
 _OF_JAX = ("has been deleted", "deleted or donated")  # what jax says of such an array
 
 
 def _named_boxes(obj: Any, path: str) -> Iterator[tuple[str, Slot]]:
-    held = obj.__dict__
+    held = namespace(obj)
     for registry in tree.REGISTRIES:
         yield from ((f"{path}.{name}", box) for name, box in held.get(registry, {}).items() if box is not None)
     for name, child in held.get("_modules", {}).items():

@@ -21,6 +21,7 @@ from jaxnn import _compat
 from jaxnn.base.dtypes import is_floating
 from jaxnn.boxes.slot import note_structure
 from jaxnn.core.freezing import Noted
+from jaxnn.core.tree import namespace
 
 
 class Hook(NamedTuple):
@@ -120,7 +121,7 @@ class Hooks(_Table):
     """Module's hook methods."""
 
     def _hook_table(self, create: bool = True) -> Any:
-        held = self.__dict__
+        held = namespace(self)
         if held.get("_pending") is not None:
             _ = self._modules  # type: ignore[attr-defined]  # builds the tree, hooks and all
         if create:
@@ -129,15 +130,15 @@ class Hooks(_Table):
 
     def _next_number(self) -> int:
         # Counted for each module: models that got the same hooks in the same order are alike, and share what is compiled.
-        held = self.__dict__
+        held = namespace(self)
         known = (number for hooks in self._hook_table().values() for number in hooks if isinstance(number, int))
         number = held.get("_hook_count", max(known, default=-1) + 1)
         held["_hook_count"] = number + 1
         return number
 
     def _hooks_changed(self) -> None:
-        if not self.__dict__.get("_hooks", True):
-            del self.__dict__["_hooks"]
+        if not namespace(self).get("_hooks", True):
+            del namespace(self)["_hooks"]
         note_structure()
 
     def register_forward_pre_hook(

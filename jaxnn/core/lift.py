@@ -26,10 +26,10 @@ from jaxnn.boxes.slot import Slot, attributes_in, next_epoch, structure_epoch
 from jaxnn.boxes.writes import restore_acts, write_all
 from jaxnn.core import donation, random, tree
 from jaxnn.core.stateful import Stateful
-from jaxnn.core.tree import Registry, Structure
+from jaxnn.core.tree import Registry, Structure, namespace
 
 # What an object keeps where its structure is replaced.
-_KEPT = ("_home", "_unbound", "_hook_count")
+_KEPT = ("_home", "_unbound", "_hook_count", "_exposed")
 
 
 class Bundle(Stateful):
@@ -38,7 +38,7 @@ class Bundle(Stateful):
     transparent = True
 
     def __init__(self, objects: Sequence[Any]) -> None:
-        held = self.__dict__
+        held = namespace(self)
         for registry in tree.REGISTRIES:
             held[registry] = Registry()
         modules, slots, order = Registry(), Registry(), []
@@ -57,7 +57,7 @@ class Bundle(Stateful):
     def objects(self) -> list[Any]:
         """The objects, in order."""
         tree.build(self)
-        return [self.__dict__["_slots" if alone else "_modules"][name] for alone, name in self.__dict__["order"]]
+        return [namespace(self)["_slots" if alone else "_modules"][name] for alone, name in namespace(self)["order"]]
 
 
 @jax.tree_util.register_static
@@ -279,7 +279,7 @@ def _rebuilt_containers(
     source = tree.freezing.Thawing(iter(arrays), cache.boxes, [root, *cache.below])
     acts: list[functools.partial[Any]] = []
     for _, holder, name, frozen in cache.watched:
-        held = (root if holder is None else holder).__dict__
+        held = namespace(root if holder is None else holder)
         old, thawed = held[name], tree.freezing.thaw(frozen, source)
         if type(old) is list:
             acts.append(functools.partial(list.__setitem__, old, slice(None), thawed))
@@ -298,7 +298,7 @@ def _graft(
     The arrays of boxes that remain, and these boxes, are added to `arrays` and `boxes`.
     """
     cache, _ = tree.cache_of(root)
-    home = root.__dict__.get("_home")
+    home = namespace(root).get("_home")
     incoming = dict(zip(plan.indices, values))
     for value in values:
         if not may_hold(home, value):
@@ -326,13 +326,15 @@ def _graft(
         all_boxes.append(box)
     extra = [incoming[i] for i in range(len(all_boxes), len(structure.names))]
     attributes = tree.attributes_of(structure, extra, objects, all_boxes, home)
-    attributes[0]["_cache"].epoch = epoch = next_epoch()
+    epoch = next_epoch()
+    if not any("_exposed" in namespace(obj) for obj in objects):  # such a tree is looked at anew
+        attributes[0]["_cache"].epoch = epoch
     for node, obj, new in zip(structure.nodes, objects, attributes):
-        kept = {name: obj.__dict__[name] for name in _KEPT if name in obj.__dict__}
+        kept = {name: namespace(obj)[name] for name in _KEPT if name in namespace(obj)}
         acts += (
             functools.partial(object.__setattr__, obj, "__class__", node.kind),
-            functools.partial(dict.clear, obj.__dict__),
-            functools.partial(dict.update, obj.__dict__, new | kept),
+            functools.partial(dict.clear, namespace(obj)),
+            functools.partial(dict.update, namespace(obj), new | kept),
         )
     acts.append(functools.partial(list.__setitem__, structure_epoch, 0, epoch))
     return acts

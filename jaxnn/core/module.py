@@ -27,7 +27,7 @@ from jaxnn.core.hooks import Hooks, call_with_hooks, global_hooks, on_registrati
 from jaxnn.core.private_names import PrivateNames
 from jaxnn.core.state_dict import StateDict
 from jaxnn.core.stateful import Stateful, View
-from jaxnn.core.tree import Registry
+from jaxnn.core.tree import Registry, namespace
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
@@ -59,6 +59,7 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
     Follows ``torch.nn.Module``.
     """
 
+    __dict__: dict[str, Any] = tree.attributes  # type: ignore[assignment]  # before that of the classes beside Stateful
     training: bool
     _version: int = 1
     dump_patches = False
@@ -69,7 +70,7 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
             got = f"{len(args)} arguments" if args else f"keyword {next(iter(kwargs))!r}"
             raise TypeError(f"{type(self).__name__}.__init__() takes no arguments for Module.__init__, got {got}")
         self._init_state()
-        self.__dict__["training"] = True
+        namespace(self)["training"] = True
         if self.call_super_init:
             super().__init__(*args, **kwargs)
 
@@ -83,18 +84,18 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
         try:
             if _compat.at_top_level():
                 return self._run(args, kwargs)
-            if self.__dict__.get("_home") is None and self.__dict__.get("_pending") is None:
+            if namespace(self).get("_home") is None and namespace(self).get("_pending") is None:
                 called_outside[type(self)] = weakref.ref(_compat.current_trace())
                 if open_reads:
                     note_call(self)
-            with jax.named_scope(self.__dict__.get("_scope") or type(self).__name__):
+            with jax.named_scope(namespace(self).get("_scope") or type(self).__name__):
                 return modes.stop_gradients(self._run(args, kwargs))
         except Exception as error:
             _note_where(self, error)
             raise
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if "_hooks" in self.__dict__ or global_hooks.any:
+        if "_hooks" in namespace(self) or global_hooks.any:
             return call_with_hooks(self, args, kwargs)
         return self.forward(*args, **kwargs)
 
@@ -104,7 +105,7 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
         tree.build(self)
         if type(value) is Data:
             value = value.value
-        held = self.__dict__
+        held = namespace(self)
         parameters = held.get("_parameters")
         box = owner(value) if isinstance(value, (jax.Array, jax.ShapeDtypeStruct)) else value
         if isinstance(box, Parameter):
@@ -154,20 +155,20 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
         elif box is None and kind == "parameter":
             self.register_parameter(name, Parameter(value))
         elif box is None:
-            self.register_buffer(name, value, persistent=name not in self.__dict__.get("_transient", ()))
+            self.register_buffer(name, value, persistent=name not in namespace(self).get("_transient", ()))
         else:
             if not may_hold(box.home, value):
                 raise TraceLeakError(leak_message(f"{type(self).__name__}.{name}"))
             box.value = value
 
     def _forget(self, name: str, *registries: str) -> None:
-        self.__dict__.pop(name, None)
+        namespace(self).pop(name, None)
         for registry in registries:
-            if name in self.__dict__[registry]:
-                del self.__dict__[registry][name]
+            if name in namespace(self)[registry]:
+                del namespace(self)[registry][name]
 
     def _check_name(self, function: str, kind: str, name: Any, registry: str) -> None:
-        if registry not in self.__dict__:
+        if registry not in namespace(self):
             raise AttributeError(f"cannot assign {kind} before Module.__init__() call")
         if not isinstance(name, str):
             raise TypeError(f"{function}: name: {kind} name should be a string, got {describe(name)}")
@@ -175,7 +176,7 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
             raise KeyError(f'{function}: name: {kind} name can\'t contain ".", got {name!r}')
         if name == "":
             raise KeyError(f'{function}: name: {kind} name can\'t be empty string ""')
-        if name not in self.__dict__[registry] and hasattr(self, name):
+        if name not in namespace(self)[registry] and hasattr(self, name):
             raise KeyError(f"{function}: attribute '{name}' already exists")
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
@@ -192,7 +193,7 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
                 )
             param = cast(Parameter, on_registration("parameter", self, name, param))
             self._adopt(name, param)
-        self.__dict__["_parameters"][name] = param
+        namespace(self)["_parameters"][name] = param
 
     def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:
         """Register an array, a Buffer or None under `name` as state that is not trained."""
@@ -212,11 +213,11 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
             tensor.persistent = persistent
             tensor = on_registration("buffer", self, name, tensor)
             self._adopt(name, tensor)
-        self.__dict__["_buffers"][name] = tensor
+        namespace(self)["_buffers"][name] = tensor
 
     def _note_persistence(self, name: str, persistent: bool) -> None:
         """Remember of a buffer that is None whether the array that it may get belongs in the state_dict."""
-        known = self.__dict__.get("_transient", ())
+        known = namespace(self).get("_transient", ())
         if persistent == (name in known):
             rest = tuple(other for other in known if other != name)
             self._set_plain("_transient", rest if persistent else (*known, name))
@@ -239,14 +240,14 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
         module = on_registration("module", self, name, module)
         if module is not None:
             tree.build(module)
-            home = module.__dict__.get("_home")
-            if home is not None and not encloses(home, self.__dict__.get("_home")):
+            home = namespace(module).get("_home")
+            if home is not None and not encloses(home, namespace(self).get("_home")):
                 raise TraceLeakError(leak_message(f"{type(self).__name__}.{name}"))
-        self.__dict__["_modules"][name] = module
+        namespace(self)["_modules"][name] = module
 
     def __dir__(self) -> list[str]:
         tree.build(self)
-        held = self.__dict__
+        held = namespace(self)
         names = {*dir(type(self)), *held}
         for registry in (*tree.REGISTRIES, "_modules"):
             names.update(held.get(registry, ()))

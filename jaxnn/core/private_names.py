@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxnn.core.freezing import Noted
 from jaxnn.core.hooks import Hook
+from jaxnn.core.tree import namespace
 
 
 class HookRegistry(MutableMapping[int, Callable[..., Any]]):
@@ -94,7 +95,7 @@ class PrivateNames:
 
     @property
     def _non_persistent_buffers_set(self) -> set[str]:
-        absent = self.__dict__.get("_transient", ())
+        absent = namespace(self).get("_transient", ())
         buffers = self._buffers.items()  # type: ignore[attr-defined]
         names = {name for name, box in buffers if (name in absent if box is None else not box.persistent)}
         return NonPersistent(self, names)

@@ -12,9 +12,10 @@ from jaxnn.base.naming import own_constructor
 from jaxnn.boxes.homes import TraceLeakError, current_home, leak_message, may_hold
 from jaxnn.boxes.slot import Slot, note_structure
 from jaxnn.core import tree
+from jaxnn.core.tree import Holder, namespace
 
 _MISSING: Any = object()
-_NOT_PICKLED = ("_cache", "_pending", "_home", "_scope", "_aside")
+_NOT_PICKLED = ("_cache", "_pending", "_home", "_scope", "_aside", "_exposed")
 
 
 class View:
@@ -36,7 +37,7 @@ class View:
         from treescope import formatting_util, repr_lib
 
         tree.build(self)
-        held = self.__dict__
+        held = namespace(self)
         children = dict(held["_modules"])
         boxes = {name: box for registry in ("_parameters", "_buffers") for name, box in held[registry].items()}
         arrays = {name: box.value for name, box in held["_slots"].items()}
@@ -51,10 +52,12 @@ class View:
         return repr_lib.render_object_constructor(type(self), attributes, path, subtree_renderer, color=color)
 
 
-class Stateful:
+class Stateful(Holder):
     """Base of modules and optimizers: attributes that hold arrays are boxes, every other attribute is configuration."""
 
     __jaxnn_stateful__ = True
+
+    __dict__: dict[str, Any] = tree.attributes  # type: ignore[assignment]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -66,13 +69,13 @@ class Stateful:
         return slot
 
     def _init_state(self) -> None:
-        held = self.__dict__
+        held = namespace(self)
         for registry, kind in tree.REGISTRY_KINDS.items():
             held[registry] = kind()
         held["_home"] = current_home()
 
     def __getattr__(self, name: str) -> Any:
-        held = self.__dict__
+        held = namespace(self)
         if held.get("_pending") is not None:
             tree.build(self)
             return getattr(self, name)
@@ -93,7 +96,7 @@ class Stateful:
     def _set_plain(self, name: str, value: Any) -> None:
         """Set an attribute that is no parameter, buffer or module: an array goes into a slot, the rest is configuration."""
         tree.build(self)
-        held = self.__dict__
+        held = namespace(self)
         if name in tree.REGISTRY_KINDS:  # torch code replaces whole registries
             held[name] = tree.REGISTRY_KINDS[name](value)
             note_structure()
@@ -139,12 +142,12 @@ class Stateful:
 
     def _check_home(self, name: str, value: Any) -> None:
         value = value._value if isinstance(value, Slot) else value
-        if not may_hold(self.__dict__.get("_home"), value):
+        if not may_hold(namespace(self).get("_home"), value):
             raise TraceLeakError(leak_message(f"{type(self).__name__}.{name}"))
 
     def __delattr__(self, name: str) -> None:
         tree.build(self)
-        held = self.__dict__
+        held = namespace(self)
         for registry in (*tree.REGISTRIES, "_modules"):
             if name in held.get(registry, ()):
                 del held[registry][name]
@@ -154,8 +157,8 @@ class Stateful:
 
     def __getstate__(self) -> dict[str, Any]:
         tree.build(self)
-        return {name: value for name, value in self.__dict__.items() if name not in _NOT_PICKLED}
+        return {name: value for name, value in namespace(self).items() if name not in _NOT_PICKLED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.__dict__["_home"] = current_home()
+        namespace(self).update(state)
+        namespace(self)["_home"] = current_home()

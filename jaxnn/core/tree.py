@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import sys
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import jax
@@ -34,8 +35,51 @@ from jaxnn.core import freezing
 REGISTRIES = ("_parameters", "_buffers", "_slots")
 # What a stateful object's __dict__ holds besides its attributes.
 _INTERNAL = frozenset(
-    (*REGISTRIES, "_modules", "_cache", "_pending", "_home", "_scope", "_unbound", "_aside", "_hook_count")
+    (*REGISTRIES, "_modules", "_cache", "_pending", "_home", "_scope", "_unbound", "_aside", "_hook_count", "_exposed")
 )
+_OWN = _INTERNAL - {*REGISTRIES, "_modules"}
+
+
+class Holder:
+    """Gives objects a ``__dict__``, which `namespace` reads whatever a class below calls by that name."""
+
+
+#: an object's attributes: ``__dict__``, of which jaxnn need not be told that it looks there
+namespace: Callable[[Any], dict[str, Any]] = Holder.__dict__["__dict__"].__get__
+set_namespace: Callable[[Any, dict[str, Any]], None] = Holder.__dict__["__dict__"].__set__
+
+
+def _attributes(obj: Any) -> dict[str, Any]:
+    """The attributes. Whoever is not of jaxnn may write to them past the object: from now on each flatten compares them."""
+    if sys._getframe(1).f_globals.get("__name__", "").startswith("jaxnn."):
+        return namespace(obj)
+    build(obj)
+    held = namespace(obj)
+    if "_exposed" not in held:
+        held["_exposed"] = True
+        note_structure()
+    return held
+
+
+def _replace_attributes(obj: Any, held: dict[str, Any]) -> None:
+    held["_exposed"] = True
+    set_namespace(obj, held)
+    note_structure()
+
+
+#: what ``__dict__`` is in a class of objects that are trees
+attributes: Any = property(_attributes, _replace_attributes)
+
+
+@functools.cache
+def _is_open(kind: type) -> bool:
+    """Whether a class, by one that it inherits from first, shows ``__dict__`` to all without a word."""
+    return next(base for base in kind.__mro__ if "__dict__" in base.__dict__).__dict__["__dict__"] is not attributes
+
+
+def _shown(held: dict[str, Any]) -> dict[str, Any]:
+    """What of an exposed object's attributes is compared."""
+    return {name: value for name, value in held.items() if name not in _OWN}
 
 
 class Registry(dict[str, Any]):
@@ -171,12 +215,25 @@ class Cache:
     It refers to the objects below the root, never to the root: a module is freed when its last user lets go.
     """
 
-    __slots__ = ("epoch", "structure", "boxes", "watched", "homes", "below")
+    __slots__ = ("epoch", "structure", "boxes", "watched", "homes", "below", "exposed")
 
-    def __init__(self, structure: Structure, boxes: list[Slot], below: list[Any], watched: list[Any]) -> None:
+    def __init__(
+        self, structure: Structure, boxes: list[Slot], below: list[Any], watched: list[Any], exposed: Any = ()
+    ) -> None:
         self.epoch = structure_epoch[0]
         self.structure, self.boxes, self.below, self.watched = structure, boxes, below, watched
+        self.exposed: Sequence[tuple[Any, dict[str, Any]]] = (
+            exposed  # objects, None for the root, with their attributes
+        )
         self.homes = [home for home in {id(box.home): box.home for box in boxes}.values() if home is not None]
+
+    def is_passed_by(self, root: Any) -> bool:
+        """Whether anybody has written to the attributes of an exposed object."""
+        for obj, before in self.exposed:
+            now = _shown(namespace(root if obj is None else obj))
+            if now.keys() != before.keys() or any(now[name] is not before[name] for name in now):
+                return True
+        return False
 
 
 class _Walk(freezing.Places):
@@ -189,6 +246,7 @@ class _Walk(freezing.Places):
         self.names: list[str] = []
         self.extra_names: list[str] = []
         self.watched: list[Any] = []
+        self.exposed: list[tuple[Any, dict[str, Any]]] = []
         self._paths: list[str] = []
         self._box_entries: list[Any] = []
         self._child_entries: list[Any] = []
@@ -229,7 +287,12 @@ class _Walk(freezing.Places):
             return number
         build(obj)
         number = self._object_numbers[id(obj)] = len(self.objects)
-        held = obj.__dict__
+        held = namespace(obj)
+        if "_exposed" in held or _is_open(type(obj)):
+            for name, kind in REGISTRY_KINDS.items():
+                if name in held and not isinstance(held[name], Registry):  # put there past the object
+                    held[name] = kind(held[name])
+            self.exposed.append((None if number == 0 else obj, _shown(held)))
         self.objects.append(obj)
         self._paths.append(path)
         join = _join if not getattr(obj, "transparent", False) else lambda path, name: path
@@ -253,7 +316,7 @@ class _Walk(freezing.Places):
     def _node(self, number: int, obj: Any) -> Node:
         fixed: dict[str, Any] = {}
         fixed_key, plain = [], []
-        held = obj.__dict__
+        held = namespace(obj)
         for name in sorted(held.keys() - _INTERNAL):
             self._attribute = number, name
             self.arrays, self.mutable, self.refers = [], False, False
@@ -297,7 +360,7 @@ def _warn_unregistered(holder: Any, name: str, obj: Any) -> None:
     kind = type(holder).__name__
     _warn_once(
         (type(holder), name),
-        f"{kind}.{name}: a plain {type(holder.__dict__.get(name)).__name__} holds modules ({type(obj).__name__}), which "
+        f"{kind}.{name}: a plain {type(namespace(holder).get(name)).__name__} holds modules ({type(obj).__name__}), which "
         "does not register them: they are missing from parameters() and state_dict(), and optimizers do not train "
         "them. Hold them in nn.ModuleList or nn.ModuleDict",
     )
@@ -349,7 +412,7 @@ def _analyse(root: Any) -> Cache:
     walk = _Walk(root)
     names = tuple(walk.names + walk.extra_names)
     structure = _intern(Structure(tuple(walk.nodes), tuple(map(_meta_of, walk.boxes)), names))
-    cache = Cache(structure, walk.boxes, walk.objects[1:], walk.watched)
+    cache = Cache(structure, walk.boxes, walk.objects[1:], walk.watched, walk.exposed)
     cache.epoch = epoch
     return cache
 
@@ -368,11 +431,11 @@ def _intern(structure: Structure) -> Structure:
 
 def cache_of(obj: Any) -> tuple[Cache, list[Any]]:
     """The tree's cache, up to date, and the arrays that plain attributes hold."""
-    held = obj.__dict__
+    held = namespace(obj)
     if "_pending" in held:
         build(obj)
     cache: Cache | None = held.get("_cache")
-    if cache is None or cache.epoch != structure_epoch[0]:
+    if cache is None or cache.epoch != structure_epoch[0] or (cache.exposed and cache.is_passed_by(obj)):
         cache = held["_cache"] = _analyse(obj)
     for number in cache.structure.tagged:
         if _meta_of(cache.boxes[number]) != cache.structure.metas[number]:
@@ -382,7 +445,7 @@ def cache_of(obj: Any) -> tuple[Cache, list[Any]]:
         return cache, []
     recheck = _Recheck(cache, obj)
     for _, holder, name, frozen in cache.watched:
-        held_now = (obj if holder is None else holder).__dict__
+        held_now = namespace(obj if holder is None else holder)
         if name not in held_now or freezing.freeze(held_now[name], recheck) != frozen:
             cache = held["_cache"] = _analyse(obj)
             return cache, [array for watched in cache.watched for array in _arrays_in(cache, obj, watched)]
@@ -392,7 +455,7 @@ def cache_of(obj: Any) -> tuple[Cache, list[Any]]:
 def _arrays_in(cache: Cache, root: Any, watched: tuple[Any, ...]) -> list[Any]:
     _, holder, name, _ = watched
     recheck = _Recheck(cache, root)
-    freezing.freeze((root if holder is None else holder).__dict__[name], recheck)
+    freezing.freeze(namespace(root if holder is None else holder)[name], recheck)
     return recheck.arrays
 
 
@@ -402,7 +465,7 @@ def flatten(obj: Any) -> tuple[Sequence[Any], Structure]:
         ambient.follow()
     if recently_read:
         settle()
-    pending = obj.__dict__.get("_pending")
+    pending = namespace(obj).get("_pending")
     if pending is not None:
         if pending[2] is not None:
             pending[2].unread = None
@@ -433,7 +496,7 @@ def unflatten(structure: Structure, leaves: Any) -> Any:
         structure = cast(Any, structure).known()
     root = structure.nodes[0]
     obj = object.__new__(root.kind)
-    held = obj.__dict__
+    held = namespace(obj)
     held.update(root.fixed)
     home = None if _compat.at_top_level() else TraceHome(_compat.current_trace(), _warn_dropped)
     held["_pending"] = (structure, leaves, home)
@@ -453,10 +516,10 @@ def build(obj: Any) -> None:
 
     Any number of threads may come here at once: the first builds, and nobody sees a part of what it makes.
     """
-    if obj.__dict__.get("_pending") is None:
+    if namespace(obj).get("_pending") is None:
         return
     with _building.held:
-        pending = obj.__dict__.get("_pending")
+        pending = namespace(obj).get("_pending")
         if pending is None:
             return
         structure, leaves, home = pending
@@ -475,8 +538,8 @@ def fill(structure: Structure, leaves: Sequence[Any], objects: list[Any], boxes:
     attributes = attributes_of(structure, leaves[structure.n_boxes :], objects, boxes, home)
     attributes[0]["_pending"] = None
     for obj, new in zip(reversed(objects), reversed(attributes)):
-        obj.__dict__.update(new)
-    del objects[0].__dict__["_pending"]
+        namespace(obj).update(new)
+    del namespace(objects[0])["_pending"]
 
 
 def attributes_of(
@@ -491,7 +554,7 @@ def attributes_of(
         for registry, entries in zip(REGISTRIES, node.boxes):
             new[registry] = REGISTRY_KINDS[registry]({name: None if i < 0 else boxes[i] for name, i in entries})
         new["_modules"] = Registry({name: None if i < 0 else objects[i] for name, i in node.children})
-        new["_home"] = obj.__dict__.get("_home", home)
+        new["_home"] = namespace(obj).get("_home", home)
         new["_scope"] = node.scope
         for name, frozen in node.plain:
             new[name] = freezing.thaw(frozen, source)
@@ -503,7 +566,7 @@ def attributes_of(
 
 def discard_changes(obj: Any) -> None:
     """Forget that an object was changed in a trace: for traces that failed."""
-    cache = obj.__dict__.get("_cache")
+    cache = namespace(obj).get("_cache")
     for home in [] if cache is None else cache.homes:
         home.changed = None
 
@@ -529,7 +592,7 @@ def _read(data: bytes | bytearray) -> WrittenStructure:
 def _stub(kind: type, structure: Any, leaves: Sequence[Any]) -> Any:
     """An object that flattens to `structure`, which is all that jax asks of it."""
     obj = object.__new__(kind)
-    obj.__dict__["_pending"] = (structure, leaves, None)
+    namespace(obj)["_pending"] = (structure, leaves, None)
     return obj
 
 

@@ -23,7 +23,7 @@ from jaxnn.base.meta import explain as explain_shapes
 from jaxnn.boxes.parameter import Parameter
 from jaxnn.boxes.slot import Slot, is_deleted, next_epoch, recently_read, settle, structure_epoch
 from jaxnn.boxes.writes import assign_all, write_all
-from jaxnn.core import donation
+from jaxnn.core import donation, tree
 from jaxnn.core.conversions import place
 from jaxnn.core.module import Module
 from jaxnn.core.placement import derived, is_spread, like, mesh_of, several_devices, sharding_of
@@ -59,6 +59,8 @@ class Optimizer(Hooked, Stateful):
         >>> loss, grads = nn.value_and_grad(lambda m: m(jnp.ones((4, 2))).sum())(model)
         >>> optimizer.step(model, grads)
     """
+
+    __dict__: dict[str, Any] = tree.attributes  # type: ignore[assignment]
 
     def __init__(
         self,

@@ -1,7 +1,9 @@
 """A module is one pytree node: leaves, names, structure, laziness; and what the structure must notice."""
 
+import copy
 import functools
 import gc
+import pickle
 import types
 import warnings
 import weakref
@@ -58,8 +60,8 @@ def test_unflatten_takes_any_leaf_runs_no_init_and_copies_nothing(leaf, monkeypa
 def test_a_module_that_goes_from_step_to_step_is_never_built():
     net = jax.jit(lambda m: jax.tree.map(lambda a: a + 1, m))(Net())
     again = jax.jit(lambda m: jax.tree.map(lambda a: a + 1, m))(net)
-    assert "_pending" in net.__dict__ and "_pending" in again.__dict__
-    assert again.first.calls == 2 and "_pending" not in again.__dict__
+    assert "_pending" in tree.namespace(net) and "_pending" in tree.namespace(again)
+    assert again.first.calls == 2 and "_pending" not in tree.namespace(again)
 
 
 def test_equal_modules_have_one_structure():
@@ -404,3 +406,68 @@ def test_writing_a_tracer_into_a_module_outside_raises_at_once_and_leaves_it_usa
 def test_an_untraced_closure_may_be_read_and_written():
     net, x = Net().eval(), jnp.ones((2, 3))
     np.testing.assert_allclose(jax.jit(lambda x: net(x))(x), net(x), rtol=1e-5)
+
+
+def _kept_reference(m):
+    held = m.__dict__
+    jax.tree.leaves(m)
+    held["factor"] = 3.0
+
+
+WRITTEN = {
+    "by a reference": _kept_reference,
+    "an item": lambda m: m.__dict__.__setitem__("factor", 3.0),
+    "update": lambda m: m.__dict__.update(factor=3.0),
+    "vars": lambda m: vars(m).update({"factor": 3.0}),
+    "|=": lambda m: m.__dict__.__ior__({"factor": 3.0}),
+    "pop and setdefault": lambda m: (m.__dict__.pop("factor"), m.__dict__.setdefault("factor", 3.0)),
+    "a child's": lambda m: m.drop.__dict__.__setitem__("training", False),
+    "taken over whole": lambda m: setattr(m, "__dict__", {**m.__dict__, "factor": 3.0}),
+    "a registry": lambda m: m.__dict__.__setitem__("_modules", {"drop": nn.Dropout(0.25)}),
+    "removed": lambda m: m.__dict__.__delitem__("extra"),
+}
+MADE = {
+    "made": lambda m: m,
+    "copied": copy.copy,
+    "copied deep": copy.deepcopy,
+    "unflattened": lambda m: jax.tree.map(lambda leaf: leaf, m),
+    "pickled": lambda m: pickle.loads(pickle.dumps(m)),
+    "with a class beside": lambda m: BesideFactor(),
+}
+
+
+class Beside:
+    """A class that a module inherits from first."""
+
+
+class Factor(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.factor, self.extra, self.drop = 2.0, 1.0, nn.Dropout()
+
+    def forward(self, x):
+        return x * self.factor * (2 if self.drop.training else 1) * self.drop.p + getattr(self, "extra", 0)
+
+
+class BesideFactor(Beside, Factor):
+    pass
+
+
+@pytest.mark.parametrize("made", MADE)
+@pytest.mark.parametrize("written", WRITTEN)
+def test_what_is_written_into_a_dict_reaches_compiled_code(written, made):
+    model = MADE[made](Factor())
+    compiled = [transform(lambda m: m(1.0)) for transform in (nn.jit, jax.jit)]
+    before = [float(function(model)) for function in compiled]
+    assert before == [model(1.0)] * 2
+    WRITTEN[written](model)
+    assert model(1.0) != before[0]
+    assert [float(function(model)) for function in compiled] == [model(1.0)] * 2
+
+
+def test_what_a_trace_writes_into_a_dict_comes_back():
+    model = Factor()
+    nn.jit(lambda m: m.__dict__.update(factor=5.0))(model)
+    assert model.factor == 5.0
+    model.drop.__dict__["p"] = 0.25
+    assert float(nn.jit(lambda m: m(1.0))(model)) == model(1.0)
