@@ -23,11 +23,15 @@ def to_computing(x: Array) -> Array:
     return x.astype(jnp.float32) if is_half(x.dtype) else x
 
 
-def moments(x: Array, axes: tuple[int, ...], mapped: Any = None) -> tuple[Array, Array, Array]:
+def moments(x: Array, axes: tuple[int, ...], mapped: Any = None, half: bool = False) -> tuple[Array, Array, Array]:
     """`x` minus its mean over `axes`, that mean, and the variance; the last two keep the dimensions, with size 1.
 
-    Two passes, and the rounding error of the mean is taken off. `mapped` names mapped axes to average over as well.
+    Two passes, and the rounding error of the mean is kept small. `mapped` names mapped axes to average over as well;
+    `half` says that x was of 16 bits, whose own rounding is larger.
     """
+    whole = is_short(x.shape, x.dtype) or half or bool(mapped)
+    start = None if whole else _start(lax.stop_gradient(x), axes)
+    x = x if start is None else x - start
     mean = mean_over(x, axes, keepdims=True)
     centered = jnp.subtract(*alike(x, mean))
     correction = _error_of_mean(lax.stop_gradient(centered), axes)
@@ -36,24 +40,35 @@ def moments(x: Array, axes: tuple[int, ...], mapped: Any = None) -> tuple[Array,
         centered = x - mean
         return centered, mean, lax.pmean(jnp.mean(lax.square(centered), axes, keepdims=True), mapped)
     variance = mean_over(lax.square(centered), axes, keepdims=True) - lax.square(correction)
-    return centered - correction, mean + correction, variance
+    mean = mean + correction
+    return centered - correction, mean if start is None else start + mean, variance
+
+
+def _start(x: Array, axes: tuple[int, ...]) -> Array:
+    """What is taken off before the mean: one of the numbers that it is the mean of, so that numbers far from zero lose no
+    digits in it. It costs no pass (by the TPU compiler it saves 5 to 10 % of one). A CPU has `_error_of_mean` instead.
+    """
+    return by_platform(x, default=_first, options=(tuple(axis % x.ndim for axis in axes),), cpu=_nothing)[0]
+
+
+def _first(x: Array, axes: tuple[int, ...]) -> tuple[Array]:
+    return (x[tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(x.ndim))],)
+
+
+def _nothing(x: Array, axes: tuple[int, ...]) -> tuple[Array]:
+    return (jnp.zeros([1 if axis in axes else size for axis, size in enumerate(x.shape)], x.dtype),)
 
 
 def _error_of_mean(centered: Array, axes: tuple[int, ...]) -> Array:
     """The mean of ``x - mean``, which is what rounding did to that mean. It has no gradient: it is zero but for rounding.
 
-    A CPU sums one number after the other, so a long sum is off by many units. Other platforms add pairs of partial sums,
-    and are off by about the unit that the mean is rounded to, in torch as well. A pass over all of `x` is not worth that:
-    by the TPU compiler it would be 9 % of a layer norm and 15 % of a batch norm.
+    A CPU sums one number after the other, so a long sum is off by many units. Other platforms have `_start`: by the TPU
+    compiler a pass over all of `x` would be 9 % of a layer norm and 15 % of a batch norm.
     """
     if is_short(centered.shape, centered.dtype):
         return mean_over(centered, axes, keepdims=True)
-    return by_platform(centered, default=_no_error, options=(axes,), cpu=_mean)[0]
-
-
-def _no_error(centered: Array, axes: tuple[int, ...]) -> tuple[Array]:
-    dims = [axis % centered.ndim for axis in axes]
-    return (jnp.zeros([1 if i in dims else size for i, size in enumerate(centered.shape)], centered.dtype),)
+    axes = tuple(axis % centered.ndim for axis in axes)
+    return by_platform(centered, default=_nothing, options=(axes,), cpu=_mean)[0]
 
 
 def _mean(centered: Array, axes: tuple[int, ...]) -> tuple[Array]:

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, Inexact
 
 from jaxnn.base.checks import check_array, fail
+from jaxnn.base.dtypes import is_half
 from jaxnn.base.op import op
 from jaxnn.functional._normalization import check_input, check_parameters, moments, scale_and_shift, to_computing
 from jaxnn.functional._short_sums import mean_over
@@ -77,7 +78,7 @@ def layer_norm(
     if input.size == 0:
         return input
     x = to_computing(input)
-    rest, _, variance = moments(x, tuple(range(-len(normalized_shape), 0)))
+    rest, _, variance = moments(x, tuple(range(-len(normalized_shape), 0)), half=is_half(input.dtype))
     scale = lax.rsqrt(variance + jnp.asarray(eps, x.dtype))
     shape = (1,) * (x.ndim - len(normalized_shape)) + tuple(normalized_shape)
     return scale_and_shift(rest, scale, weight, bias, shape).astype(input.dtype)
@@ -186,7 +187,7 @@ def group_norm(
         return input
     x = to_computing(input)
     grouped = x.reshape(x.shape[0], num_groups, x.shape[1] // num_groups, *x.shape[2:])
-    rest, _, variance = moments(grouped, tuple(range(2, grouped.ndim)))
+    rest, _, variance = moments(grouped, tuple(range(2, grouped.ndim)), half=is_half(input.dtype))
     scale = lax.rsqrt(variance + jnp.asarray(eps, x.dtype))
     shape = (1, num_groups, x.shape[1] // num_groups) + (1,) * (x.ndim - 2)
     return scale_and_shift(rest, scale, weight, bias, shape).reshape(input.shape).astype(input.dtype)

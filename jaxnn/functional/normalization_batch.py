@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxnn.base.checks import fail
+from jaxnn.base.dtypes import is_half
 from jaxnn.base.op import op
 from jaxnn.boxes.slot import update_owner
 from jaxnn.functional._normalization import (
@@ -79,7 +80,7 @@ def _batch_norm(
     x = to_computing(input)
     shape = tuple(size if axis == 1 else 1 for axis, size in enumerate(x.shape))
     if training:
-        rest, mean, variance = moments(x, (0, *range(2, x.ndim)), mapped)
+        rest, mean, variance = moments(x, (0, *range(2, x.ndim)), mapped, is_half(input.dtype))
         count = x.size // x.shape[1] * (lax.axis_size(mapped) if mapped else 1)
         unbiased = variance * (count / max(count - 1, 1))
         running_mean = _moved(running_mean, mean.reshape(-1), momentum)
@@ -183,7 +184,7 @@ def _instance_norm(
     x = to_computing(input)
     shape = (1, x.shape[1]) + (1,) * (x.ndim - 2)
     if use_input_stats:
-        rest, mean, variance = moments(x, tuple(range(2, x.ndim)))
+        rest, mean, variance = moments(x, tuple(range(2, x.ndim)), half=is_half(input.dtype))
         count = math.prod(x.shape[2:])
         unbiased = variance * (count / (count - 1))
         running_mean = _moved(running_mean, mean_over(mean.reshape(x.shape[:2]), (0,)), momentum)
