@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import inspect
 from collections.abc import Callable
@@ -11,6 +12,14 @@ import jax
 
 from jaxnn.core.lift import Call
 from jaxnn.transforms.signature import as_tuple, unbound, wraps
+
+_recomputed: contextvars.ContextVar[bool] = contextvars.ContextVar("jaxnn_recomputed", default=False)
+
+
+def is_recomputed() -> bool:
+    """Whether a `checkpoint` that keeps nothing is being traced: all that is computed now is computed again for the gradient."""
+    return _recomputed.get()
+
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -77,7 +86,11 @@ def checkpoint(
 
             def pure(leaves: list[Any], key: Any, dynamic: dict[int, Any], kwargs: Any) -> Any:
                 now = tuple(dynamic.get(i, arg) for i, arg in enumerate(rest_args))
-                return call.run(function, leaves, key, (now, kwargs))
+                before = _recomputed.set(policy is None or _recomputed.get())
+                try:
+                    return call.run(function, leaves, key, (now, kwargs))
+                finally:
+                    _recomputed.reset(before)
 
             pure.__name__, pure.__wrapped__ = name, source  # type: ignore[attr-defined]
             pure.__signature__ = _NAMES  # type: ignore[attr-defined]

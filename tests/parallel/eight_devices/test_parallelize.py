@@ -180,6 +180,22 @@ def test_gathered_weights_are_not_kept_for_the_gradient():
     assert count == {True: 2 * 3 + 2, False: 2 * 3}
 
 
+def test_a_block_that_is_computed_again_is_gathered_once_more_and_not_twice():
+    """Under nn.checkpoint a unit keeps what it gathers for the pass back, which follows at once: 2 gathers, and not 3."""
+    mesh = init_device_mesh("cpu", (8,), mesh_dim_names=("fsdp",))
+    block = lambda: nn.Sequential(nn.Linear(32, 32, bias=False), nn.GELU(), nn.Linear(32, 32, bias=False))  # noqa: E731
+    blocks = nn.ModuleList(fully_shard(block(), mesh=mesh, reshard_after_forward=True) for _ in range(2))
+
+    def loss(blocks, x):
+        for block in blocks:
+            x = nn.checkpoint(block)(x)
+        return jnp.sin(x).sum()
+
+    text = str(jax.make_jaxpr(nn.jit(nn.grad(loss)))(blocks, jnp.ones((8, 32))))
+    whole = re.findall(r"f32\[32,32\] = sharding_constraint\[(?:(?!spec=).)*spec=P\(\)", text, flags=re.S)
+    assert len(whole) == 2 * 4
+
+
 def test_equal_layouts_are_equal_structures(mesh):
     one, other = _both(Net(), mesh), _both(Net(), mesh)
     assert jax.tree.structure(one) == jax.tree.structure(other)
