@@ -88,7 +88,9 @@ class Unit:
         run = functools.partial(self._run, call)
         if _compat.at_top_level():
             output = call(module, args, kwargs) if policy.param_dtype is None else _on_a_copy(run, module, args, kwargs)
-        elif self.reshard and not is_recomputed():  # where all is computed again, so is the gather: a second time is enough
+        elif (
+            self.reshard and not is_recomputed()
+        ):  # where all is computed again, so is the gather: a second time is enough
             arrays, joined = _apart((args, kwargs))
             output = checkpoint(lambda module, arrays: run(module, *joined(arrays)), policy=_saves)(module, arrays)
         else:

@@ -9,13 +9,15 @@ import itertools
 import os
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnn.base.dtypes import describe
-from jaxnn.targets.planning import Layout, next_token_loss, plan, squared_loss
+from jaxnn.targets.laying_out import Layout
+from jaxnn.targets.planning import next_token_loss, plan, squared_loss
 
 
 def add(commands: Any) -> None:
@@ -34,7 +36,12 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--loss", default="", help="FILE.py:NAME of a function of (model, *inputs); default: see below")
     parser.add_argument("--optimizer", default="AdamW", help="a class of nn.optim")
-    parser.add_argument("--layout", action="append", default=[], metavar="DATAxFSDP[+remat]", help="try these alone")
+    parser.add_argument(
+        "--layout", action="append", default=[], metavar="DATAxFSDP[xTP][+remat]", help="try these alone"
+    )
+    parser.add_argument(
+        "--tensor-plan", default="", help="FILE.py:NAME of styles by names of submodules, or of a function of the model"
+    )
     parser.add_argument("--float32", action="store_true", help="without autocast to bfloat16")
     parser.add_argument("--tries", type=int, default=6, help="compile so many layouts at most")
     parser.add_argument("--html", default="", metavar="FILE", help="write a page with pictures")
@@ -55,8 +62,8 @@ def described(text: str) -> jax.ShapeDtypeStruct:
         raise ValueError(f"jaxnn plan: --input: expected sizes and a dtype, as 256x1024:int32, got {text}") from None
 
 
-def loaded(place: str) -> Any:
-    """What ``FILE.py:NAME`` or ``package.module:NAME`` names.
+def loaded(place: str, others: tuple[type, ...] = ()) -> Any:
+    """What ``FILE.py:NAME`` or ``package.module:NAME`` names: a function, a class, or one of `others`.
 
     Raises:
         ValueError: there is none.
@@ -80,7 +87,7 @@ def loaded(place: str) -> Any:
         )
         raise ValueError(f"jaxnn plan: {path} has no {name}; it has {known}")
     found = getattr(module, name)
-    if not callable(found):
+    if not callable(found) and not isinstance(found, others):
         raise ValueError(f"jaxnn plan: {place}: expected a function or a class, got {describe(found)}")
     return found
 
@@ -113,6 +120,7 @@ def _run(arguments: argparse.Namespace) -> int:
         layouts=[_layout(text) for text in arguments.layout] or None,
         dtype=None if arguments.float32 else jnp.bfloat16,
         tries=arguments.tries,
+        tensor_plan=loaded(arguments.tensor_plan, (Mapping,)) if arguments.tensor_plan else None,
     )
     print(found)
     if arguments.html:
@@ -121,7 +129,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _layout(text: str) -> Layout:
-    found = re.fullmatch(r"(\d+)x(\d+)(\+remat)?", text)
+    found = re.fullmatch(r"(\d+)x(\d+)(?:x(\d+))?(\+remat)?", text)
     if not found:
-        raise ValueError(f"jaxnn plan: --layout: expected DATAxFSDP, as 2x8 or 2x8+remat, got {text}")
-    return Layout(int(found[1]), int(found[2]), bool(found[3]))
+        raise ValueError(f"jaxnn plan: --layout: expected DATAxFSDP or DATAxFSDPxTP, as 2x8 or 2x4x2+remat, got {text}")
+    return Layout(int(found[1]), int(found[2]), bool(found[4]), int(found[3] or 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import os
 import re
@@ -12,45 +11,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnn.base.autocast import autocast
 from jaxnn.base.checks import as_int, fail
 from jaxnn.base.dtypes import check_dtype, describe
 from jaxnn.core.module import Module
-from jaxnn.modules.container import ModuleList, Sequential
 from jaxnn.targets.compiling import compile
+from jaxnn.targets.laying_out import Layout, Plan, bytes_of, default_plan, laid_out
+from jaxnn.targets.laying_out import layouts as all_layouts
 from jaxnn.targets.pages import Table, bars, page, scaled, seconds
 from jaxnn.targets.reporting import Report, report_of
 from jaxnn.targets.target import Target, get
-from jaxnn.transforms.checkpoint import checkpoint
 from jaxnn.transforms.gradients import value_and_grad
 from jaxnn.transforms.jit import jit
 
-AXES = ("data", "fsdp")
+_MOST_TP = 8  # layers are divided further only where a layout says so
 _NEEDED = re.compile(r"([\d.]+[KMGT]?)B? exceeds|[Uu]sed ([\d.]+[KMGT]?)i?B? of|allocate ([\d.]+ ?[KMGT]?i?B)")
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """One way to lay a training step out.
-
-    Attributes:
-        data: devices along which batches are split and weights are whole; `fsdp`: along which both are split.
-        remat: whether blocks compute their forward pass again in the backward pass, and hold nothing in between.
-    """
-
-    data: int
-    fsdp: int
-    remat: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("data", "fsdp"):
-            if as_int("targets.Layout", name, getattr(self, name)) < 1:
-                fail(ValueError, "targets.Layout", name, "at least 1 device", getattr(self, name))
-
-    def __str__(self) -> str:
-        return f"data {self.data} x fsdp {self.fsdp}{', remat' if self.remat else ''}"
 
 
 @dataclasses.dataclass
@@ -135,10 +111,12 @@ def plan(
     dtype: Any = jnp.bfloat16,
     tokens: int | None = None,
     tries: int = 6,
+    tensor_plan: Plan | None = None,
 ) -> Plans:
     """Whether a model trains on a machine that is not here: layouts of its weights are tried until some fit.
 
-    The model is never made: shapes are enough. Each layout's training step is compiled by the target's own compiler.
+    The model is never made: shapes are enough. Each layout is made by ``nn.parallel``: ``fully_shard`` on each block and on the
+    model, ``parallelize_module`` before it where layers are split. The training step is compiled by the target's own compiler.
 
     Args:
         build: makes the model.
@@ -147,17 +125,21 @@ def plan(
             dimension.
         optimizer: makes the optimizer of a model, ``lambda m: nn.optim.AdamW(m, lr=3e-4)``.
         target: as in `compile`.
-        layouts: to be tried, in this order. Default: all ways to split the chips into "data" and "fsdp", those first that
-            send least, without and with remat; what has no room for weights and optimizer alone is not compiled.
-        dtype: of autocast; None for none.
+        layouts: to be tried, in this order. Default: all ways to split the chips into "data" and "fsdp", and with a plan for
+            the layers into "tp" up to 8, without and with remat; what has no room for weights and optimizer alone is not
+            compiled.
+        dtype: that layers compute in: of autocast on one device, else ``fully_shard``'s ``param_dtype``; None for none.
         tokens: as in `report`.
         tries: compile so many layouts at most.
+        tensor_plan: how layers are split along "tp", as ``nn.parallel.parallelize_module`` takes it: styles by the names of
+            submodules, or a function of the model that gives them. Default: ``nn.parallel.transformer_plan``, for models
+            that have nn's transformer layers.
 
     Returns:
         What was tried, with the best: print it, or write a page with ``save_html``.
 
     Raises:
-        ImportError, ValueError: as `compile`; a batch that no layout divides.
+        ImportError, ValueError: as `compile`; a batch that no layout divides; layers to be split, and no plan for it.
         TypeError: another kind of argument.
     """
     target = get(target)
@@ -174,71 +156,49 @@ def plan(
     if not rows or () in rows:
         fail(TypeError, "targets.plan", "batch", "arrays with a first dimension, or their types", describe(batch))
     dtype = None if dtype is None else check_dtype(dtype, "targets.plan: dtype")
-    model, made = jax.eval_shape(lambda: (lambda model: (model, optimizer(model)))(build()))
+    model = jax.eval_shape(build)
+    if tensor_plan is None:
+        tensor_plan = default_plan(model)
     devices = len(target.devices())
     first = min(row[0] for row in rows)
     if wanted is None:
-        wanted = [layout for layout in _layouts(devices) if first % (layout.data * layout.fsdp) == 0]
+        wanted = all_layouts(devices, first, 1 if tensor_plan is None else _MOST_TP)
     if not wanted:
         fail(ValueError, "targets.plan", "batch", f"a first size that {devices} devices divide", first)
+    if tensor_plan is None and (split := [layout for layout in wanted if layout.tp > 1]):
+        got = f"none, with the layout {split[0]}"
+        fail(ValueError, "targets.plan", "tensor_plan", "styles by the names of submodules", got)
     room = target.chip.memory / target.chip.cores
     attempts: list[Attempt] = []
     compiled = 0
     for layout in wanted:
         if compiled >= tries or any(a.fits and not a.layout.remat for a in attempts) and layout.remat:
             continue
-        alone = _weights(model, made, layout)
+        try:
+            placed, rows_lie = laid_out(model, layout, target, dtype, tensor_plan)
+            optimized = optimizer(placed)
+        except ValueError as error:  # a dimension that does not divide: named there
+            attempts.append(Attempt(layout, None, str(error)))
+            continue
+        alone = bytes_of((placed, optimized))
         if alone > room:
             said = f"weights and optimizer alone take {scaled(alone, 'B', 1024)} of {scaled(room, 'B', 1024)}"
             attempts.append(Attempt(layout, None, said))
             continue
         compiled += 1
-        attempts.append(_attempt(layout, model, made, loss, batch, target, dtype, tokens))
+        given = tuple(jax.tree.map(lambda leaf: _type(leaf, rows_lie), batch))  # noqa: B023
+        step = _step(loss, target, dtype if rows_lie is None else None)
+        attempts.append(_attempt(layout, step, (placed, optimized, given), target, tokens))
     return Plans(target, attempts)
 
 
-def _layouts(devices: int) -> list[Layout]:
-    splits = [(devices // fsdp, fsdp) for fsdp in range(1, devices + 1) if devices % fsdp == 0]
-    return [Layout(data, fsdp, remat) for remat in (False, True) for data, fsdp in splits]
+def _type(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
-    """The first dimension that divides is split, as `fully_shard` does; what has none is whole."""
-    for dim, size in enumerate(shape):
-        if fsdp > 1 and size % fsdp == 0:
-            return PartitionSpec(*(None,) * dim, "fsdp")
-    return PartitionSpec()
-
-
-def _weights(model: Any, optimizer: Any, layout: Layout) -> int:
-    """Bytes of a device that model and optimizer take."""
-    total = 0
-    for leaf in jax.tree.leaves((model, optimizer)):
-        split = layout.fsdp if len(_spec(leaf.shape, layout.fsdp)) else 1
-        size = leaf.dtype.itemsize if hasattr(leaf.dtype, "itemsize") else 4
-        total += math.prod(leaf.shape) * size // split
-    return total
-
-
-def _attempt(
-    layout: Layout, model: Any, optimizer: Any, loss: Any, batch: Any, target: Target, dtype: Any, tokens: int | None
-) -> Attempt:
-    count = layout.data * layout.fsdp
-    mesh = target.mesh((layout.data, layout.fsdp), AXES) if count > 1 else None
-
-    def placed(leaf: Any, spec: PartitionSpec) -> Any:
-        if mesh is None:
-            return leaf
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
-
-    weights = functools.partial(jax.tree.map, lambda leaf: placed(leaf, _spec(leaf.shape, layout.fsdp)))
-    arguments = (
-        weights(_prepared(model, mesh, layout.remat)),
-        weights(optimizer),
-        tuple(jax.tree.map(lambda leaf: placed(leaf, PartitionSpec(AXES)), batch)),
-    )
+def _attempt(layout: Layout, step: Any, arguments: Any, target: Target, tokens: int | None) -> Attempt:
     try:
-        compiled = compile(_step(loss, target, dtype), *arguments, target=target)
+        compiled = compile(step, *arguments, target=target)
     except jax.errors.JaxRuntimeError as error:
         return Attempt(layout, None, _too_much(str(error)))
     return Attempt(layout, report_of(compiled, arguments, tokens))
@@ -265,60 +225,6 @@ def _step(loss: Any, target: Target, dtype: Any) -> Any:
         return value
 
     return jit(step, donate_argnums=(0, 1))
-
-
-def _prepared(model: Module, mesh: Mesh | None, remat: bool) -> Module:
-    """A copy of the model whose blocks keep the batch split between them, and compute twice where they are to."""
-    copy = jax.tree.map(lambda leaf: leaf, model)
-    for block in _blocks(copy):
-        if remat:
-            block.__class__ = _twice(type(block))
-        if mesh is not None:
-            block.register_forward_hook(functools.partial(_keep_split, NamedSharding(mesh, PartitionSpec(AXES))))
-    return copy
-
-
-def _blocks(model: Module) -> list[Module]:
-    """The members of the model's outermost lists of modules; where it has none, its children that have children."""
-    found: list[Module] = []
-    lists: list[str] = []
-    for path, module in model.named_modules():
-        inner = any(path.startswith(f"{outer}.") for outer in lists)
-        if path and not inner and isinstance(module, (ModuleList, Sequential)):
-            children = [child for child in module.children() if any(True for _ in child.children())]
-            if len(children) > 1:
-                lists.append(path)
-                found += children
-    return found or [child for child in model.children() if any(True for _ in child.children())]
-
-
-@functools.cache
-def _twice(kind: type) -> type:
-    """A class of modules that compute their forward pass again in the backward pass."""
-
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        leaves, tree = jax.tree.flatten((args, kwargs))
-        places = [at for at, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
-
-        def run(module: Any, *arrays: Any) -> Any:
-            given = dict(zip(places, arrays))  # what is no array, as a flag, stays out of the trace
-            args, kwargs = tree.unflatten([given.get(at, leaf) for at, leaf in enumerate(leaves)])
-            return kind.forward(module, *args, **kwargs)
-
-        return checkpoint(run)(self, *(leaves[at] for at in places))
-
-    return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
-
-
-def _keep_split(sharding: NamedSharding, module: Any, inputs: Any, output: Any) -> Any:
-    first = next((leaf.shape[0] for leaf in jax.tree.leaves(output) if getattr(leaf, "ndim", 0)), None)
-
-    def keep(leaf: Any) -> Any:
-        if getattr(leaf, "ndim", 0) < 2 or leaf.shape[0] != first or leaf.shape[0] % sharding.mesh.size:
-            return leaf
-        return jax.lax.with_sharding_constraint(leaf, sharding)
-
-    return jax.tree.map(keep, output)
 
 
 def next_token_loss(model: Module, tokens: Any) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxnn.core.module import Module
 from jaxnn.targets.collectives import Collective
 from jaxnn.targets.compiling import Compiled, compile
+from jaxnn.targets.laying_out import on_chip
 from jaxnn.targets.naming import Names, models_in
 from jaxnn.targets.pages import Table, bars, page, scaled, seconds
 from jaxnn.targets.profiling import held
@@ -221,31 +222,19 @@ def _tokens(arguments: Any) -> int:
     return math.prod(arrays[0].shape) if whole else arrays[0].shape[0]
 
 
-def _on_chip(leaf: Any) -> int:
-    sharding = getattr(leaf, "sharding", None)
-    shape = leaf.shape
-    if isinstance(sharding, jax.sharding.NamedSharding):
-        shape = sharding.shard_shape(leaf.shape)
-    return (
-        math.prod(shape) * jax.dtypes.canonicalize_dtype(leaf.dtype).itemsize
-        if leaf.dtype != bool
-        else math.prod(shape)
-    )
-
-
 def _memory(compiled: Compiled, arguments: Any) -> dict[str, int]:
     """Bytes of a chip by kind; they sum to the program's `peak_bytes`."""
     nodes = jax.tree.leaves(arguments, is_leaf=lambda leaf: isinstance(leaf, Module) or _is_optimizer(leaf))
     found = {"parameters": 0, "buffers": 0, "optimizer": 0}
     for node in nodes:
         if isinstance(node, Module):
-            whole = sum(map(_on_chip, jax.tree.leaves(node)))
+            whole = sum(map(on_chip, jax.tree.leaves(node)))
             boxes = {id(box): box for box in node.parameters()}.values()
-            trained = sum(_on_chip(box.value) for box in boxes)
+            trained = sum(on_chip(box.value) for box in boxes)
             found["parameters"] += trained
             found["buffers"] += whole - trained
         elif _is_optimizer(node):
-            found["optimizer"] += sum(map(_on_chip, jax.tree.leaves(node)))
+            found["optimizer"] += sum(map(on_chip, jax.tree.leaves(node)))
     known = sum(found.values())
     found["inputs"] = max(0, compiled.argument_bytes - known)
     kept = min(sum(held(compiled.program, Names(arguments)).values()), compiled.temporary_bytes)

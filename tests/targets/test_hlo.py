@@ -226,6 +226,7 @@ ENTRY %main (x: f32[64,128]) -> f32[32,128] {
 def test_an_exchange_beside_a_loop_counts_as_often_as_it_begins():
     """A TPU overlaps a gather with a loop of 64 turns: its parts stand in the loop's body, under the channel of its beginning."""
     gather = "all-gather(%p), channel_id=5, replica_groups=[1,8]<=[8], dimensions={0}"
+    turns = 'backend_config={"known_trip_count":{"n":"64"}}'
     part = f"""(p: bf16[16,128]) -> bf16[128,128] {{
   %p = bf16[16,128]{{1,0}} parameter(0)
   ROOT %all = bf16[128,128]{{1,0}} {gather}
@@ -250,7 +251,7 @@ ENTRY %main (x: bf16[16,128]) -> bf16[128,128] {{
   %x = bf16[16,128]{{1,0}} parameter(0)
   %zero = s32[] constant(0)
   %start = (s32[], bf16[16,128]) tuple(%zero, %x)
-  %loop = (s32[], bf16[16,128]) while(%start), condition=%condition, body=%body, backend_config={{"known_trip_count":{{"n":"64"}}}}
+  %loop = (s32[], bf16[16,128]) while(%start), condition=%condition, body=%body, {turns}
   ROOT %y = bf16[128,128]{{1,0}} fusion(%x), kind=kCustom, calls=%begin
 }}
 """

@@ -1,14 +1,20 @@
 """Plans: which layouts are tried, with what memory, and what the command line says."""
 
+import math
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, Mesh
 
 import jaxnn as nn
 from jaxnn import __main__, targets
-from jaxnn.targets import planning
-from jaxnn.targets.planning import Attempt, Layout
+from jaxnn.parallel import ColwiseParallel, RowwiseParallel
+from jaxnn.targets import laying_out, planning
+from jaxnn.targets.laying_out import Layout, layouts
+from jaxnn.targets.planning import Attempt
 
 needs_tpu = pytest.mark.skipif(not targets.is_installed("tpu"), reason="needs the extra compile-tpu")
 
@@ -32,38 +38,71 @@ def _adamw(model):
 
 
 def test_layouts_are_the_ways_to_split_the_chips():
-    assert planning._layouts(4) == [
+    assert layouts(4) == [
         Layout(4, 1),
         Layout(2, 2),
         Layout(1, 4),
         *(Layout(4 // n, n, True) for n in (1, 2, 4)),
     ]
     assert str(Layout(2, 8, True)) == "data 2 x fsdp 8, remat"
+    assert layouts(4, rows=2, most_tp=2) == [
+        Layout(2, 1, tp=2),
+        Layout(1, 2, tp=2),
+        Layout(2, 1, True, 2),
+        Layout(1, 2, True, 2),
+    ]
+    assert str(Layout(1, 2, tp=2)) == "data 1 x fsdp 2 x tp 2"
 
 
-def test_the_first_dimension_that_divides_is_split():
-    assert planning._spec((8, 6), 4) == PartitionSpec("fsdp")
-    assert planning._spec((6, 8), 4) == PartitionSpec(None, "fsdp")
-    assert planning._spec((6, 7), 4) == planning._spec((8,), 1) == planning._spec((), 4) == PartitionSpec()
+def _machine():
+    """The devices of this process in place of a machine's."""
+
+    def mesh(shape, names):
+        devices = np.array(jax.devices()[: math.prod(shape)]).reshape(shape)
+        return Mesh(devices, names, axis_types=(AxisType.Auto,) * len(names))
+
+    return SimpleNamespace(platform="cpu", mesh=mesh)
 
 
 def test_weights_and_moments_of_a_chip():
-    model, optimizer = jax.eval_shape(lambda: (lambda model: (model, _adamw(model)))(Net()))
+    model = jax.eval_shape(Net)
     count = sum(p.size for p in jax.tree.leaves(model))
-    whole, split = (planning._weights(model, optimizer, Layout(4 // n, n)) for n in (1, 4))
-    assert 12 * count <= whole < 12 * count + 500
-    assert 3 * count <= split < 3 * count + 500
+    for layout, share in ((Layout(2, 1), 1), (Layout(1, 2), 2), (Layout(1, 1), 1)):
+        placed, rows = laying_out.laid_out(model, layout, _machine(), jnp.bfloat16, None)
+        total = laying_out.bytes_of((placed, _adamw(placed)))
+        assert 12 * count // share <= total < 12 * count // share + 500
+        assert (None if rows is None else tuple(rows.spec)) == (None if layout.devices == 1 else (("data", "fsdp"),))
+    assert jax.tree.structure(model) == jax.tree.structure(jax.eval_shape(Net))  # which is left as it was
+
+
+def test_layers_are_split_by_a_plan():
+    plan = {"blocks.*.0": ColwiseParallel(), "blocks.*.1.1": RowwiseParallel()}
+    model = jax.eval_shape(Net)
+    for given in (plan, lambda model: plan):
+        placed, _ = laying_out.laid_out(model, Layout(1, 1, tp=2), _machine(), None, given)
+        assert tuple(placed.blocks[0][0].weight.sharding.spec) == ("tp", "fsdp")
+    encoder = jax.eval_shape(lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2))
+    placed, _ = laying_out.laid_out(encoder, Layout(1, 1, tp=2), _machine(), None, None)
+    assert "tp" in str(placed.layers[0].linear1.weight.sharding.spec)
+    assert laying_out.default_plan(model) is None
+    batch = [jax.ShapeDtypeStruct((8, 512), jnp.float32)]
+    common = {"optimizer": _adamw, "target": "v5e:2x2", "layouts": [Layout(2, 1, tp=2)]}
+    if targets.is_installed("tpu"):
+        with pytest.raises(ValueError, match="targets.plan: tensor_plan: expected styles by the names.*tp 2"):
+            targets.plan(Net, _loss, batch, **common)
+        with pytest.raises(TypeError, match="targets.plan: tensor_plan: expected a dict of styles"):
+            targets.plan(Net, _loss, batch, **common, tensor_plan=lambda model: 3)
 
 
 def test_blocks_are_the_members_of_the_outermost_lists():
     model = Net()
-    assert planning._blocks(model) == [*model.blocks]
-    assert planning._blocks(nn.Sequential(nn.Linear(2, 2), nn.ReLU())) == []
+    assert laying_out.blocks_of(model) == [*model.blocks]
+    assert laying_out.blocks_of(nn.Sequential(nn.Linear(2, 2), nn.ReLU())) == []
 
 
-def test_remat_and_kept_splits_change_no_number_and_no_name():
+def test_remat_changes_no_number_and_no_name():
     model, x = Net(), jnp.ones((4, 512))
-    again = planning._prepared(model, None, remat=True)
+    again = laying_out.laid_out(model, Layout(1, 1, True), _machine(), None, None)[0]
     assert again.blocks[0] is not model.blocks[0] and type(again.blocks[0]) is not type(model.blocks[0])
     assert again.state_dict().keys() == model.state_dict().keys()
     loss = nn.jit(nn.value_and_grad(planning.squared_loss))
@@ -75,7 +114,7 @@ def test_remat_and_kept_splits_change_no_number_and_no_name():
 
 def test_blocks_that_are_given_flags_compute_twice_too():
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 2)
-    again = planning._prepared(model, None, remat=True)
+    again = laying_out.laid_out(model, Layout(1, 1, True), _machine(), None, None)[0]
     types = jax.eval_shape(nn.grad(planning.squared_loss), again, jax.ShapeDtypeStruct((2, 3, 8), jnp.float32))
     assert types.keys() == dict(model.named_parameters()).keys()
 
@@ -115,7 +154,10 @@ def test_what_the_compiler_says_of_memory():
             ["jaxnn:Identity", "--input", "4x8", "--optimizer", "Adamm"],
             "expected a class of nn.optim, as AdamW, got Adamm",
         ),
-        (["jaxnn:Identity", "--input", "4x8", "--layout", "4"], "expected DATAxFSDP, as 2x8 or 2x8+remat, got 4"),
+        (
+            ["jaxnn:Identity", "--input", "4x8", "--layout", "4"],
+            "expected DATAxFSDP or DATAxFSDPxTP, as 2x8 or 2x4x2+remat, got 4",
+        ),
         (["jaxnn:Identity", "--input", "4x8", "--target", "v9"], "targets.get: name: expected one of v4"),
     ],
 )
