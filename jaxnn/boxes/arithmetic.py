@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections import namedtuple
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,6 @@ from jaxnn import _compat
 from jaxnn.base import modes
 from jaxnn.base.checks import axis_of, check_indices, concrete, fail
 from jaxnn.base.dtypes import arrays_in, check_dtype, is_floating, is_inexact, wide
-
-Picked = namedtuple("Picked", ["values", "indices"])
 
 
 def as_index(index: Any) -> Any:
@@ -296,30 +293,13 @@ def _spread(function: Callable[..., Any]) -> Callable[..., Any]:
     return spread
 
 
-def _extreme(reduce: Callable[..., Any], where: Callable[..., Any], both: Callable[..., Any]) -> Callable[..., Any]:
+def _extreme(name: str, reduce: Callable[..., Any]) -> Callable[..., Any]:
+    """``jaxnn.tensor``'s function, or, for jnp's keywords (``axis``, ``where``), jnp's."""
+
     def extreme(x: Any, dim: Any = None, keepdim: bool = False, **options: Any) -> Any:
-        if dim is None or options:
-            return reduce(x, **options)
-        if not isinstance(dim, int):
-            return both(x, dim)
-        return Picked(reduce(x, axis=dim, keepdims=keepdim), where(x, axis=dim, keepdims=keepdim))
+        return reduce(x, **options) if options else getattr(of_tensors(), name)(x, dim, keepdim)
 
     return extreme
-
-
-def _norm(x: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
-    x = x if dtype is None else x.astype(dtype)
-    dim = tuple(dim) if isinstance(dim, list) else dim
-    if dim is None:
-        x, dim = x.reshape(-1), 0
-        if keepdim:
-            raise RuntimeError("norm: keepdim: expected a dim with it")
-    order = 2 if p in ("fro", None) else float(p)
-    return (
-        jnp.linalg.norm(x, ord=order, axis=dim, keepdims=keepdim)
-        if not isinstance(dim, tuple)
-        else (jnp.sum(jnp.abs(x) ** order, axis=dim, keepdims=keepdim) ** (1 / order))
-    )
 
 
 def _scaled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -444,8 +424,8 @@ METHODS: dict[str, Callable[..., Any]] = {name: getattr(jnp, name) for name in _
     "addmm": lambda x, a, b, *, beta=1, alpha=1: beta * x + alpha * _matmul(a, b),
     "sum": _adding_up(_reduction(jnp.sum)), "prod": _adding_up(_reduction(jnp.prod)), "mean": _reduction(jnp.mean),
     "all": _reduction(jnp.all), "any": _reduction(jnp.any), "amax": _reduction(jnp.max), "amin": _reduction(jnp.min),
-    "logsumexp": _reduction(jax.nn.logsumexp), "var": _spread(jnp.var), "std": _spread(jnp.std), "norm": _norm,
-    "max": _extreme(jnp.max, jnp.argmax, jnp.maximum), "min": _extreme(jnp.min, jnp.argmin, jnp.minimum),
+    "logsumexp": _reduction(jax.nn.logsumexp), "var": _spread(jnp.var), "std": _spread(jnp.std),
+    "max": _extreme("max", jnp.max), "min": _extreme("min", jnp.min),
     "argmax": _reduction(jnp.argmax), "argmin": _reduction(jnp.argmin), "count_nonzero": _reduction(jnp.count_nonzero),
     "cumsum": _adding_up(lambda x, dim, *, dtype=None: jnp.cumsum(x, axis=dim, dtype=dtype)),
     "cumprod": _adding_up(lambda x, dim, *, dtype=None: jnp.cumprod(x, axis=dim, dtype=dtype)),
@@ -480,7 +460,7 @@ METHODS |= {
     name: _of_tensors(name)
     for name in (
         *("gather", "scatter", "scatter_add", "index_fill", "index_copy", "index_add", "topk", "sort"),
-        *("split", "chunk", "squeeze", "expand", "unflatten"),
+        *("split", "chunk", "squeeze", "expand", "unflatten", "norm", "median"),
     )
 }
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnn.base.checks import axis_of, fail
 from jaxnn.base.op import op
@@ -30,7 +31,7 @@ def _extreme(name: str, x: jax.Array, dim: Any, keepdim: bool) -> Any:
     reduce, where, both = (jnp.max, jnp.argmax, jnp.maximum) if name == "max" else (jnp.min, jnp.argmin, jnp.minimum)
     if dim is None:
         return reduce(x)
-    if isinstance(dim, jax.Array):
+    if isinstance(dim, (jax.Array, np.ndarray)):
         return both(x, dim)
     axis = axis_of(name, "dim", dim, x.ndim)
     if x.ndim and x.shape[axis] == 0:

@@ -54,6 +54,15 @@ p.var(dim=0)
 p.std(dim=1, unbiased=False)
 p.max(dim=1).values
 p.max(dim=1)[1]
+p.min(0)
+p.max(q)
+p.min(other=q)
+p.median()
+p.median(dim=1)[1]
+p.norm(keepdim=True)
+p.norm(1, dim=(0, 1))
+p.norm(0)
+p.norm(-float("inf"), dim=0)
 p.min()
 p.argmax(dim=1)
 p.prod()
@@ -424,3 +433,41 @@ def test_the_second_operand_may_be_named(name):
     if name not in ("maximum", "minimum"):
         getattr(p, f"{name}_")(**{word: p + 1})
         np.testing.assert_allclose(p, expected.float().numpy(), rtol=1e-6)
+
+
+TIED = np.float32([[1, 1, 0, 1], [0, 0, 0, 0], [2, -2, 2, 0]])
+TIES = """
+p.max()
+p.max(dim=1).values
+p.max(1, True)[0]
+p.min(dim=0).values
+p.median(dim=1).values
+p.norm()
+p.norm(1)
+p.norm(dim=1)
+p.norm(2, dim=(0, 1))
+p.norm(float("inf"), dim=1)
+""".split("\n")[1:-1]
+
+
+@pytest.mark.parametrize("line", TIES)
+def test_the_gradient_at_ties_and_zeros_goes_where_torchs_goes(line):
+    torch = pytest.importorskip("torch")
+
+    def weighted(out, weights):
+        return (out * weights.reshape(out.shape)).sum()
+
+    grads = []
+    for array in (TIED, TIED.astype(np.float64)):
+        p = torch.nn.Parameter(torch.from_numpy(array.copy()))
+        out = eval(line, {"p": p})
+        weights = np.cos(0.7 * np.arange(out.numel())).astype(np.float32) + np.float32(0.3)
+        weighted(out, torch.from_numpy(weights)).backward()
+        grads.append(p.grad.numpy())
+    own, truth = grads
+    most = max(8 * np.abs(own - truth).max(), 8 * np.finfo(np.float32).eps * np.abs(truth).max())  # parity's gate
+    module = nn.Linear(4, 3)
+    module.weight = jnp.asarray(TIED)
+    for transform in (nn.grad, lambda function: nn.jit(nn.grad(function))):
+        loss = lambda module: weighted(eval(line, {"p": module.get_parameter("weight")}), jnp.asarray(weights))  # noqa: E731
+        assert np.abs(np.asarray(transform(loss)(module)["weight"]) - truth).max() <= most
