@@ -120,7 +120,12 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
             if "_modules" not in held:
                 raise AttributeError("cannot assign module before Module.__init__() call")
             self._forget(name, "_parameters", "_buffers", "_slots")
-            self.register_module(name, value)
+            if hasattr(
+                type(self), name
+            ):  # a child by a method's name is kept, behind the method; add_module refuses it
+                self._put_module(name, value)
+            else:
+                self.register_module(name, value)
         elif "_modules" in held and name in held["_modules"]:
             if value is not None:
                 raise TypeError(
@@ -237,6 +242,9 @@ class Module(StateDict, Conversions, Hooks, PrivateNames, View, Stateful):
         if not isinstance(module, Module) and module is not None:
             raise TypeError(f"{_type_name(module)} is not a Module subclass{_as_module(module)}")
         self._check_name("add_module", "module", name, "_modules")
+        self._put_module(name, module)
+
+    def _put_module(self, name: str, module: Module | None) -> None:
         module = on_registration("module", self, name, module)
         if module is not None:
             tree.build(module)

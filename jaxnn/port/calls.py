@@ -136,7 +136,7 @@ class Calls:
             return self._external(node, of, env)
         if kind == "function":
             if isinstance(of, Function):
-                applied = isinstance(node.func, ast.Attribute) and node.func.attr == "apply" and of.name == "forward"
+                applied = of.name == "forward" and of.owner is not None and of.owner.is_function
                 self.passed(of, node, applied or (of.owner is not None and of.kind != "static"))
                 self.read(("result", of))
                 return of.result
@@ -221,6 +221,8 @@ class Calls:
         base = name.removesuffix("_") if name not in TABLE and name.endswith("_") and name[:-1] in TABLE else name
         if receiver.kind == "unknown" and (name in self.program.method_names or _not_torch(func.value)):
             return UNKNOWN
+        if base in TABLE and any(keyword.arg in ("dim", "keepdim") for keyword in node.keywords):
+            self.learn(receiver)  # no other library's arrays take these
         match = choose(self.program, self.frame.module.source, base, "method", func.value, node, node)
         if match is None:
             if receiver.kind != "unknown" and base not in TABLE:

@@ -177,6 +177,12 @@ class Emitter:
             return self.text(only.value) if isinstance(only, ast.Starred) else self.text(only)
         return f"({', '.join(self.text(v) for v in value)})"
 
+    def _index(self, value: Bound) -> str:
+        """A list or tuple of arrays as an index: JAX takes tuples."""
+        if isinstance(value, (ast.List, ast.Tuple)) and value.elts:
+            return ", ".join(self.text(v) for v in value.elts)
+        return f"tuple({self.text(value)})"  # type: ignore[arg-type]
+
     def _star(self, value: Bound) -> str:
         """Arrays one by one, where torch takes a list of them as well."""
         if isinstance(value, list) and len(value) == 1 and isinstance(value[0], ast.List | ast.Tuple):

@@ -41,6 +41,7 @@ _ARRAY_ATTRIBUTES = {
     "itemsize": INT, "nbytes": INT, "is_sparse": BOOL, "layout": OTHER,
 }  # fmt: skip
 _VIEWS = {"T", "mT", "H", "mH", "real", "imag", "data"}
+_WEIGHTS = {"weight", "bias", "running_mean", "running_var", "in_proj_weight", "in_proj_bias"}
 _MODULE_INTS = {
     "in_features", "out_features", "in_channels", "out_channels", "num_embeddings", "embedding_dim", "num_features", "groups",
 }  # fmt: skip
@@ -129,8 +130,8 @@ class Expressions(Calls):
         if kind in ("module", "object", "class") and isinstance(of, Class):
             return self._of_instance(base, of, name)
         if kind == "module":
-            if name in ("weight", "bias", "running_mean", "running_var", "in_proj_weight", "in_proj_bias"):
-                return ARRAY
+            if name in _WEIGHTS:
+                return replace(ARRAY, dtype=FLOATING)
             return INT if name in _MODULE_INTS else BOOL if name == "training" else UNKNOWN
         if kind in ("array", "box", "unknown"):
             if name == "shape":
@@ -170,13 +171,15 @@ class Expressions(Calls):
         found = owner.attribute(name)
         if found is not None and found.kind not in ("unknown", "bottom"):
             return found
-        if name == "apply" and any(
-            b.endswith("autograd.Function") or b == "torch.autograd.function.Function" for b in owner.external_bases()
-        ):
+        if name == "apply" and owner.is_function:
             forward = owner.method("forward")
             return Fact("function", forward) if forward else UNKNOWN
         if name == "training":
             return BOOL
+        if name in _WEIGHTS and any(
+            b.startswith("torch.nn.") and b != "torch.nn.Module" for b in owner.external_bases()
+        ):
+            return replace(ARRAY, dtype=FLOATING)
         if name == "device":
             return DEVICE
         if name == "__class__":

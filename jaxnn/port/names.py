@@ -121,7 +121,7 @@ NOTHING = {
         "_check_is_size", "_check_with", "set_printoptions", "set_warn_always", "serialization.add_safe_globals",
         "utils._pytree.register_pytree_node", "compiler.allow_in_graph", "utils._pytree._register_pytree_node",
     )
-}  # fmt: skip
+} | {"einops._torch_specific.allow_ops_in_compiled_graph"}  # fmt: skip
 
 # Functions and decorators that give back what they get.
 IDENTITIES = {
@@ -183,4 +183,5 @@ def translate(dotted: str) -> Named | None:
 
 
 def is_torch(dotted: str) -> bool:
-    return dotted == "torch" or dotted.startswith("torch.")
+    """Whether a dotted name is torch's, or of another package's part that is there for torch alone."""
+    return dotted == "torch" or dotted.startswith(("torch.", "einops._torch_specific"))

@@ -70,6 +70,11 @@ class Class:
         )
 
     @property
+    def is_function(self) -> bool:
+        """Whether it is an autograd.Function."""
+        return any(base.endswith(("autograd.Function", "autograd.function.Function")) for base in self.external_bases())
+
+    @property
     def complete(self) -> bool:
         """Whether all its ancestors are in the package or torch's own."""
         return all(

@@ -12,7 +12,7 @@ from jaxnn.port.emit import Emitter, needed, parenthesised, tight
 from jaxnn.port.facts import ARRAY, NOT_ARRAYS, Fact
 from jaxnn.port.imports import Imports
 from jaxnn.port.match import Match, choose
-from jaxnn.port.names import ANSWERS, IDENTITIES, NARROWED, NOTHING, is_torch, translate
+from jaxnn.port.names import ANSWERS, DTYPES, IDENTITIES, NARROWED, NOTHING, TENSOR_TYPES, is_torch, translate
 from jaxnn.port.observing import guards
 from jaxnn.port.program import Module, Program
 from jaxnn.port.rules import TABLE, Row
@@ -241,7 +241,7 @@ class Rewriter(Writes):
         rows = [row for row in TABLE[name] if row.form in ("function", "both")]
         if not rows:
             return False
-        row = rows[0]
+        row = next((row for row in rows if not row.when), rows[0])
         template = row.template.node
         self.site(node, f"torch.{name}", row.status, row.note, row)
         if (
@@ -391,7 +391,7 @@ class Rewriter(Writes):
         ):
             if self.in_place_function(node, f"self.{func.attr}", self._in_place_modules()[func.attr]):
                 return
-        if self._in_place_module(node):
+        if self._in_place_module(node) or self._python_call(node):
             return
         if fact.kind == "external" and fact.of == "builtins.hasattr" and self._probe(node):
             return
@@ -418,6 +418,67 @@ class Rewriter(Writes):
         here = translate(dotted) is not None or dotted[6:] in TABLE or dotted in ANSWERS or dotted in IDENTITIES
         self.site(node, dotted, "exact", "a probe, folded")
         self.edits[node] = str(here)
+        return True
+
+    def _python_call(self, node: ast.Call) -> bool:
+        """Python's own functions of what may be a tensor: ``isinstance(x, torch.Tensor)``, ``int(x)``; a shape's ``numel``."""
+        fact, func = self.fact(node.func), node.func
+        if isinstance(func, ast.Attribute) and func.attr == "numel" and self.fact(func.value).kind == "shape":
+            self.children(node)
+            self.site(node, "Size.numel", "exact")
+            whole = func.value if isinstance(func.value, ast.Attribute) and func.value.attr == "shape" else None
+            inner = whole.value if whole is not None else func.value
+            text = "{}.size" if whole is not None else f"{self.imports.alias('math')}.prod({{}})"
+            self.edits[node] = lambda _: text.format(tight(self.edits.text(inner)))
+            return True
+        if fact.kind != "external" or self.is_local(func):
+            return False
+        if fact.of in ("builtins.int", "builtins.float") and len(node.args) == 1:
+            given = node.args[0]
+            if not isinstance(given, ast.Call) and self.fact(given).kind == "array":
+                self.children(node)
+                self.site(node, fact.of[9:], "exact", "torch takes any tensor of one number")
+                old = self.edits.take(given)
+                self.edits[given] = lambda at: f"{tight(old(at))}.item()"
+                return True
+        return fact.of == "builtins.isinstance" and len(node.args) == 2 and self._is_tensor(node)
+
+    def _is_tensor(self, node: ast.Call) -> bool:
+        """``isinstance(x, torch.Tensor)`` where `x` may be a Parameter object, and of ``torch.FloatTensor``."""
+        value, kinds = node.args
+        classes = kinds.elts if isinstance(kinds, ast.Tuple) else [kinds]
+        tensors = [one for one in classes if self.fact(one).kind == "external" and self.fact(one).of in TENSOR_TYPES]
+        if not tensors or any(self.is_local(one) for one in tensors):
+            return False
+        may_be_box = self.fact(value).kind in ("box", "unknown")
+        typed = str(self.fact(tensors[0]).of).rpartition(".")[2].removesuffix("Tensor").lower()
+        dtype = DTYPES.get(f"torch.{typed}")
+        if not may_be_box and not typed:
+            return False
+        if typed and (len(classes) > 1 or not isinstance(value, ast.Name) or dtype is None):
+            self.cannot(node, "isinstance", "ask for the dtype: x.dtype == torch.float32")
+            return True
+        self.visit(value)
+        for one in classes:
+            if one not in tensors:
+                self.visit(one)
+        alias = self.imports.alias
+        self.site(node, "isinstance", "helper" if may_be_box and len(classes) == 1 else "exact")
+
+        def text(_: ast.AST) -> str:
+            name = self.edits.text(value)
+            if len(classes) > 1:
+                others = [self.edits.text(one) for one in classes if one not in tensors]
+                listed = ", ".join(
+                    [f"{alias('jax')}.Array", f"{alias('nn')}.Parameter", f"{alias('nn')}.Buffer", *others]
+                )
+                return f"isinstance({name}, ({listed}))"
+            asked = f"{alias('T')}.is_tensor({name})" if may_be_box else f"isinstance({name}, {alias('jax')}.Array)"
+            if not typed:
+                return asked
+            return self.placed(node, f"{asked} and {name}.dtype == {self.imports.spelled(str(dtype))}")
+
+        self.edits[node] = text
         return True
 
     def _in_place_module(self, node: ast.Call) -> bool:

@@ -12,7 +12,7 @@ from jaxnn.port.emit import Emitter, parenthesised, tight
 from jaxnn.port.facts import ARRAY, Fact
 from jaxnn.port.match import choose
 from jaxnn.port.rules import TABLE
-from jaxnn.port.sharing import Attributes, attributes_of, of_self, parts, put_away, repeats
+from jaxnn.port.sharing import Attributes, attributes_of, held, of_self, parts, put_away, repeats
 from jaxnn.port.source import children
 
 if TYPE_CHECKING:
@@ -206,6 +206,11 @@ class Writes:
                 if isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts)
                 else [value] * len(target.elts)
             )
+            if isinstance(value, (ast.Tuple, ast.List)) and any(isinstance(t, ast.Starred) for t in target.elts):
+                for name in held(value):  # a, *b = [x, y]: any may be any
+                    for one in parts(target):
+                        self._sourced(scope, one.value if isinstance(one, ast.Starred) else one, name)
+                return
             names = (
                 {one.id for one in target.elts if isinstance(one, ast.Name)}
                 if values is getattr(value, "elts", None)
@@ -291,6 +296,10 @@ class Writes:
 
     def _Assign(self: Any, node: ast.Assign) -> None:
         target = node.targets[0]
+        if len(node.targets) == 1 and self._box_written(target):
+            self._around(target)
+            self.visit(node.value)
+            return
         if len(node.targets) == 1 and isinstance(target, ast.Subscript):
             base = self.fact(target.value)
             if base.kind == "array":
@@ -327,9 +336,7 @@ class Writes:
                 if self.fact(target.value).kind == "array" and target.value.id not in self.scope().parameters:
                     self.site(node, "x.data = v", "exact")
                     self.edits[target] = target.value.id
-            elif (
-                isinstance(target, ast.Attribute) and target.attr == "data" and self.fact(target.value).kind == "array"
-            ):
+            elif isinstance(target, ast.Attribute) and target.attr == "data" and self._is_weight(target.value):
                 if any(how == "attribute" for how, _ in self._origins(node.value)):
                     self._refuse(
                         node,
@@ -340,6 +347,13 @@ class Writes:
                 self.site(node, "m.x.data = v", "exact")
                 owner = target.value
                 self.edits[target] = lambda _, owner=owner: self.edits.text(owner)
+
+    def _is_weight(self: Any, node: ast.expr) -> bool:
+        """Whether an expression is an array of a module, by what is known or by its name."""
+        if self.fact(node).kind == "array":
+            return True
+        named = isinstance(node, ast.Attribute) and node.attr in ("weight", "bias")
+        return named and self.fact(node).kind == "unknown"
 
     def _maybe_array(self: Any, target: ast.Subscript) -> bool:
         """Whether a subscript that is written to may be a tensor's."""
@@ -365,8 +379,38 @@ class Writes:
 
         self.edits[node] = text
 
+    def _box_written(self: Any, target: ast.expr) -> bool:
+        """Whether a Parameter object is written to, through its data, a detached one or an item: jaxnn's take that as it is."""
+        at, inside = target, False
+        while True:
+            if isinstance(at, ast.Attribute) and at.attr == "data":
+                at, inside = at.value, True
+            elif isinstance(at, ast.Subscript):
+                at, inside = at.value, True
+            elif (
+                isinstance(at, ast.Call)
+                and isinstance(at.func, ast.Attribute)
+                and at.func.attr == "detach"
+                and not at.args
+            ):
+                at, inside = at.func.value, True
+            else:
+                return inside and self.fact(at).kind == "box"
+
+    def _around(self: Any, target: ast.expr) -> None:
+        """Visit the indices of a target that stays."""
+        while isinstance(target, (ast.Attribute, ast.Subscript, ast.Call)):
+            if isinstance(target, ast.Subscript):
+                self.visit(target.slice)
+                self.index(target.slice)
+            target = target.func.value if isinstance(target, ast.Call) else target.value  # type: ignore[union-attr]
+
     def _AugAssign(self: Any, node: ast.AugAssign) -> None:
         target, value = node.target, node.value
+        if self._box_written(target):
+            self._around(target)
+            self.visit(value)
+            return
         fact = self.fact(target.value) if isinstance(target, ast.Subscript) else self.fact(target)
         self.children(node)
         sign = _SIGNS[type(node.op)]
@@ -463,11 +507,14 @@ class Writes:
             raise Refused(f"{name} belongs to an outer scope")
         since = self._since(scope, name, node)
         shared = scope.shares(name, since, node.lineno)  # type: ignore[attr-defined]
+        unsure = ""
         for one in (name, *shared):
             for at in scope.kept.get(one, ()):
                 if since <= at < node.lineno or (at > node.lineno and scope.looped(at, node.lineno, since)):  # type: ignore[attr-defined]
-                    raise Refused(f"{one} was put where it can be read again, on line {at}")
-        others, unsure = [], ""
+                    if shared.get(one) != "maybe":
+                        raise Refused(f"{one} was put where it can be read again, on line {at}")
+                    unsure = one
+        others: list[str] = []
         for other in shared:
             if scope.read_after(other, node.lineno):  # type: ignore[attr-defined]
                 pair = [(other, name), (name, other)]
@@ -746,10 +793,13 @@ class Writes:
     def in_place(self: Any, node: ast.Call, func: ast.Attribute, base: Fact) -> None:
         """``x.add_(y)`` and its like."""
         root = _root(func.value)
-        if self.fact(root).kind == "box" or (
-            isinstance(root, ast.Attribute) and root.attr == "data" and self.fact(root.value).kind == "box"
-        ):
-            self.children(node)
+        if self.fact(root).kind == "box" or self._box_written(root):
+            at: ast.expr = node
+            while at is not root:
+                if isinstance(at, ast.Call):
+                    self.arguments(at)
+                at = at.func if isinstance(at, ast.Call) else at.value  # type: ignore[attr-defined]
+            self._around(root)
             return
         self.children(node)
         parent = self.source.parent(node)
@@ -829,7 +879,7 @@ class Writes:
                 isinstance(t, ast.Name) and t.id == root.id for t in parent.targets
             ) or not self.scope().read_after(root.id, node.lineno)
         if plain:
-            self.edits[node] = lambda _: value()
+            self.edits[node] = lambda _: self.placed(node, value())
         else:
             assert isinstance(root, ast.Name)
             name_ = root.id

@@ -3,6 +3,7 @@
 from jaxnn.base.names import public_names as _public_names
 from jaxnn.tensor.dispatching import NotPorted as NotPorted
 from jaxnn.tensor.dispatching import dispatch as dispatch
+from jaxnn.tensor.dispatching import is_tensor as is_tensor
 from jaxnn.tensor.dispatching import not_ported as not_ported
 from jaxnn.tensor.drawing import bernoulli as bernoulli
 from jaxnn.tensor.drawing import multinomial as multinomial

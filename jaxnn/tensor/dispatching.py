@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxnn import functional as F
 from jaxnn.boxes.arithmetic import IN_PLACE, METHODS, Arithmetic
-from jaxnn.boxes.slot import owner
+from jaxnn.boxes.slot import Slot, owner
 from jaxnn.tensor import indexing, measures, ordering, shapes, spectral, writing
 
 
@@ -87,6 +87,24 @@ def dispatch(x: Any, name: str) -> Any:
     if name.removesuffix("_") in IN_PLACE or name.endswith("_"):
         raise NotPorted(f"dispatch: {name}: an array that no module owns does not change in place: write x = ...")
     raise NotPorted(f"dispatch: an array has no method {name!r} here; jnp may have the function")
+
+
+def is_tensor(obj: Any) -> bool:
+    """Whether `obj` is a tensor to torch: an array of JAX (a traced one too), a Parameter or a Buffer.
+
+    Args:
+        obj: anything.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxnn as nn
+        >>> from jaxnn import tensor as T
+        >>> T.is_tensor(jnp.zeros(2)), T.is_tensor(nn.Parameter(jnp.zeros(2))), T.is_tensor([0.0])
+        (True, True, False)
+
+    Follows ``torch.is_tensor``.
+    """
+    return isinstance(obj, (jax.Array, Slot))
 
 
 def _on_box(box: Any, name: str) -> Callable[..., Any]:

@@ -19,4 +19,13 @@ ROWS = (
     Row("index_copy", "x, dim, index, source", "T.index_copy({x}, {dim}, {index}, {source})", "x.index_copy(1, torch.tensor([2, 0, 1]), y)", status="helper"),
     Row("index_fill", "x, dim, index, value", "T.index_fill({x}, {dim}, {index}, {value})", "x.index_fill(1, k, 0.5)", status="helper"),
     Row("masked_scatter", "x, mask, source", "T.masked_scatter({x}, {mask}, {source})", "x.masked_scatter(m, y)", status="helper"),
+    *(
+        row
+        for name, tail in (("index_put", ""), ("index_put_", ""))
+        for row in (
+            Row(name, "x, indices, values, accumulate=False", "{x}.at[{indices:index}].set({values})", f"x.clone().{name}((torch.tensor([0, 1]), torch.tensor([2, 0])), v){tail}", when="!accumulate", form="method"),
+            Row(name, "x, indices, values, accumulate", "{x}.at[{indices:index}].add({values})", f"x.clone().{name}((torch.tensor([0, 0]), torch.tensor([2, 2])), v, accumulate=True){tail}", when="accumulate=True", form="method"),
+        )
+    ),
+    Row("argwhere", "x", "jnp.argwhere({x})", "torch.argwhere(x > 0)", result="array=2", note=_DYNAMIC),
 )

@@ -25,7 +25,8 @@ class Row:
             answers to ``input=`` as well). ``*sizes`` takes numbers one by one, or one tuple.
         to: the text. ``{name}`` is an argument, its default where it was not given. ``{name?}`` stands in an argument of a
             call, which is left out where torch's call leaves it out (or passes the default). ``{name:axes}``: a list of
-            dimensions as a tuple; ``{name:tuple}``: numbers one by one as a tuple. ``T.`` is ``jaxnn.tensor``;
+            dimensions as a tuple; ``{name:tuple}``: numbers one by one as a tuple. ``{name:index}``: a
+            list of arrays as an index. ``T.`` is ``jaxnn.tensor``;
             ``jnp.``, ``jax.``, ``np.``, ``nn.``, ``F.`` are imported where used.
         example: torch's call, on the names of `rules.EXAMPLES` (statements before it end with a semicolon): executed by the
             tests against its port.

@@ -1,0 +1,132 @@
+"""What packages write that was once left out or refused: ported now, and run on both sides."""
+
+import textwrap
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn as nn
+from jaxnn.port import port_source
+
+torch = pytest.importorskip("torch", reason="the original runs under torch")
+
+# Each gives numbers of x, a (2, 3) array.
+BODIES = {
+    "index_put_": "y = x.clone()\ny.index_put_((torch.tensor([0, 1]), torch.tensor([2, 0])), torch.ones(2))\nreturn y",
+    "index_put_ that adds": "y = x.clone()\ni = torch.tensor([0, 0])\n"
+    "y.index_put_([i, i], x[0, :2], accumulate=True)\nreturn y",
+    "index_put": "return x.index_put((torch.tensor([1]),), torch.tensor(7.))",
+    "a number of a tensor of one": "p = torch.zeros(1, dtype=torch.long)\np[0] = 2\n"
+    "return x[:, : int(p)] * float(torch.ones(1) * 2)",
+    "numel of a shape": "return x * x.shape.numel() + x.size().numel()",
+    "fill_diagonal_": "y = x.clone()\ny.fill_diagonal_(2.)\nreturn y",
+    "a chain that fills, indexed": "return torch.empty(3, 4).fill_(2).mul_(3)[1:]",
+    "is_tensor": "p = nn.Parameter(x)\nkinds = [x, p, 3, 'a', None]\n"
+    "return torch.tensor([torch.is_tensor(k) for k in kinds] + [isinstance(k, torch.Tensor) for k in kinds])",
+    "is_tensor, passed on": "return sum(filter(torch.is_tensor, [x, 3, x * 2]))",
+    "a tensor or a list": "kinds = [x, nn.Parameter(x), [1], 2]\n"
+    "return torch.tensor([isinstance(k, (list, torch.Tensor)) for k in kinds])",
+    "tensor types": "return torch.tensor([isinstance(x, torch.FloatTensor), isinstance(x, torch.LongTensor)])",
+    "sums from the end": "return x.logcumsumexp(-1) + torch.var_mean(x, -1, keepdim=True)[1]",
+    "linear algebra": "m = x @ x.T + torch.eye(2)\nreturn torch.linalg.inv(m) @ torch.linalg.norm(x, dim=0)[:2] + torch.det(m)",
+    "a maximum by name of the dimension": "def g(t):\n    a, b = t.max(dim=1, keepdim=True)\n    return a + b\nreturn g(x)",
+    "what a call may share": "def put(t, ts):\n    ts.append(t)\n    return t * 2, len(ts)\nys = []\n"
+    "z, n = put(x, ys)\nz *= n\nreturn z",
+}
+WRITTEN = """
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3), nn.LSTM(3, 2)
+            for w in self.a.parameters():
+                w.data *= 2
+                w.data += 1
+                w.data[0] = 3.
+                w.detach().mul_(0.5)
+            for n, p in self.b.named_parameters():
+                if "bias" in n:
+                    p.detach().zero_()
+                    p.data[2:4].fill_(1.)
+                else:
+                    p.data.clamp_(-0.1, 0.1)
+"""
+SPARSE = """
+    import torch
+    from torch import nn
+
+    class Scale(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, input, dim=-1):
+            ctx.dim = dim
+            top, _ = input.max(dim=dim, keepdim=True)
+            out = torch.clamp(input - top, min=-1)
+            ctx.save_for_backward(out)
+            return out
+
+        @staticmethod
+        def backward(ctx, grad):
+            out, = ctx.saved_tensors
+            return grad * (out > -1) - grad.sum(dim=ctx.dim, keepdim=True), None
+
+    scale = Scale.apply
+
+    class Named(nn.Linear):
+        def reset_parameters(self):
+            self.weight.data = torch.eye(3).t() * 2
+            self.bias.data.zero_()
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parameters = []
+            self.fc = Named(3, 3)
+            self.dim = -1
+            self.parameters = nn.ParameterList([nn.Parameter(torch.ones(2))])
+
+        def forward(self, x):
+            return scale(self.fc(x), self.dim)
+"""
+X = np.linspace(-1, 2, 6, dtype=np.float32).reshape(2, 3)
+
+
+def _run(text, side):
+    space = {}
+    exec(compile(text, "ported", "exec"), space)
+    side.manual_seed(0)
+    return space
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_functions(name):
+    text = (
+        "import torch\nfrom torch import nn\n\n\ndef f(x: torch.Tensor):\n"
+        + textwrap.indent(BODIES[name], "    ")
+        + "\n"
+    )
+    want = _run(text, torch)["f"](torch.from_numpy(X.copy()))
+    ported = port_source(text)
+    got = _run(ported.text, nn)["f"](jnp.asarray(X))
+    np.testing.assert_allclose(np.asarray(got), want.detach().numpy(), rtol=1e-5, atol=1e-6)
+    assert not any(site.status == "cannot" for site in ported.sites)
+
+
+@pytest.mark.parametrize("text", [WRITTEN, SPARSE], ids=["written", "sparse"])
+def test_weights_and_outputs(text):
+    text = textwrap.dedent(text)
+    original = _run(text, torch)["Net"]()
+    ported = _run(port_source(text).text, nn)["Net"]()
+    theirs, ours = original.state_dict(), ported.state_dict()
+    assert list(theirs) == list(ours)
+    for name, value in theirs.items():
+        np.testing.assert_allclose(np.asarray(ours[name]), value.numpy(), rtol=1e-6)
+    if text.endswith("self.dim)\n"):
+        x = torch.from_numpy(X.copy()).requires_grad_()
+        out = original(x)
+        (out * torch.arange(3.0)).sum().backward()
+        np.testing.assert_allclose(np.asarray(ported(jnp.asarray(X))), out.detach().numpy(), rtol=1e-5)
+        gradient = nn.grad(lambda x: (ported(x) * jnp.arange(3.0)).sum())(jnp.asarray(X))
+        np.testing.assert_allclose(np.asarray(gradient), x.grad.numpy(), rtol=1e-5, atol=1e-6)
