@@ -140,9 +140,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-new-tokens", type=number(int, 1), default=256, help="of one answer")
     parser.add_argument("--context", type=number(int, 1), default=2048, help="tokens of the whole chat")
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights; float32 is fastest on a CPU"
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the weights; float32 and bfloat16 are equally fast on a CPU",
     )
-    parser.add_argument("--int8", action="store_true", help="weights of linear layers in a quarter of the memory")
+    parser.add_argument(
+        "--int8", action="store_true", help="weights of linear layers in a quarter of the memory; fastest on a CPU"
+    )
+    parser.add_argument(
+        "--int4", action="store_true", help="in an eighth of it, with a scale for each 32; answers may be worse"
+    )
     parser.add_argument("--device", default=None, help="cpu, gpu or tpu; jax's default otherwise")
     return parser.parse_args(arguments)
 
@@ -160,8 +167,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ModuleNotFoundError, OSError, RuntimeError, ValueError) as error:
         print(f"chat: {error}", file=sys.stderr)
         return 2
-    if options.int8:
-        quantize_linear(model)
+    if options.int8 or options.int4:
+        quantize_linear(model, *((32,) if options.int4 else ()), bits=4 if options.int4 else 8)
     nn.manual_seed(options.seed)
     chat = Chat(model, tokenizer, sampling, options.context, options.max_new_tokens, options.stop)
     chat.new(options.system)

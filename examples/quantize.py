@@ -1,7 +1,8 @@
-"""Weight-only int8: linear layers keep their weights in a quarter of the memory, and compute in the input's precision.
+"""Weight-only int8 and int4: linear layers keep their weights in a quarter or an eighth of the memory, and compute in float32.
 
-    quantize_linear(model)                      # one scale for each output
-    quantize_linear(model, group_size=64)       # one for each 64 inputs of an output: closer, and a little larger
+    quantize_linear(model)                              # 8 bits, one scale for each output
+    quantize_linear(model, group_size=64)               # one for each 64 inputs of an output: closer, and a little larger
+    quantize_linear(model, group_size=32, bits=4)       # 4 bits want small groups
 
 Dettmers et al., "LLM.int8()", 2022, and Frantar et al., "GPTQ", 2022, have the idea and better roundings.
 """
@@ -10,51 +11,79 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 import jaxnn as nn
 import jaxnn.functional as F
+from jaxnn.lowering.store_once import store_once
 
 # Up to so many rows a product is a sum over the weights as they are read, which is what a step of one token needs: a
 # matrix product would first write all of them as floats. For more rows that is worth it.
 FEW_ROWS = 4
+# The sum runs over so many inputs side by side, one for each number of a vector register or two.
+LANES = 32
 
 
-class Int8Linear(nn.Module):
-    """``F.linear(x, weight * weight_scale, bias)`` with an int8 weight.
+class QuantizedLinear(nn.Module):
+    """``F.linear(x, weight * weight_scale, bias)`` with a weight of 8 or 4 bits, in one byte each or two in a byte.
+
+    The two of a byte are inputs `LANES` apart, so that a run of bytes is two runs of inputs.
 
     Args:
         linear: whose weight is rounded; its bias is kept.
         group_size: how many inputs share a scale; None for all inputs of an output.
+        bits: 8 or 4.
 
     Raises:
-        ValueError: a group size that does not divide the inputs.
+        ValueError: a group size that does not divide the inputs, other bits, or inputs that 4 bits cannot be paired of.
     """
 
-    def __init__(self, linear: nn.Linear, group_size: int | None = None):
+    def __init__(self, linear: nn.Linear, group_size: int | None = None, bits: int = 8):
         super().__init__()
+        name = type(self).__name__
         self.out_features, self.in_features = linear.weight.shape
         group_size = self.in_features if group_size is None else group_size
         if group_size < 1 or self.in_features % group_size:
-            raise ValueError(f"Int8Linear: group_size: expected a divisor of {self.in_features}, got {group_size}")
+            raise ValueError(f"{name}: group_size: expected a divisor of {self.in_features}, got {group_size}")
+        if bits not in (4, 8):
+            raise ValueError(f"{name}: bits: expected 4 or 8, got {bits}")
+        if bits == 4 and self.in_features % (2 * LANES):
+            raise ValueError(f"{name}: linear: expected a multiple of {2 * LANES} inputs, got {self.in_features}")
+        self.bits, largest = bits, 2 ** (bits - 1) - 1
         groups = linear.weight.astype(jnp.float32).reshape(self.out_features, -1, group_size)
-        largest = jnp.abs(groups).max(-1)
-        scale = jnp.where(largest == 0, 1.0, largest / 127)
-        self.weight = nn.Buffer(jnp.round(groups / scale[:, :, None]).astype(jnp.int8).reshape(linear.weight.shape))
+        extent = jnp.abs(groups).max(-1)
+        scale = jnp.where(extent == 0, 1.0, extent / largest)
+        rounded = jnp.round(groups / scale[:, :, None]).astype(jnp.int8).reshape(linear.weight.shape)
+        self.weight = nn.Buffer(rounded if bits == 8 else _packed(rounded))
         self.weight_scale = nn.Buffer(scale)
         self.register_parameter("bias", None if linear.bias is None else nn.Parameter(linear.bias, requires_grad=False))
 
+    def _whole(self):
+        """The rounded numbers, (out_features, in_features)."""
+        return self.weight if self.bits == 8 else jnp.concatenate(_runs(self), axis=1)
+
     def dequantized(self):
         """The rounded weight as floats."""
-        groups = self.weight.reshape(*self.weight_scale.shape, -1).astype(jnp.float32)
-        return (groups * self.weight_scale[:, :, None]).reshape(self.weight.shape)
+        groups = self._whole().reshape(*self.weight_scale.shape, -1).astype(jnp.float32)
+        return (groups * self.weight_scale[:, :, None]).reshape(self.out_features, self.in_features)
 
     def _product(self, row):
-        # A product and a sum in two dimensions: XLA's CPU compiler makes one loop of them, and of little else.
-        products = row * self.weight.astype(jnp.float32)
-        if self.weight_scale.shape[1] == 1:
-            return products.sum(-1) * self.weight_scale[:, 0]
-        return (products.reshape(*self.weight_scale.shape, -1).sum(-1) * self.weight_scale).sum(-1)
+        """Of one row. XLA's CPU compiler makes one vector loop of products that are added up term by term, a run of inputs
+        each; a sum over all inputs it would split off, and write the products out."""
+        groups, size = self.weight_scale.shape[1], self.in_features // self.weight_scale.shape[1]
+        if self.in_features % LANES or (groups > 1 and size % LANES):
+            return (row * self.dequantized()).sum(-1)
+
+        def by_lane():
+            terms = []
+            for at, run in enumerate(_runs(self)):
+                term = row[at * LANES : (at + 1) * LANES] * run.astype(jnp.float32)
+                terms.append(term if groups == 1 else term * self.weight_scale[:, at * LANES // size, None])
+            return _added(terms)
+
+        sums = store_once(by_lane, row).sum(-1)
+        return sums * self.weight_scale[:, 0] if groups == 1 else sums
 
     def forward(self, x):
         rows = x.reshape(-1, self.in_features)
@@ -68,13 +97,40 @@ class Int8Linear(nn.Module):
 
     def extra_repr(self) -> str:
         groups = self.weight_scale.shape[1]
-        return f"in_features={self.in_features}, out_features={self.out_features}, groups={groups}, bias={self.bias is not None}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, groups={groups}, "
+            f"bias={self.bias is not None}"
+        )
+
+
+def _packed(numbers):
+    """4-bit numbers (out, in), two in a byte: of two runs of `LANES` inputs the first in the low bits."""
+    low, high = jnp.moveaxis(numbers.reshape(len(numbers), -1, 2, LANES), 2, 0)
+    return jax.lax.bitcast_convert_type((low & 15) | (high << 4), jnp.int8).reshape(len(numbers), -1)
+
+
+def _runs(layer: QuantizedLinear):
+    """The layer's numbers in runs of `LANES` inputs, int8."""
+    stored = [layer.weight[:, at : at + LANES] for at in range(0, layer.weight.shape[1], LANES)]
+    if layer.bits == 8:
+        return stored
+    return [half for run in stored for half in ((run << 4) >> 4, run >> 4)]  # an arithmetic shift keeps the sign
+
+
+def _added(terms):
+    """Their sum, in pairs."""
+    while len(terms) > 1:
+        terms = [sum(terms[at : at + 2]) for at in range(0, len(terms), 2)]
+    return terms[0]
 
 
 def quantize_linear(
-    model, group_size: int | None = None, chosen: Callable[[str, nn.Linear], bool] = lambda name, module: True
+    model,
+    group_size: int | None = None,
+    chosen: Callable[[str, nn.Linear], bool] = lambda name, module: True,
+    bits: int = 8,
 ) -> list[str]:
-    """Put an `Int8Linear` in the place of every linear layer that `chosen` (name, layer) says True of.
+    """Put a `QuantizedLinear` in the place of every linear layer that `chosen` (name, layer) says True of.
 
     A head whose weight is that of the token embedding gets one of its own; the embedding stays as it is.
 
@@ -86,5 +142,5 @@ def quantize_linear(
     ]
     for name, module in places:
         parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, Int8Linear(module, group_size))
+        setattr(model.get_submodule(parent), last, QuantizedLinear(module, group_size, bits))
     return [name for name, _ in places]

@@ -14,23 +14,28 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 from models.llama import LlamaForCausalLM  # noqa: E402
 from models.llama_config import LlamaConfig  # noqa: E402
-from quantize import FEW_ROWS, Int8Linear, quantize_linear  # noqa: E402
+from quantize import FEW_ROWS, LANES, QuantizedLinear, quantize_linear  # noqa: E402
 
 from tests.examples.record_llama import SMALL  # noqa: E402
 
 
-@pytest.mark.parametrize("group_size", [None, 8])
+@pytest.mark.parametrize(
+    ("inputs", "group_size", "bits"),
+    [(40, None, 8), (40, 8, 8), (128, None, 8), (128, 32, 8), (128, 64, 4), (128, 16, 4)],
+)
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_layer(group_size, bias):
-    linear = nn.Linear(32, 12, bias=bias)
-    layer = Int8Linear(linear, group_size)
+def test_a_layer(inputs, group_size, bits, bias):
+    linear = nn.Linear(inputs, 12, bias=bias)
+    layer = QuantizedLinear(linear, group_size, bits)
     weight, found = np.asarray(linear.weight), np.asarray(layer.dequantized())
-    scale = np.repeat(np.asarray(layer.weight_scale), 32 // layer.weight_scale.shape[1], axis=1)
-    assert layer.weight.dtype == jnp.int8 and layer.weight_scale.shape == (12, 1 if group_size is None else 4)
+    groups = 1 if group_size is None else inputs // group_size
+    scale = np.repeat(np.asarray(layer.weight_scale), inputs // groups, axis=1)
+    assert layer.weight.dtype == jnp.int8 and layer.weight_scale.shape == (12, groups)
+    assert layer.weight.nbytes == 12 * inputs * bits // 8
     assert np.abs(found - weight).max() > 0 and (np.abs(found - weight) <= scale / 2 * (1 + 1e-5)).all()
-    groups = np.abs(np.asarray(layer.weight)).reshape(*layer.weight_scale.shape, -1)
-    assert (groups.max(-1) == 127).all()  # the whole range is used
-    x = np.random.RandomState(0).randn(3, FEW_ROWS, 32).astype(np.float32)
+    largest = np.abs(np.round(found / scale)).reshape(12, groups, -1).max(-1)
+    assert (largest == 2 ** (bits - 1) - 1).all()  # the whole range is used
+    x = np.random.RandomState(0).randn(3, FEW_ROWS, inputs).astype(np.float32)
     expected = F.linear(x, found, linear.bias)
     for rows in (x, x[0], x[0, :1], x[0, 0]):
         got = layer(rows)
@@ -42,12 +47,23 @@ def test_a_layer(group_size, bias):
     assert set(layer.state_dict()) == {"weight", "weight_scale"} | ({"bias"} if bias else set())
 
 
+def test_a_row_reads_the_rounded_weights():
+    """Nothing of the size of the weights is written, as a copy of them in float32 would be."""
+    layer = QuantizedLinear(nn.Linear(16 * LANES, 256, bias=False))
+    program = nn.jit(lambda layer, x: layer(x)).lower(layer, jnp.ones((1, 16 * LANES))).compile()
+    assert program.memory_analysis().temp_size_in_bytes < layer.weight.nbytes
+
+
 def test_zeros_stay_zeros():
     linear = nn.Linear(4, 2)
     linear.weight = jnp.zeros((2, 4)).at[0].set(3.0)
-    np.testing.assert_array_equal(Int8Linear(linear).dequantized(), np.asarray(linear.weight))
+    np.testing.assert_array_equal(QuantizedLinear(linear).dequantized(), np.asarray(linear.weight))
     with pytest.raises(ValueError, match="group_size: expected a divisor of 4, got 3"):
-        Int8Linear(linear, 3)
+        QuantizedLinear(linear, 3)
+    with pytest.raises(ValueError, match="bits: expected 4 or 8, got 2"):
+        QuantizedLinear(linear, bits=2)
+    with pytest.raises(ValueError, match="expected a multiple of 64 inputs, got 4"):
+        QuantizedLinear(linear, bits=4)
 
 
 def test_a_model():
