@@ -142,7 +142,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="of the weights; float32 and bfloat16 are equally fast on a CPU",
+        help="of the weights; a CPU is as fast in bfloat16 as in float32",
     )
     parser.add_argument(
         "--int8", action="store_true", help="weights of linear layers in a quarter of the memory; fastest on a CPU"
