@@ -13,7 +13,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnn import _compat
-from jaxnn.base.checks import as_int, fail
+from jaxnn.base.checks import as_int, fail, warn_caller
 from jaxnn.base.dtypes import check_dtype, describe, is_floating
 from jaxnn.base.splits import splitting
 from jaxnn.boxes.slot import Slot, owner
@@ -33,13 +33,14 @@ class MixedPrecisionPolicy:
 
     Args:
         param_dtype: parameters are cast to it before they are gathered; None leaves them.
-        reduce_dtype: gradients are cast to it where they are scattered; None takes `param_dtype`.
+        reduce_dtype: gradients are cast to it when they have been added up over the devices. torch: there they are added up in
+            it. XLA adds up in the dtype of the products that give them, which is `param_dtype`; `fully_shard` warns of another.
         output_dtype: floating outputs are cast to it; None leaves them.
         cast_forward_inputs: floating inputs are cast to `param_dtype`.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
-        >>> policy = nn.parallel.MixedPrecisionPolicy(param_dtype=jnp.bfloat16, reduce_dtype=jnp.float32)
+        >>> policy = nn.parallel.MixedPrecisionPolicy(param_dtype=jnp.bfloat16)
 
     Follows ``torch.distributed.fsdp.MixedPrecisionPolicy``.
     """
@@ -274,6 +275,7 @@ def fully_shard(
     chosen, rows = _layouts(own, mesh, shard_placement_fn, where)
     others = [(box, sharding_with(current_axes(box, mesh), mesh, box.shape, where)) for box in _others(module, own)]
     place_boxes([*chosen, *others], where, module)
+    _warn_of_reduce_dtype(mp_policy, [box for _, box in own.values()], where)
     outermost = any(unit_of(child) is not None for child in module.modules())
     reshard = not outermost if reshard_after_forward is None else bool(reshard_after_forward)
     module._register_around_hook(Unit(mesh, tuple(rows), reshard, mp_policy, batch_dim))
@@ -288,6 +290,18 @@ def _check_module(module: Any, where: str) -> None:
         fail(ValueError, where, "module", "a module with a forward", got, remedy)
     if unit_of(module) is not None:
         fail(ValueError, where, "module", "one that is not fully sharded yet", type(module).__name__)
+
+
+def _warn_of_reduce_dtype(policy: MixedPrecisionPolicy, boxes: Iterable[Slot], where: str) -> None:
+    """Where gradients are added up in another dtype than was asked for."""
+    dtypes = {policy.param_dtype or box.dtype for box in boxes if is_floating(box.dtype)}
+    others = sorted(str(dtype) for dtype in dtypes if policy.reduce_dtype not in (None, dtype))
+    if others:
+        warn_caller(
+            f"{where}: mp_policy: reduce_dtype={policy.reduce_dtype}: the compiler adds gradients up over the devices in the "
+            f"dtype of the products that give them, {' and '.join(others)}, and they are cast afterwards. Leave reduce_dtype "
+            "out, or give param_dtype the same dtype"
+        )
 
 
 def _check_reshard(value: Any, size: int, where: str) -> None:

@@ -70,7 +70,7 @@ def compiled(names: tuple[str, ...], keep: bool) -> tuple[Any, int]:
     model = jax.eval_shape(lambda: LlamaForCausalLM(config))
     if "tp" in names:
         parallelize_module(model, mesh["tp"], plan())
-    policy = MixedPrecisionPolicy(param_dtype=jnp.bfloat16, reduce_dtype=jnp.float32)
+    policy = MixedPrecisionPolicy(param_dtype=jnp.bfloat16)
     for block in model.model.layers:
         fully_shard(block, mesh=mesh["fsdp"], mp_policy=policy, reshard_after_forward=not keep)
     fully_shard(model, mesh=mesh["fsdp"], mp_policy=policy)

@@ -154,7 +154,13 @@ def test_mixed_precision_gathers_bfloat16_and_keeps_float32(mesh):
     nn.manual_seed(0)
     plain, model = Block().eval(), Block().eval()
     model.load_state_dict(plain.state_dict())
-    fully_shard(model, mesh=mesh["fsdp"], mp_policy=policy, reshard_after_forward=True)
+    with pytest.warns(
+        UserWarning, match="reduce_dtype=float32: .* in the dtype of the products that give them, bfloat16"
+    ):
+        fully_shard(model, mesh=mesh["fsdp"], mp_policy=policy, reshard_after_forward=True)
+    fully_shard(
+        Block(), mesh=mesh["fsdp"], mp_policy=MixedPrecisionPolicy(jnp.bfloat16, jnp.bfloat16)
+    )  # no warning: honoured
     x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 8, 32)), jnp.float32)
     loss = lambda model, x: (model(x) ** 2).mean()  # noqa: E731
     text = str(jax.make_jaxpr(nn.jit(nn.grad(loss)))(model, x))
@@ -251,6 +257,27 @@ def test_a_model_of_shapes_and_its_optimizer(mesh):
     count = sum(box.numel() for box in model.parameters())
     assert sizes.argument_size_in_bytes < 1.1 * 12 * count / 2
     assert "lr: not known" in repr(jax.eval_shape(lambda: nn.optim.AdamW(Net())))
+
+
+def test_a_model_on_the_meta_device_keeps_its_layout_when_it_gets_numbers(mesh):
+    with nn.device("meta"):
+        model = Block()
+    fully_shard(model, mesh=mesh["fsdp"])
+    optimizer = nn.optim.AdamW(model)
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(model))
+    with pytest.warns(UserWarning, match="on the meta device"):  # the layout has not taken it from there
+        model.load_state_dict(Block().state_dict())
+    specs = [box.sharding.spec for box in model.parameters()]
+    model.to_empty(device=None)
+    real = Block()
+    model.load_state_dict(real.state_dict())
+    grads = {name: jnp.ones(box.shape) for name, box in real.named_parameters()}
+    optimizer.step(model, grads)
+    assert [box.sharding.spec for box in model.parameters()] == specs and tuple(specs[2]) == ("fsdp",)
+    moments = {jax.tree_util.keystr(path): leaf.sharding.spec for path, leaf in jax.tree.leaves_with_path(optimizer)}
+    assert tuple(moments[".state.up.weight.exp_avg"]) == ("fsdp",)
+    nn.optim.AdamW(real).step(real, grads)
+    np.testing.assert_array_equal(model.up.weight, real.up.weight)
 
 
 def test_a_divided_model_is_exported_as_it_is_built(mesh):
