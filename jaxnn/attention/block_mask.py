@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from jaxnn.attention.masks import MaskMod, create_mask, noop_mask, positional_arguments, sliced_mask
+from jaxnn.base.checks import concrete
 from jaxnn.base.dtypes import describe
 from jaxnn.boxes.parameter import as_sharding
 
@@ -350,6 +351,41 @@ class BlockMask:
         for name, value in (*zip(cls._CONTEXT_ATTRS, context), *zip(cls._TENSOR_ATTRS, leaves)):
             setattr(mask, name, value)
         return mask
+
+
+def is_causal(mask: BlockMask) -> bool:
+    """Whether a mask is the causal one, as far as that shows: by its rule's program, and by blocks that are known."""
+    known = [concrete(array) for array in (mask.kv_num_blocks, mask.kv_indices)]
+    whole = [concrete(array) for array in (mask.full_kv_num_blocks, mask.full_kv_indices) if array is not None]
+    if any(array is None for array in (*known, *whole)) or not _compares_queries_with_keys(mask.mask_mod):
+        return False
+    rows, columns = (-(-length // size) for length, size in zip(mask.seq_lengths, mask.BLOCK_SIZE))
+    first, last = (
+        np.arange(rows) * mask.BLOCK_SIZE[0],
+        np.minimum(np.arange(1, rows + 1) * mask.BLOCK_SIZE[0], mask.seq_lengths[0]),
+    )
+    starts = np.arange(columns) * mask.BLOCK_SIZE[1]
+    seen = last[:, None] > starts
+    seen_whole = first[:, None] >= np.minimum(starts + mask.BLOCK_SIZE[1], mask.seq_lengths[1]) - 1
+    full = _listed(*whole, columns) if whole else np.zeros_like(seen)
+    return bool(np.all(_listed(*known, columns) | full | ~seen) and np.all(~full | seen_whole))
+
+
+def _listed(num_blocks: Any, indices: Any, columns: int) -> Any:
+    """`to_dense` of arrays whose values are known."""
+    counted = np.arange(indices.shape[-1]) < num_blocks[..., None]
+    return (counted[..., None] & (indices[..., None] == np.arange(columns))).any(-2)
+
+
+def _compares_queries_with_keys(rule: MaskMod) -> bool:
+    """Whether a rule is ``q_idx >= kv_idx`` and nothing else."""
+    index = jax.ShapeDtypeStruct((), jnp.int32)
+    jaxpr = jax.make_jaxpr(rule)(index, index, index, index).jaxpr
+    if len(jaxpr.eqns) != 1 or jaxpr.outvars != jaxpr.eqns[0].outvars:
+        return False
+    name, operands = jaxpr.eqns[0].primitive.name, jaxpr.eqns[0].invars
+    query, key = jaxpr.invars[2:]
+    return (name == "ge" and operands == [query, key]) or (name == "le" and operands == [key, query])
 
 
 def create_block_mask(

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from jaxnn.attention.block_mask import BlockMask as BlockMask
 from jaxnn.attention.block_mask import create_block_mask as create_block_mask
-from jaxnn.attention.block_mask import to_dense
+from jaxnn.attention.block_mask import is_causal, to_dense
 from jaxnn.attention.masks import and_masks as and_masks
 from jaxnn.attention.masks import create_mask as create_mask
 from jaxnn.attention.masks import index_ranges, noop_mask, over_indices, sliced_mask
@@ -212,8 +212,9 @@ def _flex_attention(
         for array in (key, value)
     )
     scale = 1 / math.sqrt(query.shape[-1] or 1) if scale is None else scale
-    if score_mod is None and block_mask is None and not any(request):
-        return attend(query, key, value, Scoring((), None, scale)), AuxOutput()
+    causal = block_mask is not None and score_mod is None and not any(request) and is_causal(block_mask)
+    if causal or (score_mod is None and block_mask is None and not any(request)):
+        return attend(query, key, value, Scoring((), 0 if causal else None, scale)), AuxOutput()
     rule = _Rule(score_mod, block_mask, scale, request)
     indices = index_ranges(*query.shape[:2], query.shape[2], key.shape[2])
     if query.shape[2] < _LONG:

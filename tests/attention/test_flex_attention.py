@@ -190,6 +190,30 @@ def test_long_sequences_hold_the_scores_of_some_queries(monkeypatch):
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
 
 
+def test_a_causal_block_mask_leaves_the_platforms_kernel_its_place():
+    """Other rules have none; and a mask that hides more blocks than its rule says is no causal one."""
+    x = jax.ShapeDtypeStruct((1, 2, 256, 64), jnp.bfloat16)
+    causal = ours.create_block_mask(lambda b, h, q, kv: q >= kv, None, None, 256, 256)
+
+    def has_kernel(mask):
+        call = jax.jit(lambda q, k, v: ours.flex_attention(q, k, v, block_mask=mask))
+        return "tpu_custom_call" in call.trace(x, x, x).lower(lowering_platforms=("tpu",)).as_text()
+
+    assert has_kernel(causal)
+    assert has_kernel(ours.create_block_mask(lambda b, h, q, kv: kv <= q, 1, 2, 256, 256, separate_full_blocks=False))
+    for rule in (lambda b, h, q, kv: kv >= q, lambda b, h, q, kv: q > kv, lambda b, h, q, kv: q >= kv + h):
+        assert not has_kernel(ours.create_block_mask(rule, 1, 2, 256, 256))
+    fewer = ours.BlockMask.from_kv_blocks(
+        causal.kv_num_blocks, causal.kv_indices, BLOCK_SIZE=(128, 128), mask_mod=causal.mask_mod, seq_lengths=(256, 256)
+    )
+    assert not has_kernel(fewer)
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.standard_normal((1, 2, size, 16)), jnp.float32) for size in (200, 130, 130))
+    mask = ours.create_block_mask(lambda b, h, q, kv: q >= kv, None, None, 200, 130)
+    expected = ours.flex_attention(q, k, v, lambda s, b, h, i, j: s, block_mask=mask)
+    np.testing.assert_allclose(ours.flex_attention(q, k, v, block_mask=mask), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_without_functions_it_is_attention_by_the_platforms_kernel():
     x = jax.ShapeDtypeStruct((1, 2, 256, 64), jnp.bfloat16)
     text = jax.jit(ours.flex_attention).trace(x, x, x).lower(lowering_platforms=("tpu",)).as_text()
