@@ -1,6 +1,7 @@
 """Public PyTorch packages, ported and proved: the porter's own measure.
 
 python -m parity.packages FOLDER [--only NAME ...] [--report FILE] [--keep DIR] [--observe]
+python -m parity.packages --transformers [...]
 
 FOLDER has one folder a package, as PyPI serves it (`pip download --no-deps`, unpacked). Every case of `package_cases.py` is
 ported as its package is, unrepaired, built from one seed on both sides, and held to the original by `jaxnn.port.proving`. Each
@@ -23,6 +24,7 @@ from typing import Any
 
 from jaxnn.port.proving import CONTRACT, Check, Proof, prove
 from parity.package_cases import CASES, Case
+from parity.transformers_models import build
 
 _STAGES = ("import", "build", "keys", "weights", "forward", "gradients", "jit", "training", "state", "jit state")
 
@@ -169,7 +171,10 @@ def line(result: Result) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m parity.packages", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", help="of packages; not with --transformers")
+    parser.add_argument(
+        "--transformers", action="store_true", help="models of the installed transformers, its files as they are"
+    )
     parser.add_argument("--only", nargs="*", default=[], help="packages or cases whose names hold one of these")
     parser.add_argument("--report", type=Path, help="write all results as JSON")
     parser.add_argument("--keep", type=Path, help="keep the ported files here")
@@ -180,17 +185,20 @@ def main() -> int:
     observed: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     work = options.keep or Path(tempfile.mkdtemp())
+    if not (options.folder or options.transformers):
+        parser.error("FOLDER, or --transformers")
+    folder, cases = (work / "src", build(work / "src")) if options.transformers else (options.folder, CASES)
     results: list[Result] = []
     ported: dict[tuple[str, str], tuple[Path, list[Any]] | str] = {}
-    for case in CASES:
+    for case in cases:
         if options.only and not any(word in f"{case.package} {case.name}" for word in options.only):
             continue
         counts[case.package] += 1
         if counts[case.package] > options.per_package:
             continue
-        root = find(options.folder, case.package, case.module)
+        root = find(folder, case.package, case.module)
         if root is None:
-            print(f"---- {case.package}: no {case.module} in {options.folder}")
+            print(f"---- {case.package}: no {case.module} in {folder}")
             continue
         if options.observe:
             found, text = observe(case, root, work)

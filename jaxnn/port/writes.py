@@ -337,7 +337,8 @@ class Writes:
                     self.site(node, "x.data = v", "exact")
                     self.edits[target] = target.value.id
             elif isinstance(target, ast.Attribute) and target.attr == "data" and self._is_weight(target.value):
-                if any(how == "attribute" for how, _ in self._origins(node.value)):
+                own = ast.unparse(target.value)
+                if any(how == "attribute" and of != own for how, of in self._origins(node.value)):
                     self._refuse(
                         node,
                         "m.x.data = m.y.data",
@@ -836,6 +837,11 @@ class Writes:
             self.site(node, f"Tensor.{name}", "exact")
             self.edits[node] = direct
             return
+        inner = (
+            isinstance(parent, ast.Attribute)
+            and isinstance(self.source.parent(parent), ast.Call)
+            and parent.attr.endswith("_")
+        )
         why = ""
         if isinstance(root, ast.Name) and self._in_expression_scope(node):
             self.cannot(node, f"Tensor.{name}", "it writes into what another list or the caller holds")
@@ -848,16 +854,12 @@ class Writes:
             except Refused as refused:
                 self.cannot(node, f"Tensor.{name}", str(refused))
                 return
-        elif isinstance(root, (ast.Attribute, ast.Subscript)) or (
-            isinstance(root, ast.Call) and self._origins(root)[0][0] != "fresh"
+        elif not inner and (
+            isinstance(root, (ast.Attribute, ast.Subscript))
+            or (isinstance(root, ast.Call) and self._origins(root)[0][0] != "fresh")
         ):
             self.cannot(node, f"Tensor.{name}", f"its value is used, and it writes into {ast.unparse(root)[:40]}")
             return
-        inner = (
-            isinstance(parent, ast.Attribute)
-            and isinstance(self.source.parent(parent), ast.Call)
-            and parent.attr.endswith("_")
-        )
         if inner:
             return  # the outer call writes
         owned = isinstance(root, ast.Name) and (why == "attribute" or bool(why and self._initialises()))
