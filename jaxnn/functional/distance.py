@@ -18,22 +18,42 @@ from jaxnn.base.op import op
 from jaxnn.functional._elementwise import check_dim
 from jaxnn.functional._loss import prepare
 from jaxnn.functional.norms import over, vector_norm
+from jaxnn.lowering.by_platform import by_platform
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _unit(x: jax.Array, eps: jax.Array, axis: int) -> jax.Array:
-    """``x / max(|x|, eps)`` along `axis`."""
-    return over(x, jnp.maximum(vector_norm(x, 2.0, axis, True), eps))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _cosine(x: jax.Array, y: jax.Array, eps: jax.Array, axis: int) -> jax.Array:
+    """``sum(x / max(|x|, eps) * y / max(|y|, eps))`` along `axis`, which is kept."""
+    return by_platform(x, y, eps, default=_cosine_at_once, options=(axis,), cpu=_cosine_of_units)[0]
 
 
-@_unit.defjvp
-def _unit_jvp(axis: int, primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
+def _cosine_of_units(x: jax.Array, y: jax.Array, eps: jax.Array, axis: int) -> tuple[jax.Array]:
+    x, y = (over(vector, jnp.maximum(vector_norm(vector, 2.0, axis, True), eps)) for vector in (x, y))
+    return (jnp.sum(x * y, axis=axis, keepdims=True),)
+
+
+def _cosine_at_once(x: jax.Array, y: jax.Array, eps: jax.Array, axis: int) -> tuple[jax.Array]:
+    """One pass for all three sums. What overflows here does so in the norms of torch's on a GPU."""
+    cosine = jnp.sum(x * y, axis=axis, keepdims=True)
+    for vector in (x, y):
+        cosine = over(cosine, jnp.maximum(vector_norm(vector, 2.0, axis, True), eps))
+    return (cosine,)
+
+
+@_cosine.defjvp
+def _cosine_jvp(axis: int, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     """The norm's derivative passes also where eps replaces the norm: torch raises it behind autograd's back."""
-    (x, eps), dx = primals, tangents[0]
-    unit, norm = _unit(x, eps, axis), vector_norm(x, 2.0, axis, True)
-    direction = over(x, jnp.where(norm == 0, 1, norm))
-    dnorm = jnp.sum(direction * dx, axis=axis, keepdims=True)
-    return unit, over(dx - unit * dnorm, jnp.maximum(norm, eps))
+    *vectors, eps = primals
+    cosine = _cosine(*vectors, eps, axis)
+    norms = [vector_norm(x, 2.0, axis, True) for x in vectors]
+    lengths = [jnp.maximum(norm, eps) for norm in norms]
+    units = [over(x, length) for x, length in zip(vectors, lengths)]
+    moved = jnp.zeros_like(cosine)
+    for i in (0, 1):
+        along = vectors[i] * over(cosine, jnp.where(norms[i] == 0, 1, norms[i]))  # at most 1 / eps of the vector
+        slope = over(units[1 - i] - along, lengths[i])
+        moved = moved + jnp.sum(slope * tangents[i], axis=axis, keepdims=True)
+    return cosine, moved
 
 
 def _check_cosine(x1: Any, x2: Any, dim: Any = 1, eps: Any = 1e-8) -> None:
@@ -79,7 +99,7 @@ def cosine_similarity(
     if not a.ndim:
         a, b, dim = a[None], b[None], 0
     least = jnp.asarray(eps).astype(a.dtype)
-    return jnp.sum(_unit(a, least, dim) * _unit(b, least, dim), axis=dim).astype(dtype)
+    return jnp.squeeze(_cosine(a, b, least, dim), dim).astype(dtype)
 
 
 def _check_pairwise(x1: Any, x2: Any, p: Any = 2.0, eps: Any = 1e-6, keepdim: bool = False) -> None:

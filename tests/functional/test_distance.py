@@ -1,11 +1,14 @@
 """Distances: every p, coinciding vectors, ties, broadcasting, errors."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxnn.functional as F
+from jaxnn.lowering.evaluating import Evaluation
 from tests.oracle import assert_parity
 
 INF = float("inf")
@@ -58,6 +61,20 @@ def test_cosine_similarity_of_zero_and_tiny_vectors(torch):
     b = draw(3, 3)
     assert_parity(F.cosine_similarity, torch.nn.functional.cosine_similarity, a, b, dim=1, jit=False)
     assert jax.grad(lambda x: F.cosine_similarity(x, 2 * x, dim=0))(jnp.array(3.0)) == 0
+
+
+@pytest.mark.parametrize("shapes", [((8, 33), (8, 33)), ((3, 1, 4), (2, 4))], ids=str)
+def test_cosine_similarity_of_other_platforms_programs(torch, shapes):
+    """One pass for its three sums (2.4 times plain JAX's cycles on a TPU, before)."""
+    on_tpu = Evaluation("tpu", {}, lambda equation: False, "the test")
+    cosine = functools.partial(F.cosine_similarity, dim=-1)
+    ours = jax.custom_vjp(lambda a, b: on_tpu(cosine)(a, b))
+    ours.defvjp(
+        lambda a, b: (on_tpu(cosine)(a, b), (a, b)),
+        lambda kept, ct: on_tpu(lambda a, b, ct: jax.vjp(cosine, a, b)[1](ct))(*kept, ct),
+    )
+    a, b = draw(*shapes[0]), draw(*shapes[1], seed=1)
+    assert_parity(ours, lambda a, b: torch.nn.functional.cosine_similarity(a, b, dim=-1), a, b, jit=False)
 
 
 def test_cosine_similarity_broadcasts_and_promotes(torch):

@@ -8,6 +8,7 @@ import pytest
 import jaxnn as nn
 import jaxnn.functional as F
 from jaxnn.functional import norms as _norms
+from jaxnn.lowering.evaluating import Evaluation
 from jaxnn.utils.weight_norm import norm_except_dim, normalized_weight
 from tests.oracle import assert_parity
 
@@ -34,6 +35,18 @@ SUBNORMAL = ("huge", "wide")
 @pytest.fixture
 def torch():
     return pytest.importorskip("torch")
+
+
+@pytest.mark.parametrize("vector", VECTORS)
+def test_the_other_platforms_norm_in_one_pass(vector):
+    """A TPU's program on this machine, beside float64 and the CPU's own, which takes two passes."""
+    sizes = jnp.abs(jnp.asarray([VECTORS[vector], np.random.default_rng(0).permutation(VECTORS[vector])], jnp.float32))
+    one, two = _norms._euclidean_at_once(sizes, (1,))[0], _norms._euclidean(sizes, (1,))[0]
+    exact = np.linalg.norm(np.asarray(sizes, np.float64), axis=1, keepdims=True).astype(np.float32)
+    np.testing.assert_array_max_ulp(np.asarray(one), exact, 1)
+    np.testing.assert_array_max_ulp(np.asarray(one), np.asarray(two), 1)
+    program = Evaluation("tpu", {}, lambda equation: False, "the test")(lambda x: _norms.vector_norm(x, 2.0, 1))
+    assert "reduce_max" not in str(jax.make_jaxpr(program)(sizes))
 
 
 @pytest.mark.parametrize("vector", VECTORS)
