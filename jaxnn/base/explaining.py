@@ -86,7 +86,8 @@ def _assigned(traceback: TracebackType, name: str) -> ast.Attribute | None:
     return None
 
 
-_OF_EXPLICIT = ("of type: AxisType", "is not found in mesh: ()")  # what jax says of such a mesh, or of two
+# What jax says of such a mesh, of two, or of types with axes in them: float32[8@data,16].
+_OF_EXPLICIT = re.compile(r"of type: AxisType|is not found in mesh: \(\)|\w\[[^\]]*\d@\(?'?\w")
 _EXPLICIT = (
     "jaxnn: an array lies on a mesh with Explicit axes, which jax.make_mesh makes by default. Layers leave layouts to the "
     "compiler: make the mesh with nn.parallel.init_device_mesh, or with axis_types=(jax.sharding.AxisType.Auto,) for each axis"
@@ -101,7 +102,7 @@ def explain(error: BaseException) -> None:
         found = find(error)
         if found:
             error.add_note(found)
-        if type(error).__name__ == "ShardingTypeError" or any(text in str(error) for text in _OF_EXPLICIT):
+        if type(error).__name__ == "ShardingTypeError" or _OF_EXPLICIT.search(str(error)):
             error.add_note(_EXPLICIT)
         error._jaxnn_idiom = True  # type: ignore[attr-defined]
     except Exception:  # an exception of someone's own that takes no attributes, or has no text

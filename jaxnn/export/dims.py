@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax import export as jax_export
 
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import as_int, fail
 
 
 class Dim:
@@ -40,6 +40,9 @@ class Dim:
 
     def __init__(self, name: str, *, min: int | None = None, max: int | None = None) -> None:
         assert isinstance(name, str) and name.isidentifier(), f"Dim name must be a valid identifier, got {name}"
+        for which, size in (("min", min), ("max", max)):
+            if size is not None and as_int("nn.export.Dim", which, size) < 0:
+                fail(ValueError, "nn.export.Dim", which, "a size of at least 0", size)
         assert min is None or max is None or min < max, f"Cannot create Dim with inconsistent min={min}, max={max}"
         self.__name__, self.min, self.max = name, min, max
         self.factor, self.offset = 1, 0

@@ -61,11 +61,16 @@ def export(
 
     Follows ``torch.export.export``.
     """
-    if not callable(mod):
-        fail(TypeError, _NAME, "mod", "a module or a function", mod)
+    if not callable(mod) or isinstance(mod, type):
+        remedy = f"Make one: {mod.__name__}(...)" if isinstance(mod, type) else None
+        fail(TypeError, _NAME, "mod", "a module or a function", mod, *([remedy] if remedy else []))
     if not isinstance(args, tuple):
         fail(TypeError, _NAME, "args", "a tuple of the arguments", args, "Write (x,) for one argument")
+    if kwargs is not None and not (isinstance(kwargs, Mapping) and all(isinstance(name, str) for name in kwargs)):
+        fail(TypeError, _NAME, "kwargs", "a dict of arguments by their names", kwargs)
     named = dict(kwargs or {})
+    if not isinstance(platforms, (str, Sequence)):
+        fail(TypeError, _NAME, "platforms", f"some of {', '.join(PLATFORMS)}", platforms)
     platforms = (platforms,) if isinstance(platforms, str) else tuple(platforms)
     unknown = [name for name in platforms if name not in PLATFORMS]
     if unknown or not platforms:

@@ -58,6 +58,7 @@ def save(
     """
     if not isinstance(program, ExportedProgram):
         fail(TypeError, "nn.export.save", "program", "what nn.export.export gave", program)
+    _check_path("nn.export.save", path)
     try:
         written = program.exported.serialize(vjp_order=vjp_order)
     except ValueError as error:
@@ -100,6 +101,13 @@ def _entry(array: Array) -> dict[str, Any]:
             "int64": array.int64, "ties": array.ties}  # fmt: skip
 
 
+def _check_path(where: str, path: Any) -> None:
+    if not isinstance(path, (str, os.PathLike)):
+        fail(TypeError, where, "path", "the path of a file", path)
+    if os.path.isdir(path) or not os.fspath(path):
+        fail(IsADirectoryError, where, "path", "the path of a file", f"the folder {os.fspath(path) or '.'!r}")
+
+
 def load(path: str | os.PathLike[str], *, extra_files: dict[str, Any] | None = None) -> ExportedProgram:
     """Read an exported program; neither the module's source nor the platform that it was exported on is needed.
 
@@ -116,6 +124,7 @@ def load(path: str | os.PathLike[str], *, extra_files: dict[str, Any] | None = N
 
     Follows ``torch.export.load``.
     """
+    _check_path("nn.export.load", path)
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as archive:

@@ -35,6 +35,8 @@ def plain(fun: Callable[P, R], platform: str = "") -> Callable[P, R]:
         >>> "jaxnn" in str(jaxpr), "conv_general_dilated" in str(jaxpr)
         (False, True)
     """
+    if not callable(fun):
+        fail(TypeError, "nn.export.plain", "fun", "a function of arrays", fun)
     if platform not in ("", *PLATFORMS):
         fail(ValueError, "nn.export.plain", "platform", f"one of {', '.join(PLATFORMS)}", repr(platform))
     evaluation = Evaluation(

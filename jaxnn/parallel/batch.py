@@ -43,17 +43,19 @@ def shard_batch(batch: Any, device_mesh: Any, dim: int = 0) -> Any:
         ('data',)
     """
     mesh = as_device_mesh(device_mesh, "shard_batch")
-    sharding = _sharding(mesh, as_int("shard_batch", "dim", dim))
+    dim = as_int("shard_batch", "dim", dim)
     processes = len({device.process_index for device in mesh.jax_mesh.devices.flat})
     own = mesh.size() // processes if mesh.size() % processes == 0 else mesh.size()
 
     def place(path: Any, leaf: Any) -> Any:
         if not isinstance(leaf, (jax.Array, np.ndarray)):
             return leaf
+        axis = dim + leaf.ndim if dim < 0 else dim
+        sharding = _sharding(mesh, max(axis, 0))
         traced = isinstance(leaf, _compat.Tracer)
         if isinstance(leaf, jax.Array) and not traced and leaf.sharding == sharding:
             return leaf
-        rows = leaf.shape[dim] if leaf.ndim > dim else None
+        rows = leaf.shape[axis] if 0 <= axis < leaf.ndim else None
         if rows is None or rows % own:
             name = jax.tree_util.keystr(path, simple=True, separator=".") or "batch"
             where = f"{own} devices along {' and '.join(map(repr, mesh.mesh_dim_names))}"

@@ -54,16 +54,22 @@ class DeviceMesh:
             fail(TypeError, "DeviceMesh", "mesh", "a jax.sharding.Mesh", describe(mesh), remedy)
         if device_type == "cpu":
             _warn_of_few_threads(len(mesh.local_devices))
+        if not isinstance(device_type, str):
+            fail(TypeError, "DeviceMesh", "device_type", "the name of a platform, as 'cpu'", describe(device_type))
         self.device_type = device_type
         self.jax_mesh = auto(mesh)
-        self.mesh_dim_names = tuple(map(str, mesh.axis_names if mesh_dim_names is None else mesh_dim_names))
         self._flattened = dict(flattened or {})
+        known = (*map(str, mesh.axis_names), *self._flattened)
+        names = known[: len(mesh.axis_names)] if mesh_dim_names is None else mesh_dim_names
+        if isinstance(names, str) or not isinstance(names, Sequence) or not all(name in known for name in names):
+            fail(ValueError, "DeviceMesh", "mesh_dim_names", f"names among {known}", repr(names))
+        self.mesh_dim_names = tuple(names)
 
     # -- shape ----------------------------------------------------------------------------------------------------
 
     def axes(self, dim: int | str) -> tuple[str, ...]:
         """The axes of JAX's mesh behind a dimension of this one: one, or several that were flattened."""
-        name = self.mesh_dim_names[dim] if isinstance(dim, int) else dim
+        name = dim if isinstance(dim, str) else self.mesh_dim_names[self._number("axes", dim)]
         return self._flattened.get(name, (name,))
 
     @property
@@ -81,9 +87,24 @@ class DeviceMesh:
         """The number of dimensions."""
         return len(self.mesh_dim_names)
 
-    def size(self, mesh_dim: int | None = None) -> int:
+    def size(self, mesh_dim: int | str | None = None) -> int:
         """The number of devices along a dimension, or of all."""
-        return math.prod(self.shape) if mesh_dim is None else self.shape[mesh_dim]
+        return math.prod(self.shape) if mesh_dim is None else self.shape[self._number("size", mesh_dim)]
+
+    def _number(self, where: str, dim: int | str) -> int:
+        """The number of a dimension that is given by number or name.
+
+        Raises:
+            TypeError, IndexError: no such dimension.
+        """
+        if isinstance(dim, str) and dim in self.mesh_dim_names:
+            return self.mesh_dim_names.index(dim)
+        if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) and not isinstance(dim, str):
+            fail(TypeError, f"DeviceMesh.{where}", "mesh_dim", "a number or a name", describe(dim))
+        if isinstance(dim, str) or not -self.ndim <= dim < self.ndim:
+            expected = f"one of {self.mesh_dim_names}, or its number"
+            fail(IndexError, f"DeviceMesh.{where}", "mesh_dim", expected, repr(dim))
+        return int(dim)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -149,8 +170,7 @@ class DeviceMesh:
             raise RuntimeError(
                 f"get_local_rank: mesh_dim: expected one of {self.mesh_dim_names}, as the mesh has {self.ndim} dimensions"
             )
-        number = self.mesh_dim_names.index(mesh_dim) if isinstance(mesh_dim, str) else mesh_dim or 0
-        return self.get_coordinate()[number]
+        return self.get_coordinate()[0 if mesh_dim is None else self._number("get_local_rank", mesh_dim)]
 
     def get_rank(self) -> int:
         """The number of this process."""

@@ -21,6 +21,7 @@ from jaxnn.boxes.slot import Slot
 from jaxnn.core.conversions import place
 from jaxnn.core.module import Module
 from jaxnn.core.placement import check_alike, sharding_of
+from jaxnn.core.stateful import Stateful
 from jaxnn.multihost import processes
 from jaxnn.parallel.device_mesh import DeviceMesh, as_device_mesh
 from jaxnn.parallel.placement_types import as_spec, axes_of, check_divides, sharding_for
@@ -108,6 +109,9 @@ def distribute_module(
     if not isinstance(module, Module):
         fail(TypeError, where, "module", "a module", describe(module))
     mesh = as_device_mesh(device_mesh, where)
+    for name, function in (("input_fn", input_fn), ("output_fn", output_fn)):
+        if function is not None and not callable(function):
+            fail(TypeError, where, name, "a function, or None", describe(function))
     if partition_fn is None or isinstance(partition_fn, Mapping):
         place_boxes(_chosen(module, mesh, partition_fn or {}, where), where, module)
     elif callable(partition_fn):
@@ -273,6 +277,8 @@ def placement_table(module: Any) -> str:
         weight  (2, 4)  float32  everywhere  32
         bias    (2,)    float32  everywhere  8
     """
+    if not isinstance(module, Stateful):
+        fail(TypeError, "placement_table", "module", "a module or an optimizer", describe(module))
     rows = [("name", "shape", "dtype", "layout", "bytes a device")]
     for path, leaf in jax.tree_util.tree_leaves_with_path(module):
         sharding = sharding_of(leaf)

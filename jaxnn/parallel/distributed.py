@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import as_int, fail
 from jaxnn.base.dtypes import describe
 from jaxnn.base.splits import splitting
 from jaxnn.core.module import Module
@@ -70,7 +70,7 @@ class DistributedDataParallel(Module):
         if device_mesh is None:
             platform = jax.devices()[0].platform
             device_mesh = init_device_mesh(platform, (jax.device_count(),), mesh_dim_names=("data",))
-        self.dim = dim
+        self.dim = as_int("DistributedDataParallel", "dim", dim)
         self.device_mesh: DeviceMesh = as_device_mesh(device_mesh, "DistributedDataParallel")
         self.module = distribute_module(module, self.device_mesh)
 

@@ -54,7 +54,10 @@ class MixedPrecisionPolicy:
         for name in ("param_dtype", "reduce_dtype", "output_dtype"):
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, check_dtype(value, f"MixedPrecisionPolicy: {name}"))
+                dtype = check_dtype(value, f"MixedPrecisionPolicy: {name}")
+                if not is_floating(dtype):
+                    fail(TypeError, "MixedPrecisionPolicy", name, "a floating dtype, as jnp.bfloat16", str(dtype))
+                object.__setattr__(self, name, dtype)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxnn.base.checks import as_int, fail
+from jaxnn.base.checks import as_int, check_choice, fail
 from jaxnn.base.dtypes import describe
 from jaxnn.parallel.device_mesh import DeviceMesh
 
@@ -77,6 +77,9 @@ class Partial(Placement):
     """
 
     reduce_op: str = "sum"
+
+    def __post_init__(self) -> None:
+        check_choice("Partial", "reduce_op", self.reduce_op, ["sum", "avg", "product", "min", "max"], ValueError)
 
 
 def as_placements(value: Any, mesh: DeviceMesh, where: str) -> tuple[Placement, ...]:

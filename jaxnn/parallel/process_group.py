@@ -18,7 +18,8 @@ import jaxlib
 
 from jaxnn import _compat
 from jaxnn._version import __version__
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import as_int, fail
+from jaxnn.base.dtypes import describe
 from jaxnn.multihost import processes, spanning
 
 _TORCHRUN = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
@@ -118,7 +119,7 @@ def _device_numbers(device_id: Any) -> list[int]:
 
 def _described(init_method: str | None, world_size: int, rank: int) -> dict[str, Any]:
     """What ``jax.distributed.initialize`` is told: nothing where it is to find out by itself."""
-    if init_method is not None and not init_method.startswith(("env://", "tcp://")):
+    if init_method is not None and not str(init_method).startswith(("env://", "tcp://")):
         fail(ValueError, "init_process_group", "init_method", "'env://' or 'tcp://host:port'", repr(init_method))
     if init_method is not None and init_method.startswith("tcp://"):
         address = init_method.removeprefix("tcp://").rstrip("/")
@@ -341,6 +342,7 @@ def all_gather_object(object_list: list[Any], obj: Any, group: Any = None) -> No
     Follows ``torch.distributed.all_gather_object``.
     """
     _only_group("all_gather_object", group)
+    _check_list("all_gather_object", object_list)
     if len(object_list) != processes.count():
         got = f"a list of {len(object_list)}"
         fail(
@@ -373,10 +375,16 @@ def broadcast_object_list(object_list: list[Any], src: int = 0, group: Any = Non
     Follows ``torch.distributed.broadcast_object_list``.
     """
     _only_group("broadcast_object_list", group)
-    if not 0 <= src < processes.count():
+    _check_list("broadcast_object_list", object_list)
+    if not 0 <= as_int("broadcast_object_list", "src", src) < processes.count():
         fail(ValueError, "broadcast_object_list", "src", f"a process from 0 to {processes.count() - 1}", repr(src))
     own = base64.b64encode(pickle.dumps(list(object_list))).decode() if src == processes.index() else ""
     object_list[:] = pickle.loads(base64.b64decode(processes.exchange("broadcast_object_list", own)[src]))
+
+
+def _check_list(where: str, value: Any) -> None:
+    if not isinstance(value, list):
+        fail(TypeError, where, "object_list", "a list, which is filled", describe(value))
 
 
 def full_tensor(array: Any) -> jax.Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import init
-from jaxnn.base.checks import as_int, fail
+from jaxnn.base.checks import as_int, concrete, fail
 from jaxnn.base.dtypes import check_dtype, default_float, is_floating
 from jaxnn.boxes.parameter import Buffer, empty
 from jaxnn.core import random
@@ -221,6 +221,19 @@ def normal(
     return _filled("normal", init.normal_, (shape,), dtype or arrays[0].dtype, generator) * std + mean
 
 
+_PROBABILITIES = "numbers from 0 to 1"
+
+
+def _check_range(where: str, argument: str, value: Any, wanted: str) -> None:
+    """Raise RuntimeError for numbers below 0, NaN, or above 1 where probabilities are wanted, if they are known."""
+    known = concrete(value)
+    if known is None:
+        return
+    right = (known >= 0) & ((known <= 1) if wanted == _PROBABILITIES else np.isfinite(known))
+    if not right.all():
+        fail(RuntimeError, where, argument, wanted, f"{float(known[~right].flat[0])}")
+
+
 def bernoulli(x: Any, p: float | None = None, *, generator: Any = None) -> jax.Array:
     """Ones with probability `x`, element by element, else zeros.
 
@@ -242,6 +255,7 @@ def bernoulli(x: Any, p: float | None = None, *, generator: Any = None) -> jax.A
     """
     if p is None and not is_floating(x.dtype):
         fail(RuntimeError, "bernoulli", "x", "floating numbers", x)
+    _check_range("bernoulli", "x" if p is None else "p", x if p is None else p, _PROBABILITIES)
     source = _source("bernoulli", generator)
     if source.draws_on_host:
         units = source.host.uniform(tuple(x.shape), dtype=np.float32)
@@ -274,6 +288,7 @@ def multinomial(x: Any, num_samples: int, replacement: bool = False, *, generato
     """
     if x.ndim not in (1, 2) or not is_floating(x.dtype):
         fail(RuntimeError, "multinomial", "x", "floating weights of 1 or 2 dimensions", x)
+    _check_range("multinomial", "x", x, "finite weights from 0 up")
     if num_samples <= 0 or (not replacement and num_samples > x.shape[-1]):
         wanted = "a positive number" + ("" if replacement else f" of at most {x.shape[-1]}, the number of weights")
         fail(RuntimeError, "multinomial", "num_samples", wanted, f"{num_samples}")

@@ -265,6 +265,15 @@ def _lines(function: str, x: jax.Array, dim: int, index: jax.Array) -> tuple[int
     return axis, x, _along(_poisoned(x, index, x.shape[axis]), axis, index)
 
 
+def _check_source(function: str, x: jax.Array, dim: int, index: jax.Array, source: jax.Array) -> None:
+    """Raise RuntimeError for a source that is not as `x`, with as many slices as `index` names."""
+    wanted = list(x.shape)
+    if wanted:
+        wanted[dim] = index.size
+    if x.ndim and tuple(source.shape) != tuple(wanted):
+        fail(RuntimeError, function, "source", f"shape {tuple(wanted)}", source)
+
+
 @_checked("index_add")
 def index_add(x: jax.Array, dim: int, index: jax.Array, source: jax.Array, alpha: Any = 1) -> jax.Array:
     """`x` with whole slices of `source` added to the slices that `index` names; repeated ones are all added.
@@ -286,6 +295,7 @@ def index_add(x: jax.Array, dim: int, index: jax.Array, source: jax.Array, alpha
     """
     at = _lines("index_add", x, dim, index)[2]
     source = source if source.ndim or not x.ndim else source.reshape(1)
+    _check_source("index_add", x, dim, index, source)
     source = source if isinstance(alpha, int) and alpha == 1 else source * alpha
     return at.add(source.astype(x.dtype)).reshape(x.shape)
 

@@ -55,6 +55,8 @@ def shard_map(
     if fun is None:
         options = {"out_specs": out_specs, "axis_names": axis_names, "check_vma": check_vma}
         return functools.partial(shard_map, mesh=mesh, in_specs=in_specs, **options)
+    if not callable(fun):
+        fail(TypeError, "nn.shard_map", "fun", "a function of modules and arrays", describe(fun))
     function, bound = unbound(fun)
     known = getattr(mesh, "jax_mesh", mesh)
     if not isinstance(known, Mesh):

@@ -2,6 +2,7 @@
 
     python -m tests.parallel.classes                     # one case of each class, on eight CPU devices
     python -m tests.parallel.classes Conv2d LSTM --cases 3
+    python -m tests.parallel.classes --explicit          # arrays on Explicit axes: right, or refused with the way out
 
 Errors are those against PyTorch in float64, as the parity suite records them: at most eight times that of one device, or
 eight roundings of the largest number.
@@ -13,12 +14,14 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+import jaxnn as nn
 from parity import golden, ours
 from parity.cli import RECORDING
 from parity.run import Options
@@ -58,7 +61,17 @@ def _spread(mesh: Any, name: str, value: Any) -> Any:
     return jax.device_put(value, NamedSharding(mesh.jax_mesh, spec))
 
 
-def problems_of(case: Any, mesh: Any) -> tuple[list[str], bool]:
+def explicit_mesh() -> Any:
+    """As the mesh of two by four, with the axes that jax.make_mesh makes by default."""
+    return SimpleNamespace(jax_mesh=jax.make_mesh((2, 4), ("fsdp", "tp"), (AxisType.Explicit,) * 2))
+
+
+def refused(error: BaseException) -> bool:
+    """Whether an error says that layers want Auto axes, and how to make them."""
+    return any("nn.parallel.init_device_mesh" in note for note in getattr(error, "__notes__", ()))
+
+
+def problems_of(case: Any, mesh: Any, jit: Any = jax.jit) -> tuple[list[str], bool]:
     """What differs on the mesh, and whether anything was split at all."""
     wide = jax.enable_x64(True) if ours.is_wide(case) else contextlib.nullcontext()
     with wide:
@@ -68,7 +81,7 @@ def problems_of(case: Any, mesh: Any) -> tuple[list[str], bool]:
         inputs = [_spread(mesh, "input", value) if isinstance(value, jax.Array) else value for value in arrays]
         held = {name: spread.get(name, None) for name in state}
         held = {name: _spread(mesh, name, value) if held[name] is None else held[name] for name, value in state.items()}
-        found = jax.jit(program)(spread, inputs, held, weights, along)
+        found = jit(program)(spread, inputs, held, weights, along)
         split = any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves((spread, inputs, held))
                     if isinstance(getattr(leaf, "sharding", None), NamedSharding))  # fmt: skip
         problems = []
@@ -98,18 +111,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--cases", type=int, default=1)
+    parser.add_argument("--explicit", action="store_true", help="Explicit axes: right, or refused with the way out")
     options = parser.parse_args()
     from jax._src import compiler
 
     from jaxnn.parallel import init_device_mesh
 
     compiler.get_compile_options = ours.quickly(compiler.get_compile_options)
-    mesh = init_device_mesh("cpu", (2, 4), mesh_dim_names=("fsdp", "tp"))
-    failed, seen, whole = 0, set(), []
+    mesh = explicit_mesh() if options.explicit else init_device_mesh("cpu", (2, 4), mesh_dim_names=("fsdp", "tp"))
+    jit = nn.jit if options.explicit else jax.jit  # which explains errors of gradients too
+    failed, seen, whole, said = 0, set(), [], 0
     for case in cases(options.names, options.cases):
         try:
-            problems, split = problems_of(case, mesh)
+            problems, split = problems_of(case, mesh, jit)
         except Exception as error:
+            if options.explicit and refused(error):
+                said, _ = said + 1, seen.add(case.name)
+                continue
             problems, split = [f"{type(error).__name__}: {str(error)[:300]}"], True
         seen.add(case.name)
         if not split:
@@ -117,6 +135,8 @@ def main() -> int:
         if problems:
             failed += 1
             print(f"{case.id}: {'; '.join(problems)}", flush=True)
+    if options.explicit:
+        print(f"refused with the way out: {said}")
     print(f"{len(seen)} classes, {failed} cases failed; nothing to split in {len(whole)}: {' '.join(whole)}")
     return 1 if failed else 0
 

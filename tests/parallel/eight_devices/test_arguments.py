@@ -141,3 +141,75 @@ def test_styles():
         parallel.PrepareModuleInput(input_kwarg_layouts=3)
     with pytest.raises(TypeError, match="Shard: dim"):
         SequenceParallel(sequence_dim=None)
+
+
+def test_dimensions_of_a_mesh(mesh):
+    for call in (
+        lambda: mesh.size("no"),
+        lambda: mesh.size(2),
+        lambda: mesh.get_local_rank("no"),
+        lambda: mesh.axes(-3),
+    ):
+        with pytest.raises(IndexError, match=r"mesh_dim: expected one of \('fsdp', 'tp'\), or its number"):
+            call()
+    with pytest.raises(TypeError, match="mesh_dim: expected a number or a name"):
+        mesh.get_local_rank(1.5)
+    assert mesh.size("tp") == mesh.size(1) == mesh.size(-1) == 4
+    with pytest.raises(ValueError, match="DeviceMesh: mesh_dim_names: expected names among"):
+        parallel.DeviceMesh("cpu", mesh.jax_mesh, ("no",))
+    with pytest.raises(TypeError, match="DeviceMesh: device_type"):
+        parallel.DeviceMesh(3, mesh.jax_mesh)
+
+
+@pytest.mark.parametrize(
+    "call, error, text",
+    [
+        (
+            lambda mesh: parallel.placement_table(3),
+            TypeError,
+            "placement_table: module: expected a module or an optimizer",
+        ),
+        (
+            lambda mesh: parallel.broadcast_object_list(3),
+            TypeError,
+            "broadcast_object_list: object_list: expected a list",
+        ),
+        (lambda mesh: parallel.all_gather_object(3, 3), TypeError, "all_gather_object: object_list: expected a list"),
+        (
+            lambda mesh: parallel.init_process_group(init_method=3),
+            ValueError,
+            "init_process_group: init_method: expected",
+        ),
+        (lambda mesh: parallel.MixedPrecisionPolicy(jnp.int32), TypeError, "param_dtype: expected a floating dtype"),
+        (lambda mesh: parallel.Partial("no"), ValueError, "Partial: reduce_op: expected one of"),
+        (
+            lambda mesh: parallel.DistributedDataParallel(_pair(), dim="a", device_mesh=mesh),
+            TypeError,
+            "dim: expected an int",
+        ),
+        (
+            lambda mesh: nn.shard_map(3, mesh=mesh, in_specs=(), out_specs=()),
+            TypeError,
+            "shard_map: fun: expected a function",
+        ),
+    ],
+)
+def test_others(mesh, call, error, text):
+    with pytest.raises(error, match=text):
+        call(mesh)
+
+
+def test_hooks_that_are_no_functions_are_refused_before_anything_is_placed(mesh):
+    model = _pair()
+    for options in ({"input_fn": 3}, {"output_fn": "a"}):
+        with pytest.raises(TypeError, match=f"distribute_module: {next(iter(options))}: expected a function"):
+            parallel.distribute_module(model, mesh, None, **options)
+    assert set(_layouts(model).values()) == {None}
+
+
+def test_a_dimension_of_the_batch_from_the_end(mesh):
+    batch = parallel.shard_batch({"x": np.ones((3, 8), np.float32), "y": np.ones((2, 3, 8), np.float32)}, mesh, dim=-1)
+    assert batch["x"].sharding.spec == PartitionSpec(None, ("fsdp", "tp"))
+    assert batch["y"].sharding.spec == PartitionSpec(None, None, ("fsdp", "tp"))
+    with pytest.raises(ValueError, match=r"shard_batch: batch: expected rows \(dimension -3\)"):
+        parallel.shard_batch(np.ones((8, 8), np.float32), mesh, dim=-3)
