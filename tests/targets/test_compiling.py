@@ -86,6 +86,31 @@ def test_a_mesh_of_a_tpu_and_the_same_mesh_elsewhere():
     assert moved.argument_bytes == found.argument_bytes
 
 
+@pytest.mark.parametrize(
+    ("name", "calls"),
+    [
+        pytest.param("v5e:2x2", {"tpu_custom_call": 3}, marks=needs_tpu),
+        pytest.param("h100x4", {"__cudnn$fmhaSoftmax": 1, "__cudnn$fmhaSoftmaxBackward": 1}, marks=needs_cuda),
+    ],
+)
+def test_each_chip_runs_attention_s_kernel_on_its_part(name, calls):
+    """Forward and backward, the batch over one axis and the heads, grouped, over the other: nothing is exchanged."""
+    jax_mesh = targets.get(name).mesh((2, 2), ("data", "tp"))
+    mesh = nn.parallel.DeviceMesh(targets.get(name).platform, jax_mesh)
+    layout = NamedSharding(jax_mesh, PartitionSpec("data", "tp"))
+    query, key = (jax.ShapeDtypeStruct((4, heads, 128, 64), jnp.bfloat16, sharding=layout) for heads in (4, 2))
+
+    def both(query, key, value, cotangent):
+        with nn.parallel.split_attention(batch=mesh["data"], heads=mesh["tp"]):
+            attend = lambda *three: F.scaled_dot_product_attention(*three, is_causal=True, enable_gqa=True)  # noqa: E731
+            output, back = jax.vjp(attend, query, key, value)
+        return output, back(cotangent)
+
+    both = jax.jit(both, out_shardings=(layout, (layout,) * 3))
+    found = targets.compile(both, query, key, key, query, target=name)
+    assert found.custom_calls == calls and found.collectives == []
+
+
 @needs_tpu
 def test_a_mesh_of_another_size_is_refused():
     mesh = targets.get("v5e:2x2").mesh()
