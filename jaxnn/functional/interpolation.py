@@ -379,6 +379,7 @@ def interpolate(
 
     torch: some of its kernels go backward otherwise than forward where a scale factor leaves a size as it was, and its
     antialiasing goes wrong forward where the result is one element wide; here gradients are those of the result.
+    On a TPU, a number that is not finite makes NaN of its rows and columns in the modes that interpolate between elements.
 
     Result i of an axis is at ``(i + 0.5) * step - 0.5`` of the input, or at ``i * step`` with `align_corners`,
     where step is ``1 / scale_factor`` or the ratio of the sizes.
