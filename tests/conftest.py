@@ -16,6 +16,9 @@ os.environ["XLA_FLAGS"] = (
 # Collectives that run side by side wait for each other: XLA needs more threads than it takes by itself.
 os.environ.setdefault("NPROC", str(8 * int(os.environ.get("JAXNN_TEST_DEVICES", "2"))))
 
+# torch's threads spin while they wait: two workers of tests would take each other's cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import hypothesis
 import jax
 import numpy as np

@@ -14,8 +14,6 @@ import jaxnn.functional as F
 from jaxnn.functional import _convolution_forms as forms
 from jaxnn.functional import _convolution_primitive as primitive
 
-COMPILATION = "full"  # see conftest.py
-
 RNG = np.random.default_rng(0)
 
 
