@@ -1,6 +1,7 @@
 """Training scripts: the gradient step as a function of the model, with torch's losses; what is of another shape is refused."""
 
 import importlib.util
+import re
 import textwrap
 from pathlib import Path
 
@@ -374,3 +375,14 @@ def test_a_whole_script_trains_with_torchs_losses(tmp_path):
     expected = torch.load(tmp_path / "train_torch" / "checkpoint.pt", weights_only=False)
     for name, value in expected["model"].items():
         np.testing.assert_allclose(checkpoint["model"][name], value.numpy(), rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_the_page_shows_what_the_tool_writes():
+    """docs/port_source.md: each block behind "ported: the block above" is the port of the PyTorch block before it."""
+    page = (Path(__file__).parents[2] / "docs" / "port_source.md").read_text()
+    pairs = re.findall(
+        r'```python title="PyTorch"\n(.*?)```\n\n<!-- ported.*?-->\n```python\n(.*?)```', page, re.DOTALL
+    )
+    assert len(pairs) == 2
+    for before, after in pairs:
+        assert port_source(before, "page.py").text == after
