@@ -16,7 +16,7 @@ from jaxnn.base.checks import as_int, check_array, check_ndim, check_same_dtype,
 from jaxnn.base.dtypes import is_complex, is_inexact
 from jaxnn.functional import _convolution_primitive
 from jaxnn.functional._convolution_geometry import Geometry
-from jaxnn.functional._short_sums import spread
+from jaxnn.functional._short_sums import broadcast
 
 
 def check_operands(
@@ -152,7 +152,7 @@ def with_batch_and_bias(
     batched = input.ndim == ndim
     output = run(input if batched else lax.expand_dims(input, (0,)))
     if bias is not None:
-        output = output + spread(bias, output.shape, (channel,))
+        output = output + broadcast(bias, output.shape, (channel,))
     return output if batched else lax.squeeze(output, (0,))
 
 

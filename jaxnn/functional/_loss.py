@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxnn.base.checks import check_array, check_broadcast, fail, warn_caller
 from jaxnn.base.dtypes import compute_dtype, describe
 from jaxnn.base.op import op
-from jaxnn.functional._short_sums import is_short, spread, sum_over
+from jaxnn.functional._short_sums import broadcast, is_short, sum_over
 
 REDUCTIONS = ("none", "mean", "sum", "elementwise_mean")
 
@@ -147,7 +147,7 @@ def prepare(dtype: Any, *arrays: Any) -> list[Any]:
     """The arrays (None stays None) in the dtype to compute a result of `dtype` in, broadcast together."""
     shape = jnp.broadcast_shapes(*[array.shape for array in arrays if array is not None])
     computing = compute_dtype(dtype)
-    return [None if array is None else spread(array.astype(computing), shape) for array in arrays]
+    return [None if array is None else broadcast(array.astype(computing), shape) for array in arrays]
 
 
 def warn_sizes(function: str, given: Any) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxnn.base.dtypes import compute_dtype
 from jaxnn.functional._dot import dot_general
-from jaxnn.functional._short_sums import spread
+from jaxnn.functional._short_sums import broadcast
 from jaxnn.functional._special import logistic, logistic_slope, tanh
 
 States = tuple[jax.Array, ...]
@@ -132,7 +132,7 @@ def times(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None, across
     """``x @ weight + bias``, or with the weight's transpose if `across` is 1. Every dot of this family."""
     dims = (((x.ndim - 1,), (across,)), ((), ()))
     product = dot_general(x, weight, dims)
-    return product if bias is None else product + spread(bias, product.shape)
+    return product if bias is None else product + broadcast(bias, product.shape)
 
 
 def gates_from_input(cell: Cell, x: jax.Array, weights: Weights) -> Blocks:

@@ -12,7 +12,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxnn import _compat
 from jaxnn.functional._recurrent_cells import Blocks, Cell, Hidden, States, advance, blocks_of, join, times
-from jaxnn.functional._short_sums import spread
+from jaxnn.functional._short_sums import broadcast
 
 
 class Run(NamedTuple):
@@ -110,7 +110,7 @@ def _product_tangents(x: jax.Array, weight: Any, bias: Any = None) -> jax.Array:
     """``times`` of the tangents of a weight and its bias: no product where the weight is a constant."""
     shape = (*x.shape[:-1], weight.shape[-1])
     product = jnp.zeros_like(x, shape=shape) if isinstance(weight, SymbolicZero) else times(x, weight)
-    return product if bias is None else product + spread(_instantiate(bias, x), shape)
+    return product if bias is None else product + broadcast(_instantiate(bias, x), shape)
 
 
 def _shift(first: jax.Array, stack: jax.Array, reverse: bool) -> jax.Array:

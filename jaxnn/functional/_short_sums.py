@@ -51,10 +51,10 @@ def mean_over(x: jax.Array, axes: Sequence[int], keepdims: bool = False) -> jax.
 def alike(*arrays: jax.Array) -> Sequence[jax.Array]:
     """The arrays, broadcast together where that is short; longer ones are left to JAX's own broadcasting."""
     shape = jnp.broadcast_shapes(*[array.shape for array in arrays])
-    return [spread(array, shape) for array in arrays] if is_short(shape, arrays[0].dtype) else arrays
+    return [broadcast(array, shape) for array in arrays] if is_short(shape, arrays[0].dtype) else arrays
 
 
-def spread(x: jax.Array, shape: Sequence[Any], dims: Sequence[int] | None = None) -> jax.Array:
+def broadcast(x: jax.Array, shape: Sequence[Any], dims: Sequence[int] | None = None) -> jax.Array:
     """`x` broadcast to `shape` (`lax.broadcast_in_dim`): its dimensions become `dims` of it, the last ones by default."""
     shape = tuple(shape)
     dims = tuple(range(len(shape) - x.ndim, len(shape)) if dims is None else dims)
@@ -64,7 +64,7 @@ def spread(x: jax.Array, shape: Sequence[Any], dims: Sequence[int] | None = None
         return lax.broadcast_in_dim(x, shape, dims)
     repeated = tuple(i for i, size in enumerate(x.shape) if size != shape[dims[i]])
     kept = tuple(dim for i, dim in enumerate(dims) if i not in repeated)
-    return spread_p.bind(lax.squeeze(x, repeated), shape=shape, into=kept)
+    return broadcast_p.bind(lax.squeeze(x, repeated), shape=shape, into=kept)
 
 
 def _add(left: _Pair, right: _Pair) -> _Pair:
@@ -90,16 +90,16 @@ def _run_in_double(x: jax.Array, *, axes: tuple[int, ...]) -> jax.Array:
         return jnp.sum(x.astype(np.float64), axes).astype(np.float32)
 
 
-def _run_spread(x: jax.Array, *, shape: tuple[int, ...], into: tuple[int, ...]) -> jax.Array:
+def _run_broadcast(x: jax.Array, *, shape: tuple[int, ...], into: tuple[int, ...]) -> jax.Array:
     return lax.broadcast_in_dim(x, shape, into)
 
 
 def _sum_transpose(cotangent: Any, x: Any, *, axes: tuple[int, ...]) -> Any:
     shape = x.aval.shape
-    return spread_p.bind(cotangent, shape=shape, into=tuple(i for i in range(len(shape)) if i not in axes))
+    return broadcast_p.bind(cotangent, shape=shape, into=tuple(i for i in range(len(shape)) if i not in axes))
 
 
-def _spread_transpose(cotangent: Any, x: Any, *, shape: tuple[int, ...], into: tuple[int, ...]) -> Any:
+def _broadcast_transpose(cotangent: Any, x: Any, *, shape: tuple[int, ...], into: tuple[int, ...]) -> Any:
     axes = tuple(i for i in range(len(shape)) if i not in into)
     return jnp.sum(cotangent, axes) if is_half(cotangent.dtype) else sum_p.bind(cotangent, axes=axes)
 
@@ -111,9 +111,9 @@ def _sum_batched(arrays: Any, batched: Any, *, axes: tuple[int, ...]) -> Any:
     return sum_over(jnp.moveaxis(arrays[0], batched[0], 0), [axis + 1 for axis in axes]), 0
 
 
-def _spread_batched(arrays: Any, batched: Any, *, shape: tuple[int, ...], into: tuple[int, ...]) -> Any:
+def _broadcast_batched(arrays: Any, batched: Any, *, shape: tuple[int, ...], into: tuple[int, ...]) -> Any:
     x = jnp.moveaxis(arrays[0], batched[0], 0)
-    return spread(x, (x.shape[0], *shape), (0, *(dim + 1 for dim in into))), 0
+    return broadcast(x, (x.shape[0], *shape), (0, *(dim + 1 for dim in into))), 0
 
 
 # Where the hardware has float64, one sum in it, which XLA fuses with what follows. A sum of pairs it never does: an
@@ -126,4 +126,4 @@ sum_p = define(
     transposes=(_sum_transpose,),
     batch=_sum_batched,
 )
-spread_p = define("spread", _run_spread, transposes=(_spread_transpose,), batch=_spread_batched)
+broadcast_p = define("broadcast", _run_broadcast, transposes=(_broadcast_transpose,), batch=_broadcast_batched)

@@ -19,7 +19,7 @@ from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
 from jaxnn.core import random
 from jaxnn.functional._elementwise import check_takes, elementwise, scalar
-from jaxnn.functional._short_sums import spread
+from jaxnn.functional._short_sums import broadcast
 
 
 @jax.custom_jvp
@@ -194,7 +194,7 @@ def prelu(input: Float[Array, "*shape"], weight: Float[Array, " slopes"] | Float
     """
     computing = compute_dtype(input.dtype)
     x, slope = input.astype(computing), weight.astype(computing)
-    slope = spread(slope.reshape(()), x.shape) if slope.size == 1 else spread(slope, x.shape, (1,))
+    slope = broadcast(slope.reshape(()), x.shape) if slope.size == 1 else broadcast(slope, x.shape, (1,))
     return _leaky(x, slope).astype(input.dtype)
 
 

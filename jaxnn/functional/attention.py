@@ -13,7 +13,7 @@ from jaxnn.base.checks import check_array, fail
 from jaxnn.base.dtypes import is_floating
 from jaxnn.base.op import op
 from jaxnn.core import random
-from jaxnn.functional._short_sums import spread
+from jaxnn.functional._short_sums import broadcast
 from jaxnn.functional.attention_bias import CausalBias
 from jaxnn.functional.attention_programs import attend
 from jaxnn.functional.attention_scores import Scoring
@@ -148,7 +148,7 @@ def _align(query: Any, key: Any, value: Any, enable_gqa: bool) -> tuple[Any, Any
     batch = _broadcast("key", query.shape[:-inner], key.shape[:-inner])
     whole = _broadcast("value", batch, value.shape[:-inner])
     aligned = [
-        array if array.shape[:-inner] == whole else spread(array, (*whole, *array.shape[-inner:]))
+        array if array.shape[:-inner] == whole else broadcast(array, (*whole, *array.shape[-inner:]))
         for array in arrays.values()
     ]
     return aligned[0], aligned[1], aligned[2], (*whole, *query.shape[-inner:-2])

@@ -13,7 +13,7 @@ from jaxnn.base.dtypes import as_array, compute_dtype, is_complex, is_floating
 from jaxnn.base.op import op
 from jaxnn.core import random
 from jaxnn.functional._dot import dot_general
-from jaxnn.functional._short_sums import spread
+from jaxnn.functional._short_sums import broadcast
 from jaxnn.functional.attention_programs import attend
 from jaxnn.functional.attention_scores import Scoring, attend_at_once
 
@@ -348,7 +348,7 @@ def _linear(x: Any, weight: Any, bias: Any) -> Any:
     dims = (((x.ndim - 1,), (1,)), ((), ()))
     y = dot_general(x, weight, dims, computing)
     if bias is not None:
-        y += spread(bias.astype(computing), y.shape)
+        y += broadcast(bias.astype(computing), y.shape)
     return y.astype(x.dtype)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Num
 from jaxnn.base.checks import check_array, check_same_dtype, fail
 from jaxnn.base.op import op
 from jaxnn.functional._dot import dot_general
-from jaxnn.functional._short_sums import spread
+from jaxnn.functional._short_sums import broadcast
 
 
 def _contract(left: jax.Array, right: jax.Array, left_dim: int, right_dim: int) -> jax.Array:
@@ -21,7 +21,7 @@ def _contract(left: jax.Array, right: jax.Array, left_dim: int, right_dim: int) 
 
 
 def _add_bias(output: jax.Array, bias: jax.Array | None) -> jax.Array:
-    return output if bias is None else output + spread(bias, output.shape)
+    return output if bias is None else output + broadcast(bias, output.shape)
 
 
 def _check_numbers(function: str, bias: Any, **arrays: Any) -> None:

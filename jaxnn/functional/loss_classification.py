@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Num
 from jaxnn.base.checks import check_indices, check_same_dtype, concrete, fail
 from jaxnn.base.dtypes import common_dtype, compute_dtype, is_floating, is_integer
 from jaxnn.functional._loss import loss_op, reduce_loss, resolve, total
-from jaxnn.functional._short_sums import spread, sum_over
+from jaxnn.functional._short_sums import broadcast, sum_over
 from jaxnn.functional.softmax import log_sum_exp
 
 
@@ -183,9 +183,9 @@ def _index_cross_entropy(
     loss = average(jnp.where(ignored, 0, (normalizer - picked) * scale), scale, reduction)
     if smoothing is None:
         return loss
-    surprise = spread(jnp.expand_dims(normalizer, axis), shifted.shape) - shifted
+    surprise = broadcast(jnp.expand_dims(normalizer, axis), shifted.shape) - shifted
     if weight is not None:
-        surprise = surprise * spread(weight.astype(input.dtype), input.shape, (axis,))
+        surprise = surprise * broadcast(weight.astype(input.dtype), input.shape, (axis,))
     uniform = jnp.where(ignored, 0, sum_over(surprise, axis))
     return (1 - smoothing) * loss + smoothing / max(classes, 1) * average(uniform, scale, reduction)
 
@@ -196,9 +196,9 @@ def _probability_cross_entropy(input: Any, target: Any, weight: Any, smoothing: 
     shifted, normalizer = shift_and_normalizer(input, axis)
     if smoothing is not None:
         target = target * (1 - smoothing) + smoothing / max(input.shape[axis], 1)
-    terms = (spread(jnp.expand_dims(normalizer, axis), shifted.shape) - shifted) * target
+    terms = (broadcast(jnp.expand_dims(normalizer, axis), shifted.shape) - shifted) * target
     if weight is not None:
-        terms = terms * spread(weight, input.shape, (axis,))
+        terms = terms * broadcast(weight, input.shape, (axis,))
     loss = sum_over(terms, axis)
     if reduction == "mean":
         return total(loss) / (loss.size if input.size else jnp.nan)

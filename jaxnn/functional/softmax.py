@@ -16,7 +16,7 @@ from jaxnn.base.dtypes import check_dtype, compute_dtype, is_floating
 from jaxnn.base.op import Number, op
 from jaxnn.core import random
 from jaxnn.functional._elementwise import check_dim, check_takes, scalar
-from jaxnn.functional._short_sums import is_short, spread, sum_over
+from jaxnn.functional._short_sums import broadcast, is_short, sum_over
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -42,9 +42,9 @@ def softmax_tangent(y: jax.Array, dx: jax.Array, axis: int) -> jax.Array:
     if is_short(y.shape, y.dtype):
         place = lax.broadcasted_iota(np.int32, y.shape, axis % y.ndim)
         likeliest = (place == jnp.argmax(y, axis, keepdims=True).astype(np.int32)) & (y < 1)
-        dx = dx - spread(sum_over(jnp.where(likeliest, dx, 0), axis, keepdims=True), dx.shape)
+        dx = dx - broadcast(sum_over(jnp.where(likeliest, dx, 0), axis, keepdims=True), dx.shape)
     weighted = y * dx
-    return weighted - y * spread(sum_over(weighted, axis, keepdims=True), y.shape)
+    return weighted - y * broadcast(sum_over(weighted, axis, keepdims=True), y.shape)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -76,7 +76,7 @@ def _probabilities_jvp(axis: int, primals: tuple[Any], tangents: tuple[Any]) -> 
 
 def _log_softmax(x: jax.Array, axis: int) -> jax.Array:
     shifted = x - lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True, initial=-jnp.inf))
-    return shifted - spread(jnp.expand_dims(log_sum_exp(shifted, axis), axis), x.shape)
+    return shifted - broadcast(jnp.expand_dims(log_sum_exp(shifted, axis), axis), x.shape)
 
 
 def _implicit_dim(ndim: int) -> int:

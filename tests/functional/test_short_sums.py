@@ -7,7 +7,7 @@ import pytest
 
 import jaxnn.functional as F
 from jaxnn.functional import _short_sums
-from jaxnn.functional._short_sums import alike, mean_over, spread, sum_over
+from jaxnn.functional._short_sums import alike, broadcast, mean_over, sum_over
 from jaxnn.lowering.evaluating import Evaluation
 
 COMPILATION = "full"  # see conftest.py
@@ -57,9 +57,9 @@ def test_infinities_are_summed_as_such(sum_of):
 @pytest.mark.parametrize("mode", [jax.grad, jax.jacfwd], ids=["reverse", "forward"])
 def test_what_a_broadcast_passes_back_is_rounded_once(mode):
     weights = jnp.asarray(CANCELLING)
-    gradient = mode(lambda x: sum_over(spread(x, weights.shape) * weights, 0))(jnp.float32(1))
+    gradient = mode(lambda x: sum_over(broadcast(x, weights.shape) * weights, 0))(jnp.float32(1))
     np.testing.assert_allclose(gradient, CANCELLING.astype(np.float64).sum(), rtol=1e-6, atol=1e-5)
-    second = jax.grad(mode(lambda x: sum_over(spread(x, weights.shape) ** 2 * weights, 0)))(jnp.float32(1))
+    second = jax.grad(mode(lambda x: sum_over(broadcast(x, weights.shape) ** 2 * weights, 0)))(jnp.float32(1))
     np.testing.assert_allclose(second, 2 * CANCELLING.astype(np.float64).sum(), rtol=1e-6, atol=1e-5)
 
 
@@ -69,7 +69,7 @@ def test_vmap_is_a_loop(axis):
 
     def function(row):
         first, second = alike(row[:, None], row[None])
-        return jax.grad(lambda row: sum_over(spread(row, (2, 4, *row.shape)) ** 3, (0, 1, 2)))(row), first * second
+        return jax.grad(lambda row: sum_over(broadcast(row, (2, 4, *row.shape)) ** 3, (0, 1, 2)))(row), first * second
 
     batched = jax.vmap(function, in_axes=axis)(x)
     rows = [function(row) for row in (x if axis == 0 else x.T)]
@@ -79,7 +79,7 @@ def test_vmap_is_a_loop(axis):
 
 def test_long_ones_are_left_to_xla():
     long = jnp.ones(_short_sums.FEW + 1)
-    text = str(jax.make_jaxpr(jax.grad(lambda x: sum_over(spread(x, long.shape), 0)))(1.0))
+    text = str(jax.make_jaxpr(jax.grad(lambda x: sum_over(broadcast(x, long.shape), 0)))(1.0))
     assert "jaxnn" not in text
     assert "jaxnn" in str(jax.make_jaxpr(lambda x: sum_over(x, 0))(long[1:]))
 
@@ -102,7 +102,7 @@ _BROADCAST = {
     "linear": (F.linear, ((3000, 3), (4, 3), (4,)), 2),
     "bilinear": (F.bilinear, ((3000, 3), (3000, 2), (4, 3, 2), (4,)), 3),
     "conv1d": (F.conv1d, ((10, 2, 300), (3, 2, 1), (3,)), 2),
-    "spread": (lambda x, bias: x + spread(bias, x.shape), ((3000, 4), (4,)), 1),
+    "broadcast": (lambda x, bias: x + broadcast(bias, x.shape), ((3000, 4), (4,)), 1),
     "gru_cell": (F.recurrent.gru_cell, ((3000, 3), (3000, 1), (3, 3), (3, 1), (3,), (3,)), 4),
     "attention": (F.scaled_dot_product_attention, ((500, 2, 4), (1, 3, 4), (1, 3, 4)), 1),
 }
@@ -133,7 +133,7 @@ def test_a_sum_of_other_platforms_is_differentiated():
     x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 8)), jnp.float32)
     for name, function in {
         "sum": lambda x: sum_over(x, (0,)),
-        "spread": lambda x: spread(x[0], (4, 8)) * x,
+        "broadcast": lambda x: broadcast(x[0], (4, 8)) * x,
         "norm": lambda x: F.instance_norm(x[None]),
         "loss": lambda x: F.mse_loss(x, x * x),
     }.items():

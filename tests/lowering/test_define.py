@@ -7,7 +7,7 @@ import pytest
 from jax.experimental import jet
 
 import jaxnn.functional as F
-from jaxnn.functional._short_sums import spread, sum_over
+from jaxnn.functional._short_sums import broadcast, sum_over
 
 RNG = np.random.default_rng(0)
 IMAGE, WEIGHT = (jnp.asarray(RNG.standard_normal(shape), jnp.float32) for shape in ((2, 4, 6, 6), (4, 2, 3, 3)))
@@ -59,8 +59,8 @@ FUNCTIONS = {
         WEIGHT,
     ),
     "short sum": (lambda x: sum_over(x * x, (0, 1)), lambda x: jnp.sum(x * x, (0, 1)), IMAGE[:1, :, :3, :3]),
-    "spread": (
-        lambda x: spread(x, (3, *x.shape)) * x,
+    "broadcast": (
+        lambda x: broadcast(x, (3, *x.shape)) * x,
         lambda x: jnp.broadcast_to(x, (3, *x.shape)) * x,
         WEIGHT[0, 0],
     ),
@@ -78,7 +78,7 @@ def test_jet_takes_them(name):
 
 def test_sizes_may_be_symbols():
     (batch,) = jax.export.symbolic_shape("batch")
-    exported = jax.export.export(jax.jit(lambda x: sum_over(spread(x, (2, *x.shape)), (0, 1))))(
+    exported = jax.export.export(jax.jit(lambda x: sum_over(broadcast(x, (2, *x.shape)), (0, 1))))(
         jax.ShapeDtypeStruct((batch, 3), jnp.float32)
     )
     np.testing.assert_allclose(exported.call(jnp.ones((5, 3))), np.full(3, 10.0))
