@@ -403,4 +403,33 @@ CASES: tuple[Case, ...] = tuple(
         "x-unet",
         ("XUnet", "from x_unet import XUnet", "XUnet(dim=8, channels=3, dim_mults=(1, 2), num_self_attn_per_stage=(0, 1), num_blocks_per_stage=(1, 1), nested_unet_depths=(1, 0), consolidate_upsample_fmaps=True, weight_standardize=True, attn_heads=2, attn_dim_head=8)", "(torch.randn(1, 3, 16, 16),)"),
     )
+    # A second round, of packages that nobody had looked at: each ran once as the tool was (docs/port_source.md).
+    + _of(
+        "bottleneck-transformer-pytorch",
+        (
+            "BottleStack", "from bottleneck_transformer_pytorch import BottleStack",
+            "BottleStack(dim=8, fmap_size=8, dim_out=16, num_layers=2, heads=2, dim_head=8, downsample=True, rel_pos_emb=True)", "(torch.randn(1, 8, 8, 8),)",
+        ),
+    )
+    + _of(
+        "cross-transformers-pytorch",
+        (
+            "CrossTransformer", "from cross_transformers_pytorch import CrossTransformer\n\n\nclass Both(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+            "        self.net, self.cross = torch.nn.Conv2d(3, 16, 3), CrossTransformer(dim=16, dim_key=8, dim_value=8)\n\n"
+            "    def forward(self, x, s):\n        return self.cross(self.net, x, s)",
+            "Both()", "(torch.randn(1, 3, 8, 8), torch.randn(1, 2, 3, 3, 8, 8))",
+        ),
+    )
+    + _of("glom-pytorch", ("Glom", "from glom_pytorch import Glom", "Glom(dim=16, levels=3, image_size=16, patch_size=4)", "(torch.randn(1, 3, 16, 16),)", "dict(iters=3)"))
+    + _of("halonet-pytorch", ("HaloAttention", "from halonet_pytorch import HaloAttention", "HaloAttention(dim=8, block_size=4, halo_size=2, dim_head=8, heads=2)", "(torch.randn(1, 8, 8, 8),)"))
+    + _of("isab-pytorch", ("ISAB", "from isab_pytorch import ISAB", "ISAB(dim=16, heads=2, num_latents=4)", "(torch.randn(1, 6, 16),)", "dict(mask=torch.ones(1, 6).bool())"))
+    + _of("lambda-networks", ("LambdaLayer", "from lambda_networks import LambdaLayer", "LambdaLayer(dim=8, dim_out=8, n=64, dim_k=4, heads=2, dim_u=1)", "(torch.randn(2, 8, 8, 8),)"))
+    + _of(
+        "memory-efficient-attention-pytorch",
+        ("Attention", "from memory_efficient_attention_pytorch import Attention", "Attention(dim=16, dim_head=8, heads=2, causal=True, memory_efficient=True, q_bucket_size=4, k_bucket_size=4)", "(torch.randn(1, 8, 16),)"),
+        ("FlashAttention", "from memory_efficient_attention_pytorch import FlashAttention", "FlashAttention(dim=16, dim_head=8, heads=2, causal=True, q_bucket_size=4, k_bucket_size=4)", "(torch.randn(1, 8, 16),)"),
+    )
+    + _of("mlp-mixer-pytorch", ("MLPMixer", "from mlp_mixer_pytorch import MLPMixer", "MLPMixer(image_size=16, channels=3, patch_size=4, dim=16, depth=2, num_classes=5)", "(torch.randn(1, 3, 16, 16),)"))
+    + _of("palm-pytorch", ("PaLM", "from palm_pytorch import PaLM", "PaLM(num_tokens=20, dim=32, depth=2, heads=2, dim_head=16)", _TOKENS))
+    + _of("vgg-pytorch", ("vgg11", "from vgg_pytorch import VGG", "VGG.from_name('vgg11')", "(torch.randn(1, 3, 224, 224),)"))
 )  # fmt: skip

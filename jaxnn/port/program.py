@@ -118,6 +118,7 @@ class Program:
     learned: dict[Any, Fact] = field(default_factory=dict)
     method_names: set[str] = field(default_factory=set)
     beside: frozenset[str] = frozenset()  # what is ported too, elsewhere
+    in_place: bool | None = None  # whether anything in it works in place
     words: tuple[bool, bool] | None = None  # of `dtypes.words`
     observed: dict[Any, Fact] = field(default_factory=dict)  # by a node's id, or (id of a function's node, parameter)
     guards: dict[Any, Any] = field(default_factory=dict)  # by the same keys: what the new text asks for

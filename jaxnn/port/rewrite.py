@@ -16,7 +16,7 @@ from jaxnn.port.names import ANSWERS, DTYPES, IDENTITIES, NARROWED, NOTHING, TEN
 from jaxnn.port.observing import guards
 from jaxnn.port.program import Module, Program
 from jaxnn.port.rules import TABLE, Row
-from jaxnn.port.sharing import wholly, works_in_place
+from jaxnn.port.sharing import may_work_in_place, wholly, works_in_place
 from jaxnn.port.sites import Ported, Site
 from jaxnn.port.source import Edits, Source, walk
 from jaxnn.port.training import port_steps
@@ -241,7 +241,8 @@ class Rewriter(Writes):
         rows = [row for row in TABLE[name] if row.form in ("function", "both")]
         if not rows:
             return False
-        row = next((row for row in rows if not row.when), rows[0])
+        methods = any(row.form != "function" for row in TABLE[name])  # which row holds is seen when it is called
+        row = rows[0] if methods else next((row for row in rows if not row.when), rows[0])
         template = row.template.node
         self.site(node, f"torch.{name}", row.status, row.note, row)
         if (
@@ -489,7 +490,23 @@ class Rewriter(Writes):
         elif isinstance(node.func, ast.Name) and self.fact(node.func).kind in ("module", "sequential"):
             made = [one.value for one in self.scope().bound.get(node.func.id, ()) if isinstance(one, ast.Assign)]
         at = [one for one in made if works_in_place(one) and self.fact(one).kind in ("module", "sequential")]
-        return bool(at) and self.in_place_function(node, ast.unparse(node.func)[:40], wholly(at[0]))
+        if at:
+            return self.in_place_function(node, ast.unparse(node.func)[:40], wholly(at[0]))
+        given = node.args[0] if len(node.args) == 1 else None
+        if isinstance(given, ast.Name) and may_work_in_place(node.func, self.fact(node.func)) and self._has_in_place():
+            parent = self.source.parent(node)
+            rebinds = isinstance(parent, ast.Assign) and given.id in [getattr(t, "id", "") for t in parent.targets]
+            if not rebinds and (self._used(given, node) or self._again(given, node)):
+                why = f"if this works in place, torch changes {given.id} too, which is read later"
+                self.site(node, ast.unparse(node.func)[:40], "changed", why)
+        return False
+
+    def _has_in_place(self) -> bool:
+        """Whether a file of the program makes something that works in place."""
+        if self.program.in_place is None:
+            nodes = (node for module in self.program.modules.values() for node in module.source.nodes)
+            self.program.in_place = any(isinstance(node, ast.Call) and _may_be_in_place(node) for node in nodes)
+        return self.program.in_place
 
     def _in_place_modules(self) -> dict[str, bool]:
         """Attributes of this file that hold a module that works in place, or (False) begins with one."""
@@ -714,6 +731,11 @@ _REFUSED = {
     "to_sparse": "sparse arrays are not ported",
     "share_memory_": "arrays have no storage to share",
 }
+
+
+def _may_be_in_place(call: ast.Call) -> bool:
+    given = [k.value for k in call.keywords if k.arg == "inplace"]
+    return works_in_place(call) or any(not (isinstance(v, ast.Constant) and v.value is False) for v in given)
 
 
 def _weight(node: ast.expr) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from jaxnn.port.facts import Fact
 from jaxnn.port.source import walk
 
 _CONTAINERS = {
@@ -60,6 +62,20 @@ def works_in_place(call: ast.expr) -> bool:
 def wholly(call: ast.expr) -> bool:
     """Whether what a module that works in place gives is what it was called on; of a Sequential only its first does."""
     return not (isinstance(call, ast.Call) and last_name(call.func) == "Sequential")
+
+
+_ACTIVATION = re.compile(r"act|relu|elu|drop|nonlin", re.IGNORECASE)
+
+
+def may_work_in_place(func: ast.expr, fact: Fact) -> bool:
+    """Whether what is called may be a module that works in place and that came from elsewhere: a factory, a list, an argument."""
+    if fact.kind == "module" and isinstance(fact.of, str):
+        return last_name(func) != "forward" and fact.of.rpartition(".")[2] in _MODULES
+    if fact.kind not in ("module", "unknown", "sequential") or (fact.kind == "module" and fact.of is not None):
+        return False
+    if isinstance(func, ast.Subscript):
+        return True
+    return (of_self(func) or fact.kind != "unknown") and bool(_ACTIVATION.search(last_name(func)))
 
 
 def held(value: ast.expr | None) -> list[ast.Name]:

@@ -449,6 +449,10 @@ class Writes:
                 others, why = ["another name"], ""
             if why.startswith("if the call"):
                 self.site(node, f"x {sign}= y", "changed", why)
+            elif why == CALLERS and not others and self._may_be_array(target, value):
+                self.site(
+                    node, f"x {sign}= y", "changed", "if this is a tensor, torch changes the caller's too: annotate it"
+                )
             if others:
                 self.site(
                     node, f"x {sign}= y", "changed", f"if this is a tensor, torch changes {others[0]} too: annotate it"
@@ -466,6 +470,11 @@ class Writes:
                 )
         elif isinstance(target, ast.Attribute) and target.attr == "data":
             self._stored(node, target, lambda old: self._augmented(node, old), f"x.data {sign}= v")
+
+    def _may_be_array(self: Any, target: ast.Name, value: ast.expr) -> bool:
+        """Whether a parameter of which nothing is known may be a tensor, by its default and by what is added to it."""
+        kind = self._default(self.scope(), target.id).kind
+        return kind in ("none", "unknown", "array") and self.fact(value).kind not in ("str", "list", "tuple", "dict")
 
     def _aug_name(self: Any, node: ast.AugAssign, target: ast.Name, sign: str) -> None:
         """``x += y`` makes a new array here: right unless another name must see it too."""
