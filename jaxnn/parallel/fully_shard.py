@@ -95,7 +95,7 @@ class Unit:
         elif (
             self.reshard and not is_recomputed()
         ):  # where all is computed again, so is the gather: a second time is enough
-            arrays, joined = _apart((args, kwargs))
+            arrays, joined = apart((args, kwargs))
             output = checkpoint(lambda module, arrays: run(module, *joined(arrays)), policy=_saves)(module, arrays)
         else:
             output = run(module, args, kwargs)
@@ -121,7 +121,7 @@ class Unit:
                     box.replace(old)
 
 
-def _apart(values: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+def apart(values: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     """The arrays and modules in `values`, and what joins them with the rest: flags and numbers stay Python's."""
     leaves, treedef = jax.tree.flatten(values, is_leaf=is_stateful)
     own = [isinstance(leaf, (jax.Array, np.ndarray)) or is_stateful(leaf) for leaf in leaves]

@@ -23,7 +23,7 @@ from jaxnn.modules.container import ModuleList, Sequential
 from jaxnn.parallel.constraints import constrain
 from jaxnn.parallel.device_mesh import DeviceMesh
 from jaxnn.parallel.distribute import place_boxes
-from jaxnn.parallel.fully_shard import split_parameters
+from jaxnn.parallel.fully_shard import apart, split_parameters
 from jaxnn.parallel.placement_types import Shard
 from jaxnn.parallel.style import ParallelStyle, add_hooks
 from jaxnn.transforms.scan_layers import check_alike
@@ -278,7 +278,7 @@ class _Stages:
 
     def _stage(self, stacked: list[Any], x: Any, further: Any, stage: Any, part: Any, key: Any) -> Any:
         """This device's layers."""
-        arrays, joined = _apart(further)
+        arrays, joined = apart(further)
 
         def body(x: Any, one: Any) -> tuple[Any, None]:
             leaves, number = one
@@ -314,18 +314,6 @@ class _Stages:
                 f"one that changes {', '.join(names) or 'its structure'}: a part of the batch would overwrite another's"
             )
         return out
-
-
-def _apart(further: Any) -> tuple[list[Any], Any]:
-    """The arrays among further arguments, and what joins them with the rest again."""
-    leaves, treedef = jax.tree.flatten(further)
-    own = [isinstance(leaf, jax.Array) for leaf in leaves]
-
-    def joined(arrays: list[Any]) -> Any:
-        taken = iter(arrays)
-        return jax.tree.unflatten(treedef, [next(taken) if mine else leaf for mine, leaf in zip(own, leaves)])
-
-    return [leaf for mine, leaf in zip(own, leaves) if mine], joined
 
 
 def _shapes(values: Any) -> str:
