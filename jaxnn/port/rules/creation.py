@@ -105,6 +105,17 @@ ROWS = (
     Row("finfo", "type", "jnp.finfo({type})", "torch.finfo(x.dtype).max", form="function", result="info"),
     Row("iinfo", "type", "jnp.iinfo({type})", "torch.iinfo(torch.int32).max", form="function", result="info"),
     Row("get_default_dtype", "", "jnp.dtype(jnp.float32)", "torch.zeros(2, dtype=torch.get_default_dtype())", form="function", result="dtype"),
+    # From where to where arrays are moved, and how the file is read, has no meaning: they are placed as JAX places arrays.
+    Row(
+        "load",
+        "f, map_location=None, pickle_module=None, *, weights_only=None, mmap=None",
+        "nn.load({f})",
+        "import os, tempfile; at = os.path.join(tempfile.mkdtemp(), 'at.pt'); torch.save({'a': 3}, at);"
+        " torch.load(at, map_location='cpu', weights_only=True)['a'] + n",
+        form="function",
+        result="unknown",
+        drops="map_location pickle_module weights_only mmap",
+    ),
     Row("manual_seed", "seed", "nn.manual_seed({seed})", "torch.manual_seed(0) is None", form="function", result="unknown"),
     Row("hann_window", "window_length, periodic=True", "jnp.hanning({window_length} + 1)[:-1]", "torch.hann_window(8)", when="periodic=True", form="function", result="array=1"),
     Row("hann_window", "window_length, periodic=True", "jnp.hanning({window_length})", "torch.hann_window(8, False)", when="periodic=False", form="function", result="array=1"),
