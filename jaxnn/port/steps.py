@@ -60,7 +60,8 @@ def find(function: ast.AST) -> tuple[list[Step], list[tuple[ast.stmt, str]]]:
     home = {id(statement): block for block in blocks for statement in block}
     statements = sorted((s for block in blocks for s in block), key=lambda s: (s.lineno, s.col_offset))
     backwards = [s for s in statements if (c := is_call(s, "backward")) and not _has_tensor(c)]
-    steps = [s for s in statements if _stepped(s, backwards)]
+    cleared = {ast.unparse(c.func.value) for s in statements if (c := is_call(s, "zero_grad"))}  # type: ignore[attr-defined]
+    steps = [s for s in statements if _stepped(s, cleared)]
     found: list[Step] = []
     left: list[tuple[ast.stmt, str]] = []
     taken: set[int] = set()
@@ -191,15 +192,16 @@ def _between(one: Step, statements: list[ast.stmt]) -> None:
             raise Unfit("something reads gradients from parameters")
 
 
-def _stepped(statement: ast.stmt, backwards: list[ast.stmt]) -> bool:
-    """``optimizer.step()``, ``scaler.step(optimizer)``."""
+def _stepped(statement: ast.stmt, cleared: set[str]) -> bool:
+    """``optimizer.step()``, ``scaler.step(optimizer)``; a scheduler's or a profiler's step is another thing."""
     call = is_call(statement, "step")
     if call is None or call.keywords:
         return False
-    owner = ast.unparse(call.func.value).lower()  # type: ignore[attr-defined]
+    text = ast.unparse(call.func.value)  # type: ignore[attr-defined]
+    owner = text.lower()
     if len(call.args) == 1:
         return "scaler" in owner and "opt" in ast.unparse(call.args[0]).lower()
-    return not call.args and "sched" not in owner and ("opt" in owner or bool(backwards) and "lr" not in owner)
+    return not call.args and "sched" not in owner and ("opt" in owner or text in cleared)
 
 
 def _has_tensor(call: ast.Call) -> bool:
