@@ -99,7 +99,9 @@ class EncoderDecoderCache(Cache):
         return self.self_attention_cache.get_seq_length(layer)
 
 
-def create_causal_mask(config, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor = None, cache=None, **kwargs):
+def create_causal_mask(
+    config, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None, cache=None, **kwargs
+):
     """What is later is hidden, and what is padded: written into a copy, place by place, as transformers did for years."""
     batch, new = inputs_embeds.shape[:2]
     past = cache.get_seq_length() if cache is not None else 0
@@ -118,7 +120,9 @@ def create_causal_mask(config, inputs_embeds: torch.Tensor, attention_mask: torc
     return mask
 
 
-def create_bidirectional_mask(config, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor = None, **kwargs):
+def create_bidirectional_mask(
+    config, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+):
     if attention_mask is None:
         return None
     inverted = 1.0 - attention_mask[:, None, None, :].to(inputs_embeds.dtype)

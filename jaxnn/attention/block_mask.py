@@ -367,8 +367,8 @@ def is_causal(mask: BlockMask) -> bool:
     starts = np.arange(columns) * mask.BLOCK_SIZE[1]
     seen = last[:, None] > starts
     seen_whole = first[:, None] >= np.minimum(starts + mask.BLOCK_SIZE[1], mask.seq_lengths[1]) - 1
-    full = _listed(*whole, columns) if whole else np.zeros_like(seen)
-    return bool(np.all(_listed(*known, columns) | full | ~seen) and np.all(~full | seen_whole))
+    full = _listed(whole[0], whole[1], columns) if whole else np.zeros_like(seen)
+    return bool(np.all(_listed(known[0], known[1], columns) | full | ~seen) and np.all(~full | seen_whole))
 
 
 def _listed(num_blocks: Any, indices: Any, columns: int) -> Any:

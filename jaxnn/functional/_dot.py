@@ -70,7 +70,9 @@ def _run_on_cpu(left: Any, right: Any, *, dimension_numbers: Dims, precision: An
         operands, (contracted, batch) = [left, right], dimension_numbers
         operands[side] = lax.broadcast(operands[side], (2,))
         places = [tuple(dim + 1 for dim in dims) if at == side else dims for at, dims in enumerate(contracted)]
-        product = lax.dot_general(*operands, ((places[0], places[1]), batch), precision, np.dtype(np.float32))
+        product = lax.dot_general(
+            operands[0], operands[1], ((places[0], places[1]), batch), precision, np.dtype(np.float32)
+        )
         at = 0 if side == 0 else left.ndim - len(contracted[0])
         return lax.index_in_dim(product, 0, at, keepdims=False).astype(preferred)
     return lax.dot_general(left, right, dimension_numbers, precision, preferred)

@@ -254,7 +254,7 @@ def _resize(
             places = _nearest(size, wanted, scale, mode == "nearest-exact", kind)
             result = _take(result, axis, places)
         return result.astype(input.dtype)
-    plan = [
+    plan: list[Any] = [
         (axis, mode, input.shape[axis], wanted, scale, align_corners, antialias)
         for axis, wanted, scale in axes
         # one that keeps its size is left, whatever the scale factor says, as in torch's forward pass
