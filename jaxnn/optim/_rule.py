@@ -25,6 +25,7 @@ from jaxnn.base.dtypes import is_half, promote_types
 from jaxnn.boxes.parameter import Parameter
 from jaxnn.boxes.slot import Slot
 from jaxnn.core.placement import like, shape_beside
+from jaxnn.core.tree import namespace
 from jaxnn.multihost import spanning
 from jaxnn.optim import _double
 from jaxnn.optim._groups import Layout, named
@@ -99,7 +100,7 @@ class Rule(Optimizer):
         return dict(self.param_groups[group]) | dict(self._configuration(group))
 
     def _start(self, group: int) -> None:
-        boxes = self.__dict__["_unbound"]
+        boxes = namespace(self)["_unbound"]
         self._held = (*self._held, *(Held() for _ in self._members[group]))
         # State for what has no shape yet, or is frozen, is made at the first step that brings a gradient for it.
         ready = [i for i in self._members[group] if boxes[i].requires_grad and not getattr(boxes[i], "is_lazy", False)]
@@ -123,7 +124,7 @@ class Rule(Optimizer):
         self._held = tuple(held)
 
     def _fresh(self, numbers: set[int]) -> dict[str, Any]:
-        boxes = self.__dict__["_unbound"]
+        boxes = namespace(self)["_unbound"]
         group_of = {i: group for group, members in enumerate(self._members) for i in members}
         return {
             f"state.{i}.{field}": value
@@ -293,7 +294,7 @@ class Rule(Optimizer):
 
     def _template(self, number: int, options: Mapping[str, Any]) -> dict[str, Any] | None:
         """A parameter's state at its start; None where its shape is not known."""
-        boxes = self.__dict__.get("_unbound")
+        boxes = namespace(self).get("_unbound")
         if boxes is None:  # a copy of an optimizer
             fields = self._held[number].fields
             return {field: jnp.zeros_like(self._slots[f"state.{number}.{field}"].value) for field in fields}

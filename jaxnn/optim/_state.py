@@ -7,6 +7,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxnn.core.tree import namespace
+
 
 class State(Mapping[Any, Any]):
     """An optimizer's state by parameter: `optimizer.state[box]["exp_avg"]`."""
@@ -15,7 +17,7 @@ class State(Mapping[Any, Any]):
         self._optimizer = optimizer
 
     def _number(self, key: Any) -> int:
-        boxes = self._optimizer.__dict__.get("_unbound")
+        boxes = namespace(self._optimizer).get("_unbound")
         if isinstance(key, int) and -1 < key < len(self._optimizer._held):
             return key
         for number, box in enumerate(boxes or ()):
@@ -27,7 +29,7 @@ class State(Mapping[Any, Any]):
         return Fields(self._optimizer, self._number(key))
 
     def __iter__(self) -> Iterator[Any]:
-        boxes = self._optimizer.__dict__.get("_unbound")
+        boxes = namespace(self._optimizer).get("_unbound")
         for number, held in enumerate(self._optimizer._held):
             if held.clock >= 0:
                 yield number if boxes is None else boxes[number]

@@ -19,6 +19,7 @@ from jaxnn import _compat
 from jaxnn.boxes.parameter import Parameter
 from jaxnn.boxes.slot import Slot
 from jaxnn.core.placement import shape_beside
+from jaxnn.core.tree import namespace
 from jaxnn.multihost import spanning
 
 
@@ -85,7 +86,7 @@ def rename(optimizer: Any, old: tuple[str, ...] | None, new: tuple[str, ...]) ->
     """Start the state of each group when its parameters' names become known; follow them when they change."""
     if optimizer._transformation is None:
         return
-    boxes = optimizer.__dict__["_unbound"]
+    boxes = namespace(optimizer)["_unbound"]
     for group, members in enumerate(optimizer._members):
         held, state = _get(optimizer, group)
         if old is not None and held:
@@ -118,7 +119,7 @@ def _initial(transformation: Any, params: dict[str, Any]) -> Any:
 def fresh(optimizer: Any, numbers: set[int]) -> dict[str, Any]:
     """The slots of the groups all of whose parameters have numbers, and the state that they begin with."""
     found: dict[str, Any] = {}
-    boxes = optimizer.__dict__["_unbound"]
+    boxes = namespace(optimizer)["_unbound"]
     for group, members in enumerate(optimizer._members):
         held = _get(optimizer, group)[0]
         params = {

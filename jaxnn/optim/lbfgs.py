@@ -17,6 +17,7 @@ from jaxnn.boxes.parameter import Parameter
 from jaxnn.core import tree
 from jaxnn.core.lift import Call, Changes
 from jaxnn.core.module import Module
+from jaxnn.core.tree import namespace
 from jaxnn.optim._groups import check_ranges
 from jaxnn.optim._rule import _as_given, _as_real
 from jaxnn.optim._wolfe import Point, only_if, repeat, strong_wolfe
@@ -115,7 +116,7 @@ class LBFGS(Optimizer):
             raise ValueError("LBFGS doesn't support per-parameter options (parameter groups)")
 
     def _start(self, group: int) -> None:
-        boxes = self.__dict__["_unbound"]
+        boxes = namespace(self)["_unbound"]
         if not any(getattr(box, "is_lazy", False) or isinstance(box.value, jax.ShapeDtypeStruct) for box in boxes):
             self._set_memory(_empty([box.value for box in boxes], self.param_groups[0]["history_size"]))
 
@@ -139,7 +140,7 @@ class LBFGS(Optimizer):
     @property
     def state(self) -> dict[Any, Any]:
         """All state, under the first parameter, as in torch."""
-        boxes = self.__dict__.get("_unbound")
+        boxes = namespace(self).get("_unbound")
         return {boxes[0] if boxes else 0: fields for fields in self._saved_state().values()}
 
     def _saved_state(self) -> dict[Any, Any]:

@@ -28,6 +28,7 @@ from jaxnn.core.conversions import place
 from jaxnn.core.module import Module
 from jaxnn.core.placement import derived, is_spread, like, mesh_of, several_devices, sharding_of
 from jaxnn.core.stateful import Stateful
+from jaxnn.core.tree import namespace
 from jaxnn.optim import _transformed
 from jaxnn.optim._groups import Group, Layout, as_boxes, as_groups, check_switches, decode, encode, warn_of_typo
 from jaxnn.optim._hooks import Hooked
@@ -83,7 +84,7 @@ class Optimizer(Hooked, Stateful):
         self._layouts: tuple[Layout, ...] = ()
         self._fixed: tuple[tuple[tuple[str, Any], ...], ...] = ()
         self._members: tuple[tuple[int, ...], ...] = ()
-        self.__dict__["_unbound"] = _Boxes()
+        namespace(self)["_unbound"] = _Boxes()
         for group in as_groups(params):
             self.add_param_group({**(defaults or {}), **group} if isinstance(group, Mapping) else group)
         if isinstance(params, Module):
@@ -150,7 +151,7 @@ class Optimizer(Hooked, Stateful):
         """
         if not isinstance(param_group, Mapping):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
-        boxes_now: _Boxes | None = self.__dict__.get("_unbound")
+        boxes_now: _Boxes | None = namespace(self).get("_unbound")
         if boxes_now is None:
             raise RuntimeError(f"{type(self).__name__}: a copy of an optimizer takes no further parameter groups")
         options = dict(param_group)
@@ -195,7 +196,7 @@ class Optimizer(Hooked, Stateful):
 
     def _parameters_of(self, group: int) -> list[Any]:
         """A group's boxes; in a copy of the optimizer, which has none, their names."""
-        boxes = self.__dict__.get("_unbound")
+        boxes = namespace(self).get("_unbound")
         source = boxes if boxes is not None else self._names or ()
         return [source[i] for i in self._members[group]]
 
@@ -206,7 +207,7 @@ class Optimizer(Hooked, Stateful):
 
         Names change when a parameter is parametrized or pruned, so they are learnt again when any structure changed.
         """
-        boxes: _Boxes | None = self.__dict__.get("_unbound")
+        boxes: _Boxes | None = namespace(self).get("_unbound")
         if boxes is not None and boxes.abstract:
             boxes.abstract = self._materialize()
         if boxes is None or (self._names is not None and boxes.epoch == structure_epoch[0]):
@@ -225,15 +226,15 @@ class Optimizer(Hooked, Stateful):
     def _put(self, name: str, value: Any) -> None:
         """Keep an array of the state, or the shape of one."""
         if isinstance(value, jax.ShapeDtypeStruct):
-            self._slots[name] = Slot(value, home=self.__dict__["_home"])
+            self._slots[name] = Slot(value, home=namespace(self)["_home"])
             self._slots[name].label = f"{type(self).__name__}.{name}"
-            self.__dict__["_unbound"].abstract = True
+            namespace(self)["_unbound"].abstract = True
         else:
             setattr(self, name, value if isinstance(value, jax.Array) else jnp.asarray(value))
 
     def _materialize(self) -> bool:
         """Put numbers in the state of parameters that have theirs by now; whether some have none yet."""
-        boxes: _Boxes = self.__dict__["_unbound"]
+        boxes: _Boxes = namespace(self)["_unbound"]
         waiting: dict[int, dict[str, Slot]] = {}
         for name, number in self._belonging().items():
             if isinstance(self._slots[name]._value, jax.ShapeDtypeStruct):
@@ -251,7 +252,7 @@ class Optimizer(Hooked, Stateful):
 
     def _parameters_by_name(self, model: Module) -> dict[str, Parameter]:
         """``dict(model.named_parameters())``, kept until any structure changes."""
-        boxes: _Boxes | None = self.__dict__.get("_unbound")
+        boxes: _Boxes | None = namespace(self).get("_unbound")
         if boxes is None:
             return dict(model.named_parameters())
         if recently_read:
@@ -280,12 +281,12 @@ class Optimizer(Hooked, Stateful):
 
     def _is_spread(self) -> bool:
         """Whether a parameter lies on several devices."""
-        boxes: _Boxes | None = self.__dict__.get("_unbound")
+        boxes: _Boxes | None = namespace(self).get("_unbound")
         return any(is_spread(sharding_of(box._value)) for box in boxes or ())
 
     def _follow(self) -> bool:
         """Lay the state out as the parameters lie, whenever it was made; whether anything has moved."""
-        boxes: _Boxes | None = self.__dict__.get("_unbound")
+        boxes: _Boxes | None = namespace(self).get("_unbound")
         shardings = [sharding_of(box._value) for box in boxes or ()]
         mesh = mesh_of(shardings)
         if boxes is None or mesh is None:
@@ -496,7 +497,7 @@ class Undo:
     """An optimizer's attributes and arrays as they were."""
 
     def __init__(self, optimizer: Optimizer) -> None:
-        self._held, self._slots = optimizer.__dict__, optimizer._slots
+        self._held, self._slots = namespace(optimizer), optimizer._slots
         self._attributes, self._boxes = dict(self._held), dict(self._slots)
         self._values = [box._value for box in self._boxes.values()]
 

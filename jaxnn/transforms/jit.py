@@ -20,6 +20,7 @@ from jaxnn.core.conversions import place
 from jaxnn.core.lift import Watch
 from jaxnn.core.placement import Placement, check_program, home, placement_of, several_devices
 from jaxnn.core.stateful import Stateful
+from jaxnn.core.tree import namespace
 from jaxnn.lowering.compiling import Jitted
 from jaxnn.transforms.closures import Uses
 from jaxnn.transforms.outside import Outside, check_arguments, check_twins, given_in, warn_of_float64
@@ -325,7 +326,7 @@ def jit(
         roots = objects
         bundle = None
         for obj in objects:
-            if "_unbound" in getattr(obj, "__dict__", ()):
+            if isinstance(obj, Stateful) and "_unbound" in namespace(obj):
                 obj._bind(objects)
         if len(objects) > 1 and sum(hasattr(obj, "forward") for obj in objects) > 1 and not together:
             together = lift.share_boxes(objects)
