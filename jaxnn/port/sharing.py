@@ -75,6 +75,8 @@ def may_work_in_place(func: ast.expr, fact: Fact) -> bool:
         return False
     if isinstance(func, ast.Subscript):
         return True
+    if fact.kind == "module":
+        return True
     return (of_self(func) or fact.kind != "unknown") and bool(_ACTIVATION.search(last_name(func)))
 
 

@@ -117,7 +117,7 @@ BODIES = {
     "nested in place": "z = F.relu(F.relu(y, inplace=True) + 1, inplace=True)",
     "an attribute that is a module in place": "self.act = nn.ELU(1., True); z = self.act(y)",
     "the functions of torch in place": "z = torch.sigmoid_(y)",
-    "a module in place, of a factory": "self.act = made(); z = self.act(y)",
+    "a module in place, of a factory": "self.q = made(); z = self.q(y)",
     "a module in place, of a partial": "self.act = functools.partial(nn.ReLU, inplace=True)(); z = self.act(y)",
     "a module in place, of a list": "self.acts = nn.ModuleList([nn.ReLU(inplace=True)]); z = self.acts[0](y)",
     "a module in place, of a dict": 'self.acts = nn.ModuleDict({"r": nn.ReLU(inplace=True)}); z = self.acts["r"](y)',
