@@ -218,7 +218,8 @@ def _train(name, names, steps, before):
         problems.append(f"{len(kept)} of {len(old)} arrays were not donated")
     if programs != 1:
         problems.append(f"{programs} programs")
-    whole = {key: np.asarray(nn.parallel.full_tensor(value)) for key, value in model.state_dict().items()}
+    gathered = lambda value: nn.parallel.full_tensor(value) if isinstance(value, jax.Array) else value  # noqa: E731
+    whole = {key: np.asarray(gathered(value)) for key, value in model.state_dict().items()}
     return losses, whole, problems
 
 
