@@ -7,20 +7,22 @@ import re
 from dataclasses import replace
 
 from jaxnn.port import optimizers
+from jaxnn.port.assignments import Assignments
 from jaxnn.port.dtypes import ADDING_UP, may_be_narrow
 from jaxnn.port.emit import Emitter, needed, parenthesised, tight
 from jaxnn.port.facts import ARRAY, NOT_ARRAYS, Fact
 from jaxnn.port.imports import Imports
+from jaxnn.port.in_place import InPlace
 from jaxnn.port.match import Match, choose
 from jaxnn.port.names import ANSWERS, DTYPES, IDENTITIES, NARROWED, NOTHING, TENSOR_TYPES, is_torch, translate
 from jaxnn.port.observing import guards
 from jaxnn.port.program import Module, Program
 from jaxnn.port.rules import TABLE, Row
+from jaxnn.port.scopes import Scopes
 from jaxnn.port.sharing import may_work_in_place, wholly, works_in_place
 from jaxnn.port.sites import Ported, Site
 from jaxnn.port.source import Edits, Source, walk
 from jaxnn.port.training import port_steps
-from jaxnn.port.writes import Writes
 
 GONE = "\0"  # a statement that goes, with its line
 _SEEN = {
@@ -34,7 +36,7 @@ _SEEN = {
 _GRADIENTS = {"grad", "grad_fn"}
 
 
-class Rewriter(Writes):
+class Rewriter(Scopes, Assignments, InPlace):
     """Decides every site of one file."""
 
     def __init__(self, program: Program, module: Module) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass, field
 
-from jaxnn.port.writes import _own as own
+from jaxnn.port.scopes import own
 
 _CLIPS = ("clip_grad_norm_", "clip_grad_value_", "clip_grad_norm")
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from jaxnn.port.program import Class, Function
+from jaxnn.port.scopes import own
 from jaxnn.port.steps import Step, Unfit, find, is_call
-from jaxnn.port.writes import _own as own
 
 if TYPE_CHECKING:
     from jaxnn.port.rewrite import Rewriter

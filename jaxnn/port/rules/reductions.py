@@ -152,7 +152,7 @@ ROWS = (
     Row("linalg.solve", "A, B", "jnp.linalg.solve({A}, {B})", "torch.linalg.solve(torch.eye(3) + a[:, :3], a)", form="function"),
     Row("linalg.cholesky", "x", "jnp.linalg.cholesky({x})", "torch.linalg.cholesky(a @ a.T + torch.eye(3))", form="function", also="cholesky"),
     Row("linalg.matrix_power", "x, n", "jnp.linalg.matrix_power({x}, {n})", "torch.linalg.matrix_power(a[:, :3], 3)", form="function", also="matrix_power"),
-    Row("cartesian_prod", "*tensors", 'jnp.stack([_t.reshape(-1) for _t in jnp.meshgrid({tensors}, indexing="ij")], axis=-1)', "torch.cartesian_prod(v, k)", when="tensors>1", form="function"),
+    Row("cartesian_prod", "*tensors", 'jnp.stack([_t.reshape(-1) for _t in jnp.meshgrid({tensors}, indexing="ij")], axis=-1)', "torch.cartesian_prod(v, v.flip(0))", when="tensors>1", form="function"),
     Row("diff", "x, n=1, dim=-1", "jnp.diff({x}, {n?}, axis={dim?})", "x.diff(dim=1)"),
     Row("trace", "x", "jnp.trace({x})", "torch.trace(a)", result="array=0"),
     # Orders.
