@@ -31,7 +31,10 @@ from jaxnn.core.stateful import Stateful
 
 _LIBRARIES = sys.stdlib_module_names | {"jax", "jaxlib", "jaxnn", "numpy", "optax", "torch", "flax", "equinox", "chex"}
 # Objects of these lead to all the world, and to no module that a function reads.
-_LEADS_NOWHERE = frozenset("jax jaxlib jaxnn numpy torch logging threading concurrent multiprocessing asyncio".split())
+_LEADS_NOWHERE = frozenset(
+    "jax jaxlib jaxnn numpy torch logging threading concurrent multiprocessing asyncio inspect unittest pytest _pytest pluggy "
+    "xdist execnet hypothesis coverage IPython ipykernel traitlets tornado zmq".split()
+)
 _MOST_FUNCTIONS, _MOST_OBJECTS = 2000, 50_000
 _MISSING: Any = object()
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, bytearray, Slot, jax.Array, np.ndarray, np.generic)
