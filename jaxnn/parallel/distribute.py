@@ -24,6 +24,7 @@ from jaxnn.core.placement import check_alike, sharding_of
 from jaxnn.core.stateful import Stateful
 from jaxnn.multihost import processes
 from jaxnn.parallel.device_mesh import DeviceMesh, as_device_mesh
+from jaxnn.parallel.gathering import keep_to_one_axis
 from jaxnn.parallel.placement_types import as_spec, axes_of, check_divides, sharding_for
 
 Rules = Mapping[Any, Any]
@@ -78,6 +79,9 @@ def distribute_module(
     stands for dots too) or a compiled regular expression that is searched for; the first rule that fits a name counts.
     What no rule fits is copied to every device, unless it lies on this mesh already. `placement_table` shows the result.
 
+    On a mesh of three dimensions or more, a parameter that is split along two of its own is gathered while its module runs,
+    over all of its mesh's dimensions but the last: XLA multiplies such weights wrongly (docs/scale.md).
+
     Args:
         module: the module, on one device, on another mesh, or abstract.
         device_mesh: a DeviceMesh, or JAX's mesh.
@@ -120,6 +124,7 @@ def distribute_module(
         place_boxes(_chosen(module, mesh, {}, where), where, module)
     else:
         fail(TypeError, where, "partition_fn", "rules by name, or a function", describe(partition_fn))
+    keep_to_one_axis(module, mesh, lambda box: current_axes(box, mesh))
     if input_fn is not None:
         module.register_forward_pre_hook(_BeforeForward(input_fn, mesh))
     if output_fn is not None:

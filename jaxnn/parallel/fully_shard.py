@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -17,12 +16,12 @@ from jaxnn.base.checks import as_int, fail, warn_caller
 from jaxnn.base.dtypes import check_dtype, describe, is_floating
 from jaxnn.base.splits import splitting
 from jaxnn.boxes.slot import Slot, owner
-from jaxnn.core.lift import Call, is_stateful
 from jaxnn.core.module import Module
 from jaxnn.modules.container import ModuleDict, ModuleList
 from jaxnn.parallel.constraints import constrain_batch, mesh_of_here
 from jaxnn.parallel.device_mesh import DeviceMesh, as_device_mesh, init_device_mesh
 from jaxnn.parallel.distribute import current_axes, named_boxes, place_boxes, sharding_with
+from jaxnn.parallel.gathering import apart, on_a_copy, saves
 from jaxnn.parallel.placement_types import Shard, as_spec
 from jaxnn.transforms.checkpoint import checkpoint, is_recomputed
 
@@ -91,12 +90,12 @@ class Unit:
         args = constrain_batch(args, self.mesh, self.batch_dim)
         run = functools.partial(self._run, call)
         if _compat.at_top_level():
-            output = call(module, args, kwargs) if policy.param_dtype is None else _on_a_copy(run, module, args, kwargs)
+            output = call(module, args, kwargs) if policy.param_dtype is None else on_a_copy(run, module, args, kwargs)
         elif (
             self.reshard and not is_recomputed()
         ):  # where all is computed again, so is the gather: a second time is enough
             arrays, joined = apart((args, kwargs))
-            output = checkpoint(lambda module, arrays: run(module, *joined(arrays)), policy=_saves)(module, arrays)
+            output = checkpoint(lambda module, arrays: run(module, *joined(arrays)), policy=saves)(module, arrays)
         else:
             output = run(module, args, kwargs)
         if policy.output_dtype is not None:
@@ -119,24 +118,6 @@ class Unit:
             for box, old, new in swapped:
                 if box._value is new:
                     box.replace(old)
-
-
-def apart(values: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
-    """The arrays and modules in `values`, and what joins them with the rest: flags and numbers stay Python's."""
-    leaves, treedef = jax.tree.flatten(values, is_leaf=is_stateful)
-    own = [isinstance(leaf, (jax.Array, np.ndarray)) or is_stateful(leaf) for leaf in leaves]
-
-    def joined(arrays: list[Any]) -> Any:
-        taken = iter(arrays)
-        return jax.tree.unflatten(treedef, [next(taken) if mine else leaf for mine, leaf in zip(own, leaves)])
-
-    return [leaf for mine, leaf in zip(own, leaves) if mine], joined
-
-
-def _on_a_copy(run: Callable[..., Any], module: Any, args: Any, kwargs: Any) -> Any:
-    """`run` on a copy of the module: at top level the boxes are everybody's."""
-    with Call((module, args, kwargs), {}) as call:
-        return call.finish(*call.run(run, list(call.leaves), call.key))
 
 
 def _cast(values: Any, dtype: Any) -> Any:
@@ -173,23 +154,6 @@ def _gathered(
 
     gather.defvjp(lambda value: (gather(value), None), backward)
     return gather
-
-
-# Cheap to compute again, and without which a view of a gathered weight would be kept.
-_VIEWS = frozenset(("transpose", "reshape", "squeeze", "broadcast_in_dim", "slice", "split", "rev", "expand_dims"))
-
-
-_GATHERS = frozenset(("convert_element_type", "sharding_constraint"))
-
-
-def _saves(primitive: Any, *_: Any, **params: Any) -> bool:
-    """Everything is kept for the gradient but gathered weights and their views. (Layouts of activations leave axes free.)"""
-    if primitive.name == "sharding_constraint":
-        return bool(params.get("unconstrained_dims"))
-    if primitive.name == "custom_vjp_call":  # what `_gathered` is, until it is differentiated
-        equations = params["call_jaxpr"].jaxpr.eqns
-        return not equations or any(equation.primitive.name not in _GATHERS for equation in equations)
-    return primitive.name not in _VIEWS
 
 
 def fully_shard(

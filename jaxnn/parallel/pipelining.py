@@ -23,7 +23,8 @@ from jaxnn.modules.container import ModuleList, Sequential
 from jaxnn.parallel.constraints import constrain
 from jaxnn.parallel.device_mesh import DeviceMesh
 from jaxnn.parallel.distribute import place_boxes
-from jaxnn.parallel.fully_shard import apart, split_parameters
+from jaxnn.parallel.fully_shard import split_parameters
+from jaxnn.parallel.gathering import apart
 from jaxnn.parallel.placement_types import Shard
 from jaxnn.parallel.style import ParallelStyle, add_hooks
 from jaxnn.transforms.scan_layers import check_alike
