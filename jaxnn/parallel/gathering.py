@@ -64,7 +64,7 @@ class OneAxis:
     XLA's partitioner (JAX 0.10 to 0.12, Shardy and GSPMD) multiplies wrongly, and says nothing, where the batch is split over
     two axes of a mesh, a weight's outputs over one of them, and its inputs over a third one that the products' inputs and
     outputs are split over too: it exchanges the first two axes in the input and not back in the result. With weights that
-    are split along one dimension there is nothing to exchange.
+    are split along one dimension there is nothing to exchange, while the batch's axes are named in the mesh's order.
     """
 
     mesh: DeviceMesh
