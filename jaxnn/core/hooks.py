@@ -345,7 +345,8 @@ def _forward_with_backward_hooks(module: Any, args: tuple[Any, ...], kwargs: dic
     """Forward as one function with a gradient rule of its own, in which the hooks run."""
     from jaxnn.core.lift import Call  # lift stands on modules' trees; hooks are below it
 
-    with Call((module, *args), kwargs) as call:
+    call = Call((module, *args), kwargs)
+    with call.claim, call:
         rest, rest_def = jax.tree.flatten(call.rest)
         is_input = [isinstance(leaf, jax.Array) for leaf in rest]
         positions = _argument_positions(call.rest[0][1:], len(rest))

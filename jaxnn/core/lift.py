@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -341,21 +342,24 @@ def _graft(
 
 
 class Call:
-    """One call of a lifted function: its stateful arguments apart, its other arguments, and how to join them again."""
+    """One call of a lifted function: its stateful arguments apart, its other arguments, and how to join them again.
+
+    Its work is done inside ``with call.claim, call:`` (see `random.Generator.take`).
+    """
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.objects = find_objects(args, kwargs)
         self.rest = replace_objects((args, kwargs), self.objects) if self.objects else (args, kwargs)
         self.root = one_tree(self.objects) if self.objects else Bundle(())
         self.leaves, self.structure = tree.flatten(self.root)
-        self.generator = random.current()
+        self.generator, self.claim = random.current(), threading.Lock()
 
     def __enter__(self) -> Call:
-        self.key = self.generator.take(self)  # the random stream's state, raw
+        self.key = self.generator.take(self.claim)  # the random stream's state, raw
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        self.generator.release(self.key, self)
+        self.generator.release(self.key, self.claim)
         if error is not None:
             explaining.explain(error)
             explain_shapes(error, self.leaves)
@@ -402,7 +406,7 @@ class Call:
 
     def finish(self, out: Any, changes: Changes) -> Any:
         """Write the changes back; the output with the originals in place of their copies."""
-        moved = self.generator.moved(self.key, self, changes.key)
+        moved = self.generator.moved(self.key, self.claim, changes.key)
         write_back((self.root,), (changes.plan,), (changes.values,), *moved)
         return restore_objects(out, self.objects)
 

@@ -15,6 +15,7 @@ import contextvars
 import copy
 import itertools
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -117,8 +118,9 @@ class Generator:
     """
 
     def __init__(self, device: Any = None, *, key: Any = None) -> None:
-        # id of a state of the stream -> who works from it now and will write back where it got to (see `take`)
-        self._taken: dict[int, object] = {}
+        # id of a state of the stream -> the claim of who works from it now and will write back where it got to (see
+        # `take`). One that is not locked is of work that an interrupt ended before it could `release`: it counts no more.
+        self._taken: dict[int, threading.Lock] = {}
         self._lock = Lock(renewed=self._taken.clear)
         self._seed = int.from_bytes(os.urandom(8), "little") >> 1
         self._host: Any = None
@@ -186,8 +188,11 @@ class Generator:
         """Whether weights are to be drawn from the twister now: outside any trace, with no key given."""
         return not self._from_key and _compat.at_top_level()
 
-    def take(self, taker: object) -> Any:
-        """The stream's state for `taker`, who alone draws from it until `release`.
+    def take(self, claim: threading.Lock) -> Any:
+        """The stream's state for who holds `claim`, and alone draws from it until `release`, or until the claim is free.
+
+        To be called, and the state be written, inside ``with claim:``. A lock is left by C alone: it is free
+        after an interrupt, whichever line that comes at.
 
         While somebody works from the present state, in another thread or around this call, others get a state
         that branches off from it: no two draw the same numbers. Only who `has` the state may write the stream's box.
@@ -195,18 +200,23 @@ class Generator:
         while True:
             slot = self.slot if self._slot is None else self._slot
             state = slot._value
-            if self._taken.setdefault(id(state), taker) is not taker:
-                return _branch(state, np.uint32(next(_branches)))
+            holder = self._taken.setdefault(id(state), claim)
+            if holder is not claim:
+                if holder.locked():
+                    return _branch(state, np.uint32(next(_branches)))
+                with self._lock.held:
+                    self.release(state, holder)
+                continue
             if self._slot is slot and slot._value is state:
                 return state
-            self.release(state, taker)  # the stream has moved on between the two lines above
+            self.release(state, claim)  # the stream has moved on between the two lines above
 
-    def has(self, state: Any, taker: object) -> bool:
-        """Whether `taker` took `state` from the stream itself, and not a branch."""
-        return self._taken.get(id(state)) is taker
+    def has(self, state: Any, claim: threading.Lock) -> bool:
+        """Whether `state` was taken with `claim` from the stream itself, and is not a branch."""
+        return self._taken.get(id(state)) is claim
 
-    def moved(self, state: Any, taker: object, new_state: Any) -> tuple[Slot | None, Any]:
-        """The stream's box and what it becomes after `taker` has got from `state` to `new_state`; None: it stays.
+    def moved(self, state: Any, claim: threading.Lock, new_state: Any) -> tuple[Slot | None, Any]:
+        """The stream's box and what it becomes when `claim` has got from `state` to `new_state`; None: it stays.
 
         Raises:
             TraceLeakError: the new state is one of a trace that this generator outlives.
@@ -216,26 +226,26 @@ class Generator:
             return None, None
         if not may_hold(slot.home, new_state):
             raise TraceLeakError(_outside())
-        return (slot, new_state) if self.has(state, taker) else (None, None)
+        return (slot, new_state) if self.has(state, claim) else (None, None)
 
-    def release(self, state: Any, taker: object) -> None:
-        """`taker` draws from `state` no longer."""
-        if self._taken.get(id(state)) is taker:
+    def release(self, state: Any, claim: threading.Lock) -> None:
+        """Nobody draws from `state` with `claim` any longer."""
+        if self._taken.get(id(state)) is claim:
             del self._taken[id(state)]
 
     def next_key(self) -> jax.Array:
         """One fresh jax key; the stream moves on."""
-        taker = object()
-        with self._lock.held:
-            before = self.take(taker)
+        claim = threading.Lock()
+        with self._lock.held, claim:
+            before = self.take(claim)
             try:
                 state, key = _split(home(before))
-                if self.has(before, taker):
+                if self.has(before, claim):
                     if not may_hold(self.slot.home, state):
                         return jax.random.wrap_key_data(_abstract_key.bind(where=f"{_outside()}.\n{_user_frame()}"))
                     self.slot.value = state
             finally:
-                self.release(before, taker)
+                self.release(before, claim)
         if not _compat.at_top_level():
             key = _for_each_example.bind(key, same=_same_axes.get())
         return jax.random.wrap_key_data(key)

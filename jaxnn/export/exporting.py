@@ -92,7 +92,7 @@ def export(
 
     pure.__name__ = pure.__qualname__ = type(mod).__name__ if call.objects else getattr(mod, "__name__", "function")
     held = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in zip(names, call.leaves)}
-    with call:
+    with call.claim, call:
         key = call.key
         exported = jax_export.export(jax.jit(pure), platforms=platforms)(held, types, named_types)
     if exported.nr_devices > 1:

@@ -198,7 +198,7 @@ class LBFGS(Optimizer):
         group = self.param_groups[0]
         o = SimpleNamespace(**{name: group[name] for name in group if name != "params"})
         memory: Any = self._memory([box.value for box in chosen])
-        with loss.call:
+        with loss.call.claim, loss.call:
             start, moved = loss(flat.joined, loss.start())
             memory = memory._replace(func_evals=memory.func_evals + 1)
             done = (jnp.max(jnp.abs(start.gradient)) <= o.tolerance_grad) | (o.max_iter < 1)

@@ -36,7 +36,8 @@ def apart(values: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
 
 def on_a_copy(run: Callable[..., Any], module: Any, args: Any, kwargs: Any) -> Any:
     """`run` on a copy of the module: at top level the boxes are everybody's."""
-    with Call((module, args, kwargs), {}) as call:
+    call = Call((module, args, kwargs), {})
+    with call.claim, call:
         return call.finish(*call.run(run, list(call.leaves), call.key))
 
 

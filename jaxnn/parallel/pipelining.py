@@ -6,6 +6,7 @@ result to the next device; after ``n_microbatches + stages - 1`` turns all parts
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -165,13 +166,15 @@ class Pipeline:
         parts = jax.tree.map(lambda leaf: self._in_parts(leaf, rows), x)
         further = self._further(args, kwargs, rows)
         stream = random.current()
-        before = stream.take(flat)
-        try:
-            run = _Stages(self, flat[0][1], len(blocks), checkpoint or self.checkpoint, policy)
-            out = run(stacked, parts, further, before)
-            lift.write_back((), (), (), *stream.moved(before, flat, run.after(before)))
-        finally:
-            stream.release(before, flat)
+        claim = threading.Lock()
+        with claim:
+            before = stream.take(claim)
+            try:
+                run = _Stages(self, flat[0][1], len(blocks), checkpoint or self.checkpoint, policy)
+                out = run(stacked, parts, further, before)
+                lift.write_back((), (), (), *stream.moved(before, claim, run.after(before)))
+            finally:
+                stream.release(before, claim)
         return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]), out)
 
     def _by_stages(self, arrays: tuple[Any, ...]) -> Any:

@@ -93,7 +93,8 @@ def emulate(fun: Callable[P, R], platform: str) -> Callable[P, R]:
                 "nn.testing.emulate: the derivative of an emulated function is not what the device computes. Take the "
                 "gradient inside: nn.testing.emulate(nn.value_and_grad(loss_fn), platform)"
             )
-        with Call(args, kwargs) as call:
+        call = Call(args, kwargs)
+        with call.claim, call:
             leaves, treedef = jax.tree.flatten(call.rest)
             traced = [at for at, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray))]
 

@@ -80,7 +80,8 @@ def checkpoint(
     @wraps(fun)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         args = bound + args
-        with Call(args, kwargs) as call:
+        call = Call(args, kwargs)
+        with call.claim, call:
             rest_args, rest_kwargs = call.rest
             dynamic = {i: arg for i, arg in enumerate(rest_args) if i not in static}
 

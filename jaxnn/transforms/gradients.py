@@ -67,7 +67,8 @@ def value_and_grad(
     @wraps(fun)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         args = bound + args
-        with Call(args, kwargs) as call:
+        call = Call(args, kwargs)
+        with call.claim, call:
             chosen = [_chosen(call, args, number) for number in numbers]
             rest_args, rest_kwargs = call.rest
             inputs = {}

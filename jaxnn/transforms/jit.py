@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar, cast, overload
@@ -138,13 +139,15 @@ class _Compiled(_Stage):
         return self._calling(lambda: self._stage)(*args, **kwargs)
 
 
-def _finish(done: defaultdict[int, Any], roots: Sequence[Any], generator: random.Generator, state: Any) -> bool:
+def _finish(
+    done: defaultdict[int, Any], roots: Sequence[Any], generator: random.Generator, claim: threading.Lock, state: Any
+) -> bool:
     """Run the program, if ``done[0]`` is not there yet, and write back what it changed; then ``done[1]`` is there.
 
     Whether originals stand in the output.
     """
     (plans, refers), values, key = _opened(done[0][1])
-    stream, key = (None, None) if key is None else generator.moved(state, done, key)
+    stream, key = (None, None) if key is None else generator.moved(state, claim, key)
     lift.write_back(roots, plans, values, stream, key, (functools.partial(done.__setitem__, 1, True),))
     return refers
 
@@ -352,29 +355,31 @@ def jit(
                 generator.lie(placement.whole, f"nn.jit: {name}")
             # Calls at its only item's first reading, and keeps the result in the same act: an interrupt finds it there.
             done: defaultdict[int, Any] = defaultdict()
-            state = generator.take(done)
-            try:
-                if placement is not None:
-                    program_now = in_place(placement, roots)
-                    key = place(state, placement.whole)
-                else:
-                    program_now, key = program(), home(state) if several else state
-                done.default_factory = functools.partial(program_now, (key, bundle), *args, **kwargs)
+            claim = threading.Lock()
+            with claim:
+                state = generator.take(claim)
                 try:
-                    refers = _finish(done, roots, generator, state)
-                except BaseException as error:
-                    if 0 in done and 1 not in done:  # the program has run: what it was given may be gone
-                        _finish(done, roots, generator, state)
-                    if not donates or not donation.unshare(error, roots, (args, kwargs)):
-                        explaining.explain(error)
-                        explain_shapes(error, jax.tree.leaves(roots))
-                        donation.explain(error, roots, donated=True)
-                        raise
-                    refers = _finish(done, roots, generator, state)
-            finally:
-                generator.release(state, done)
-                if compiled.quiet:
-                    compiled.warn_again()
+                    if placement is not None:
+                        program_now = in_place(placement, roots)
+                        key = place(state, placement.whole)
+                    else:
+                        program_now, key = program(), home(state) if several else state
+                    done.default_factory = functools.partial(program_now, (key, bundle), *args, **kwargs)
+                    try:
+                        refers = _finish(done, roots, generator, claim, state)
+                    except BaseException as error:
+                        if 0 in done and 1 not in done:  # the program has run: what it was given may be gone
+                            _finish(done, roots, generator, claim, state)
+                        if not donates or not donation.unshare(error, roots, (args, kwargs)):
+                            explaining.explain(error)
+                            explain_shapes(error, jax.tree.leaves(roots))
+                            donation.explain(error, roots, donated=True)
+                            raise
+                        refers = _finish(done, roots, generator, claim, state)
+                finally:
+                    generator.release(state, claim)
+                    if compiled.quiet:
+                        compiled.warn_again()
             out = done[0][0]
             return lift.restore_objects(out, objects) if refers else out
 

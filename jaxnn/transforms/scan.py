@@ -52,7 +52,7 @@ def scan(
         ((2, 4), (10, 2, 4))
     """
     carried, scanned = Call((init,), {}), Call((xs,), {})
-    with carried:
+    with carried.claim, carried:
         return _scan(f, carried, scanned, length, reverse, unroll)
 
 
@@ -100,6 +100,6 @@ def _scan(f: Callable[..., Any], carried: Call, scanned: Call, length: int | Non
     stacked = (list(scanned.leaves), scanned.rest[0][0])
     (values, key, carry), (ys, x_values) = lax.scan(body, start, stacked, length, reverse, unroll)
     roots, changed = (scanned.root, carried.root), (plans[-1][1], plans[0][0])
-    moved = carried.generator.moved(carried.key, carried, key if drawn else None)
+    moved = carried.generator.moved(carried.key, carried.claim, key if drawn else None)
     lift.write_back(roots, changed, (x_values, values), *moved)
     return lift.restore_objects(carry, carried.objects), lift.restore_objects(ys, scanned.objects)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -69,18 +70,20 @@ def scan_layers(
 
     # One layer for all, where there are no arrays to scan over.
     stream = random.current()
-    before = stream.take(flat)
-    try:
-        inner = random.Generator(key=before)
-        with random.use(inner):
-            x, _ = scan(step, x, stacked, length=len(blocks), unroll=unroll)
-        after, _ = tree.flatten(stacked)
-        changed = tuple(i for i, (new, old) in enumerate(zip(after, stacked_leaves)) if new is not old)
-        values = [[after[i][number] for i in changed] for number in range(len(blocks))]
-        moved = stream.moved(before, flat, inner.slot.value)
-        lift.write_back(blocks, [Plan(changed)] * len(blocks), values, *moved)
-    finally:
-        stream.release(before, flat)
+    claim = threading.Lock()
+    with claim:
+        before = stream.take(claim)
+        try:
+            inner = random.Generator(key=before)
+            with random.use(inner):
+                x, _ = scan(step, x, stacked, length=len(blocks), unroll=unroll)
+            after, _ = tree.flatten(stacked)
+            changed = tuple(i for i, (new, old) in enumerate(zip(after, stacked_leaves)) if new is not old)
+            values = [[after[i][number] for i in changed] for number in range(len(blocks))]
+            moved = stream.moved(before, claim, inner.slot.value)
+            lift.write_back(blocks, [Plan(changed)] * len(blocks), values, *moved)
+        finally:
+            stream.release(before, claim)
     return x
 
 

@@ -69,7 +69,8 @@ def shard_map(
         if len(own) != len(args):
             fail(ValueError, "nn.shard_map", "in_specs", f"a spec for each of {len(args)} arguments", f"{len(own)}")
         args, specs = bound + args, (None,) * len(bound) + own
-        with Call(args, {}) as call:
+        call = Call(args, {})
+        with call.claim, call:
             leaf_specs = _leaf_specs(call, args, specs)
             groups = {repr(spec): spec for spec in leaf_specs}
             plans: list[Plan] = []

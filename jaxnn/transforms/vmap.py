@@ -57,7 +57,8 @@ def vmap(
     @wraps(fun)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         args = bound + args
-        with Call(args, kwargs) as call:
+        call = Call(args, kwargs)
+        with call.claim, call:
             axes = in_axes
             if bound and isinstance(in_axes, (tuple, list)):
                 axes = (None, *in_axes)

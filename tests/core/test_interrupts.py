@@ -1,6 +1,7 @@
 """SIGINT during steps, and steps that donate and fail: everything moves together, or the error names what is gone."""
 
 import copy
+import dis
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
+from tests.core import interrupted
 from tests.core.interrupted import KINDS
 
 X = jnp.ones((3, 4))
@@ -20,6 +22,77 @@ def test_an_interrupt_finds_all_written_or_nothing(kind):
     command = [sys.executable, "-m", "tests.core.interrupted", kind, "4"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+
+
+class At:
+    """Raises KeyboardInterrupt at one of the instants where a signal's handler may run: after calls and jumps back."""
+
+    NAMES = {"take", "moved", "release", "__enter__", "__exit__", "finish"}  # of functions
+    MODULES = {"jaxnn.core.random", "jaxnn.core.lift", "jaxnn.boxes.writes", "jaxnn.transforms.jit"}
+    NAMES_OF_JIT = NAMES | {"has", "wrapper", "_finish", "write_back", "write_all"}
+
+    def __init__(self, number, names):
+        self.left, self.names, self.reached = number, names, False
+
+    def __call__(self, frame, event, arg):
+        code = frame.f_code
+        if code.co_name not in self.names or frame.f_globals.get("__name__") not in self.MODULES:
+            return None
+        if frame.f_back.f_code.co_name == "next_key":  # within a trace, from that trace's own stream
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        before = "RESUME"
+
+        def local(frame, event, arg):
+            nonlocal before
+            if event == "opcode":
+                last, before = before, dis.opname[code.co_code[frame.f_lasti]]
+                if last.startswith(("RESUME", "CALL", "JUMP_BACKWARD")) and before != "RESUME" and not self.reached:
+                    self.left -= 1
+                    if self.left < 0:
+                        self.reached = True
+                        raise KeyboardInterrupt
+            return local
+
+        return local
+
+
+@pytest.mark.parametrize("kind", ["jit", "donated", "bundle", "scan", "gradients"])
+def test_after_an_interrupt_at_any_instant_the_random_stream_moves_with_the_rest(kind):
+    model, x = interrupted.Net(), jnp.ones((1, 1))
+    optimizer, names = nn.optim.Optimizer(model, interrupted._count()), At.NAMES
+    if kind == "scan":
+        step = lambda model, *_: nn.scan(lambda model, x: (model, model(x)), model, x[None])  # noqa: E731
+    elif kind == "gradients":
+        step = lambda model, *_: nn.value_and_grad(lambda model: model(x))(model)  # noqa: E731
+    else:
+        step, names = interrupted.make_step(kind), At.NAMES_OF_JIT
+
+    def counts():
+        if kind in ("scan", "gradients"):  # which do not train
+            return {float(model.count), float(model.kept[0]), float(model.kept[1]["a"])}
+        return interrupted.counts(model, optimizer)
+
+    with nn.fork_rng():
+        stream = interrupted.Stream()
+        for _ in range(3):
+            step(model, optimizer, x)
+        number, reached, before = 0, True, sys.gettrace()
+        while reached:
+            at = At(number, names)
+            sys.settrace(at)
+            try:
+                step(model, optimizer, x)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(before)
+            number, reached = number + 1, at.reached
+            assert counts() == {stream.count()}, number
+            assert not any(claim.locked() for claim in nn.default_generator._taken.values())
+            step(model, optimizer, x)  # works from the stream, and not from a branch
+            assert counts() == {stream.count()}, number
+    assert number > 10
 
 
 class Net(nn.Module):
