@@ -40,7 +40,6 @@ class At:
             return None
         if frame.f_back.f_code.co_name == "next_key":  # within a trace, from that trace's own stream
             return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
         before = "RESUME"
 
         def local(frame, event, arg):
@@ -54,6 +53,8 @@ class At:
                         raise KeyboardInterrupt
             return local
 
+        frame.f_trace = local  # Python 3.13 gives opcodes to a frame that has one when it asks for them
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return local
 
 
