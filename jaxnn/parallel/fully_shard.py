@@ -21,7 +21,7 @@ from jaxnn.modules.container import ModuleDict, ModuleList
 from jaxnn.parallel.constraints import constrain_batch, mesh_of_here
 from jaxnn.parallel.device_mesh import DeviceMesh, as_device_mesh, init_device_mesh
 from jaxnn.parallel.distribute import current_axes, named_boxes, place_boxes, sharding_with
-from jaxnn.parallel.gathering import apart, on_a_copy, saves
+from jaxnn.parallel.gathering import apart, on_a_copy, other_values, saves
 from jaxnn.parallel.placement_types import Shard, as_spec
 from jaxnn.transforms.checkpoint import checkpoint, is_recomputed
 
@@ -104,20 +104,14 @@ class Unit:
 
     def _run(self, call: Callable[..., Any], module: Any, args: Any, kwargs: Any) -> Any:
         """`call` with the whole parameters in their boxes; afterwards, what the boxes held before."""
+        layouts = {name: (split, whole) for name, split, whole in self.parameters}
         boxes = dict(module.named_parameters(remove_duplicate=False))
-        swapped: list[tuple[Slot, Any, Any]] = []
-        try:
-            for name, split, whole in self.parameters:
-                box = boxes[name]
-                old = box._value
-                new = _gathered(self.mesh, split, whole, self.policy, str(old.dtype))(old)
-                swapped.append((box, old, new))
-                box.replace(new)
+
+        def gathered(name: str, value: Any) -> Any:
+            return _gathered(self.mesh, *layouts[name], self.policy, str(value.dtype))(value)
+
+        with other_values({name: boxes[name] for name in layouts}, gathered):
             return call(module, args, kwargs)
-        finally:
-            for box, old, new in swapped:
-                if box._value is new:
-                    box.replace(old)
 
 
 def _cast(values: Any, dtype: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,23 @@ def apart(values: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
         return jax.tree.unflatten(treedef, [next(taken) if mine else leaf for mine, leaf in zip(own, leaves)])
 
     return [leaf for mine, leaf in zip(own, leaves) if mine], joined
+
+
+@contextmanager
+def other_values(boxes: Mapping[str, Slot], value_of: Callable[[str, Any], Any]) -> Iterator[None]:
+    """Inside, each box holds ``value_of(name, its value)``; afterwards what it held before, unless it was written to."""
+    swapped: list[tuple[Slot, Any, Any]] = []
+    try:
+        for name, box in boxes.items():
+            old = box._value
+            new = value_of(name, old)
+            swapped.append((box, old, new))
+            box.replace(new)
+        yield
+    finally:
+        for box, old, new in swapped:
+            if box._value is new:
+                box.replace(old)
 
 
 def on_a_copy(run: Callable[..., Any], module: Any, args: Any, kwargs: Any) -> Any:
@@ -83,20 +101,11 @@ class OneAxis:
         return checkpoint(lambda module, arrays: run(module, *joined(arrays)), policy=saves)(module, arrays)
 
     def _run(self, call: Callable[..., Any], module: Any, args: Any, kwargs: Any) -> Any:
+        shardings = {name: NamedSharding(self.mesh.jax_mesh, spec) for name, spec in self.parameters}
         boxes = dict(module.named_parameters(recurse=False, remove_duplicate=False))
-        swapped: list[tuple[Slot, Any, Any]] = []
-        try:
-            for name, spec in self.parameters:
-                box = boxes[name]
-                old = box._value
-                new = lax.with_sharding_constraint(old, NamedSharding(self.mesh.jax_mesh, spec))
-                swapped.append((box, old, new))
-                box.replace(new)
+        gathered = lambda name, value: lax.with_sharding_constraint(value, shardings[name])  # noqa: E731
+        with other_values({name: boxes[name] for name in shardings}, gathered):
             return call(module, args, kwargs)
-        finally:
-            for box, old, new in swapped:
-                if box._value is new:
-                    box.replace(old)
 
 
 def keep_to_one_axis(module: Module, mesh: DeviceMesh, axes_of_box: Callable[[Slot], list[tuple[str, ...]]]) -> None:
