@@ -149,26 +149,18 @@ def repeated(layers: Function, times: int = 3) -> Function:
     return run
 
 
+def row_of_16_bits(title: str, outputs: int) -> Lowering:
+    """A product of one row, as of each step of a language model."""
+    shapes = [(1, 576), (outputs, 576)]
+    return Lowering(
+        f"linear, a row of 16 bits{title}", "two rows", shapes, F.linear, lambda x, w: x @ w.T, dtype="bfloat16"
+    )
+
+
 ROWS = (
     Lowering("linear", "a product", [(1024, 128), (384, 128), (384,)], F.linear, lambda x, w, b: x @ w.T + b),
-    Lowering(
-        "linear, a row of 16 bits",
-        "two rows",
-        [(1, 576), (1536, 576)],
-        F.linear,
-        lambda x, w: x @ w.T,
-        None,
-        "bfloat16",
-    ),
-    Lowering(
-        "linear, a row of 16 bits to 49,152",
-        "two rows",
-        [(1, 576), (49152, 576)],
-        F.linear,
-        lambda x, w: x @ w.T,
-        None,
-        "bfloat16",
-    ),
+    row_of_16_bits("", 1536),
+    row_of_16_bits(" to 49,152", 49152),
     pool("max", 3, 2, (8, 64, 56, 56)),
     pool("max", 13, 1, (4, 128, 20, 20)),
     pool("max", 3, 2, (2, 64, 8, 28, 28)),

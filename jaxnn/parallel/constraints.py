@@ -28,6 +28,11 @@ def mesh_of_here(mesh: DeviceMesh) -> Any:
     return here if here.manual_axes else mesh.jax_mesh
 
 
+def is_on_a_device(mesh: DeviceMesh) -> bool:
+    """Whether this is the program of one device along all of `mesh`, inside shard_map."""
+    return set(mesh.all_axes) <= set(jax.sharding.get_abstract_mesh().manual_axes)
+
+
 def constrain(value: Any, placement: Placement | None, mesh: DeviceMesh, batch_dim: int = 0) -> Any:
     """An array with its layout over `mesh` said, in compiled code; what other dimensions of the mesh do stays free.
 

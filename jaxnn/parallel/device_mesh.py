@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import fail, warn_caller
 from jaxnn.base.dtypes import describe
 
 # Threads that XLA is given for each CPU device: as many collectives of one program may wait side by side.
@@ -277,11 +276,10 @@ def _warn_of_few_threads(devices: int) -> None:
     told = os.environ.get("NPROC", "")
     threads = max(int(told) if told.isdecimal() else cores, devices)
     if devices > 1 and threads < 2 * devices:
-        warnings.warn(
+        warn_caller(
             f"{devices} CPU devices share {threads} threads: collectives that run side by side can hold all of them and wait"
             f" for each other for ever. Start Python with NPROC={THREADS_PER_DEVICE * devices} in its environment",
             RuntimeWarning,
-            stacklevel=4,
         )
 
 

@@ -15,6 +15,7 @@ from jaxnn import _compat
 from jaxnn.base.checks import as_int, fail
 from jaxnn.base.dtypes import describe
 from jaxnn.core.module import Module
+from jaxnn.parallel.constraints import is_on_a_device
 from jaxnn.parallel.device_mesh import DeviceMesh
 from jaxnn.parallel.style import ParallelStyle, add_hooks, check_layout, lay_out
 from jaxnn.transforms.shard_map import shard_map
@@ -147,9 +148,7 @@ class Dispatch:
 
     def __call__(self, call: Any, module: Any, args: Any, kwargs: Any) -> Any:
         axes, parts = self.mesh.all_axes, self.mesh.size()
-        if not set(axes) <= set(
-            jax.sharding.get_abstract_mesh().manual_axes
-        ):  # not on one device: all rows, all experts
+        if not is_on_a_device(self.mesh):  # all rows, all experts
             return call(module, args, kwargs)
         x, counts, rest, kwargs = _arguments(args, kwargs)
         if x.ndim < 2 or counts.ndim != 1 or counts.shape[0] % parts:

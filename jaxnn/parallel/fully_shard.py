@@ -21,9 +21,8 @@ from jaxnn.modules.container import ModuleDict, ModuleList
 from jaxnn.parallel.constraints import constrain_batch, mesh_of_here
 from jaxnn.parallel.device_mesh import DeviceMesh, as_device_mesh, init_device_mesh
 from jaxnn.parallel.distribute import current_axes, named_boxes, place_boxes, sharding_with
-from jaxnn.parallel.gathering import apart, on_a_copy, other_values, saves
+from jaxnn.parallel.gathering import gathered_again, on_a_copy, other_values
 from jaxnn.parallel.placement_types import Shard, as_spec
-from jaxnn.transforms.checkpoint import checkpoint, is_recomputed
 
 
 @dataclass(frozen=True)
@@ -91,11 +90,8 @@ class Unit:
         run = functools.partial(self._run, call)
         if _compat.at_top_level():
             output = call(module, args, kwargs) if policy.param_dtype is None else on_a_copy(run, module, args, kwargs)
-        elif (
-            self.reshard and not is_recomputed()
-        ):  # where all is computed again, so is the gather: a second time is enough
-            arrays, joined = apart((args, kwargs))
-            output = checkpoint(lambda module, arrays: run(module, *joined(arrays)), policy=saves)(module, arrays)
+        elif self.reshard:
+            output = gathered_again(run, module, args, kwargs)
         else:
             output = run(module, args, kwargs)
         if policy.output_dtype is not None:

@@ -66,7 +66,7 @@ _VIEWS = frozenset(("transpose", "reshape", "squeeze", "broadcast_in_dim", "slic
 _GATHERS = frozenset(("convert_element_type", "sharding_constraint"))
 
 
-def saves(primitive: Any, *_: Any, **params: Any) -> bool:
+def _saves(primitive: Any, *_: Any, **params: Any) -> bool:
     """Everything is kept for the gradient but gathered weights and their views. (Layouts of activations leave axes free.)"""
     if primitive.name == "sharding_constraint":
         return bool(params.get("unconstrained_dims"))
@@ -74,6 +74,17 @@ def saves(primitive: Any, *_: Any, **params: Any) -> bool:
         equations = params["call_jaxpr"].jaxpr.eqns
         return not equations or any(equation.primitive.name not in _GATHERS for equation in equations)
     return primitive.name not in _VIEWS
+
+
+def gathered_again(run: Callable[..., Any], module: Any, args: Any, kwargs: Any) -> Any:
+    """`run`, whose gathered parameters are let go of and gathered again for the gradient.
+
+    Where all is computed again anyway, so is the gather: a second time is enough.
+    """
+    if is_recomputed():
+        return run(module, args, kwargs)
+    arrays, joined = apart((args, kwargs))
+    return checkpoint(lambda module, arrays: run(module, *joined(arrays)), policy=_saves)(module, arrays)
 
 
 @dataclass(frozen=True)
@@ -95,10 +106,7 @@ class OneAxis:
         run = functools.partial(self._run, call)
         if _compat.at_top_level():
             return on_a_copy(run, module, args, kwargs)
-        if is_recomputed():
-            return run(module, args, kwargs)
-        arrays, joined = apart((args, kwargs))
-        return checkpoint(lambda module, arrays: run(module, *joined(arrays)), policy=saves)(module, arrays)
+        return gathered_again(run, module, args, kwargs)
 
     def _run(self, call: Callable[..., Any], module: Any, args: Any, kwargs: Any) -> Any:
         shardings = {name: NamedSharding(self.mesh.jax_mesh, spec) for name, spec in self.parameters}

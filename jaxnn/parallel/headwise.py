@@ -14,6 +14,7 @@ from jaxnn.modules.attention import MultiheadAttention
 from jaxnn.modules.transformer_layer import TransformerDecoderLayer, TransformerEncoderLayer
 from jaxnn.parallel.constraints import Inputs, Outputs, constrain
 from jaxnn.parallel.device_mesh import DeviceMesh
+from jaxnn.parallel.gathering import other_values
 from jaxnn.parallel.placement_types import Replicate, Shard
 from jaxnn.parallel.style import (
     ColwiseParallel,
@@ -40,20 +41,11 @@ class Heads:
 
     def __call__(self, call: Any, module: Any, args: Any, kwargs: Any) -> Any:
         names = ("in_proj_weight", "in_proj_bias") if _compat.under_jit() else ()
-        boxes = [box for name in names if (box := module._parameters.get(name)) is not None]
-        old = [box._value for box in boxes]
-        new = [self._laid_out(value) for value in old]
-        try:
-            for box, value in zip(boxes, new):
-                box.replace(value)
-            with splitting(self.mesh.jax_mesh, heads=self.mesh.all_axes):
-                return call(module, args, kwargs)
-        finally:
-            for box, value, before in zip(boxes, new, old):
-                if box._value is value:
-                    box.replace(before)
+        boxes = {name: box for name in names if (box := module._parameters.get(name)) is not None}
+        with other_values(boxes, self._laid_out), splitting(self.mesh.jax_mesh, heads=self.mesh.all_axes):
+            return call(module, args, kwargs)
 
-    def _laid_out(self, value: Any) -> Any:
+    def _laid_out(self, _: str, value: Any) -> Any:
         """(3E, ...) as (3, E, ...), split along the heads."""
         if value.ndim > 1:
             value = constrain(value, Shard(1), self.mesh)  # as it is stored: and so is the gradient

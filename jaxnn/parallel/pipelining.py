@@ -21,7 +21,7 @@ from jaxnn.base.checks import as_int, fail
 from jaxnn.base.dtypes import describe
 from jaxnn.core import lift, random, tree
 from jaxnn.modules.container import ModuleList, Sequential
-from jaxnn.parallel.constraints import constrain
+from jaxnn.parallel.constraints import constrain, is_on_a_device
 from jaxnn.parallel.device_mesh import DeviceMesh
 from jaxnn.parallel.distribute import place_boxes
 from jaxnn.parallel.fully_shard import split_parameters
@@ -116,11 +116,6 @@ class PipelineParallel(ParallelStyle):
         return f"PipelineParallel(n_microbatches={self.n_microbatches})"
 
 
-def _inside(mesh: DeviceMesh) -> bool:
-    """Whether this is one stage's program."""
-    return set(mesh.all_axes) <= set(jax.sharding.get_abstract_mesh().manual_axes)
-
-
 @dataclass(frozen=True)
 class InPipeline:
     """Around a layer: it runs in its stage. One that is called by itself in compiled code would have no pipeline."""
@@ -128,7 +123,7 @@ class InPipeline:
     mesh: DeviceMesh
 
     def __call__(self, call: Any, module: Any, args: Any, kwargs: Any) -> Any:
-        if _compat.under_jit() and not _inside(self.mesh):
+        if _compat.under_jit() and not is_on_a_device(self.mesh):
             raise RuntimeError(
                 f"PipelineParallel: {type(module).__name__}: a layer of a pipeline is called by itself. Write "
                 "x = nn.scan_layers(self.layers, x) in place of the loop over self.layers, or make it a Sequential"

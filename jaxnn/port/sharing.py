@@ -175,7 +175,7 @@ def attributes_of(
     """What a class and those it derives from say.
 
     Args:
-        origins: where a value's numbers come from, as `Writes._origins` says it.
+        origins: where a value's numbers come from, as `Scopes._origins` says it.
         is_array: whether an expression is a tensor.
     """
     found = Attributes()

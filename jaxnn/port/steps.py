@@ -156,11 +156,11 @@ def _counted(
 ) -> None:
     """backward() in each round of a loop, a step in some of them."""
     mine = [s for s in clears if s in branch.body and s.lineno > one.step.lineno]
-    loops = [s for s in own(function) if isinstance(s, (ast.For, ast.While)) and _holds(s, one.backward)]
+    loops = [s for s in own(function) if isinstance(s, (ast.For, ast.While)) and holds(s, one.backward)]
     if len(backwards) > 1 or not mine or branch.orelse or not loops:
         raise Unfit("which gradients add up is not seen")
     outermost = min(loops, key=lambda s: s.lineno)
-    if any(_holds(outermost, s) for s in clears if s not in mine):
+    if any(holds(outermost, s) for s in clears if s not in mine):
         raise Unfit("zero_grad() at several places of the loop")
     one.accumulates = one.counted = True
     one.cleared = [*[s for s in clears if s.lineno < outermost.lineno], *mine]
@@ -209,7 +209,7 @@ def _has_tensor(call: ast.Call) -> bool:
     return bool(call.args) and "loss" in ast.unparse(call.args[0])
 
 
-def _holds(top: ast.AST, node: ast.AST) -> bool:
+def holds(top: ast.AST, node: ast.AST) -> bool:
     return any(n is node for n in ast.walk(top))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxnn.port.program import Class, Function
 from jaxnn.port.scopes import own
-from jaxnn.port.steps import Step, Unfit, find, is_call
+from jaxnn.port.steps import Step, Unfit, find, holds
 
 if TYPE_CHECKING:
     from jaxnn.port.rewrite import Rewriter
@@ -211,7 +211,7 @@ class _Rewritten:
             return True
         return self._read_first(name) or any(
             isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Load) and id(n) not in inner
-            and not any(n is m for m in ast.walk(self.step.backward))
+            and not holds(self.step.backward, n)
             for n in ast.walk(self.function)
         )  # fmt: skip
 
@@ -294,7 +294,7 @@ class _Rewritten:
             old = rewriter.edits.take(begin)
             rewriter.edits[begin] = lambda n: f"{grads} = {{}}\n{indent}{old(n)}"
         for statement in step.clipped:
-            call: Any = statement.value if isinstance(statement, ast.Assign) else statement.value  # type: ignore[attr-defined]
+            call: Any = statement.value  # type: ignore[attr-defined]
             name = ast.unparse(call.func).rpartition(".")[2]
             name = name if name.endswith("_") else f"{name}_"
             rest = [*call.args[1:], *(k for k in call.keywords if k.arg not in ("parameters", "foreach"))]
@@ -365,7 +365,4 @@ def _loaded(statements: list[ast.stmt]) -> list[str]:
 
 
 def _in_loop(top: ast.AST, node: ast.AST) -> bool:
-    return any(isinstance(n, (ast.For, ast.While)) and any(m is node for m in ast.walk(n)) for n in ast.walk(top))
-
-
-__all__ = ["is_call", "port_steps"]
+    return any(isinstance(n, (ast.For, ast.While)) and holds(n, node) for n in ast.walk(top))

@@ -17,6 +17,7 @@ from jaxnn.core.module import Module
 from jaxnn.modules.container import ModuleList, Sequential
 from jaxnn.parallel.device_mesh import DeviceMesh
 from jaxnn.parallel.fully_shard import MixedPrecisionPolicy, fully_shard
+from jaxnn.parallel.gathering import apart
 from jaxnn.parallel.headwise import transformer_plan
 from jaxnn.parallel.parallelize import parallelize_module
 from jaxnn.targets.target import Target
@@ -147,14 +148,12 @@ def _twice(kind: type) -> type:
     """A class of modules that compute their forward pass again in the backward pass."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        leaves, tree = jax.tree.flatten((args, kwargs))
-        places = [at for at, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+        arrays, joined = apart((args, kwargs))
 
-        def run(module: Any, *arrays: Any) -> Any:
-            given = dict(zip(places, arrays))  # what is no array, as a flag, stays out of the trace
-            args, kwargs = tree.unflatten([given.get(at, leaf) for at, leaf in enumerate(leaves)])
+        def run(module: Any, arrays: Any) -> Any:
+            args, kwargs = joined(arrays)
             return kind.forward(module, *args, **kwargs)
 
-        return checkpoint(run)(self, *(leaves[at] for at in places))
+        return checkpoint(run)(self, arrays)
 
     return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})

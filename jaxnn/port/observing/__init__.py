@@ -120,6 +120,10 @@ def asked(node: Any) -> Iterator[ast.expr]:
             yield node.target
 
 
+def _by_path(program: Program) -> dict[str, Module]:
+    return {module.source.path: module for module in program.modules.values()}
+
+
 def key_of(module: Module, node: ast.AST) -> Key:
     return "expression", module.source.path, spanned(node)
 
@@ -130,7 +134,7 @@ def keys_of(program: Program, ported: dict[str, Ported]) -> list[Key]:
     Of places that are decided, what their methods are called on is noted too: that and the run must not contradict.
     """
     keys: dict[Key, None] = {}
-    home = {module.source.path: module for module in program.modules.values()}
+    home = _by_path(program)
     still_open = {id(site) for site in open_sites(ported)}
     for one in ported.values():
         for site in one.sites:
@@ -193,7 +197,7 @@ def expect(program: Program, ported: dict[str, Ported], found: Observation, near
         nearest: at the place itself, and not where its values come from.
     """
     before = len(found.expected)
-    home = {module.source.path: module for module in program.modules.values()}
+    home = _by_path(program)
     for site in open_sites(ported):
         module = home[site.path]
         for node in asked(site.node):
@@ -260,7 +264,7 @@ def _placed(site: Site) -> tuple[str, int, int, str]:
 
 def contradictions(program: Program, ported: dict[str, Ported], found: Observation) -> list[Site]:
     """Places whose receiver was seen to be what it cannot be: a fault of this tool."""
-    home = {module.source.path: module for module in program.modules.values()}
+    home = _by_path(program)
     wrong = []
     for one in ported.values():
         for site in one.sites:
@@ -275,7 +279,7 @@ def contradictions(program: Program, ported: dict[str, Ported], found: Observati
 
 def shared(program: Program, found: Observation) -> dict[int, set[str]]:
     """By a statement's id: the names that were seen to hold the numbers that it writes into."""
-    home = {module.source.path: module for module in program.modules.values()}
+    home = _by_path(program)
     places = {(path, rest[0]): seen.shared for (kind, path, *rest), seen in found.seen.items() if kind == "write"}
     return {
         id(node): places[path, spanned(node)]
@@ -291,7 +295,7 @@ def sharing(ported: dict[str, Ported], found: Observation) -> Iterator[tuple[Sit
         if kind != "write":
             continue
         for site in ported[path].sites:
-            if _written(site) == rest[1] and (site.line, site.line) == (rest[0][0], site.line):
+            if _written(site) == rest[1] and site.line == rest[0][0]:
                 yield site, found.seen[kind, path, *rest]
 
 
