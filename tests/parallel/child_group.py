@@ -160,7 +160,7 @@ class Tall(nn.Module):
     def __init__(self):
         super().__init__()
         self.embed = nn.Embedding(2048, 2048)
-        self.layers = nn.ModuleList([nn.Linear(2048, 2048, bias=False) for _ in range(9)])
+        self.layers = nn.ModuleList([nn.Linear(2048, 2048, bias=False) for _ in range(18)])
         self.head = nn.Linear(2048, 2048, bias=False)
         self.head.weight = self.embed.weight
 
@@ -178,10 +178,14 @@ def peak():
 
 def forget_peak():
     gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # so that nothing is made in memory that was free already
+    libc.malloc_trim(0)  # so that nothing is made in memory that was free already
     Path("/proc/self/clear_refs").write_text("5")
 
 
+# Large blocks that are freed go back at once: the C library would keep some 20 MB of them, by chance.
+libc = ctypes.CDLL("libc.so.6")
+M_MMAP_THRESHOLD = -3
+libc.mallopt(M_MMAP_THRESHOLD, 2**20)
 del large
 nn.init_sharded(lambda: nn.Sequential(nn.Linear(64, 64), nn.Embedding(64, 64)), mesh)
 nn.Linear(4096, 4096)  # compiles the long fills
