@@ -5,6 +5,7 @@
 
 import gc
 import os
+import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
@@ -30,6 +31,24 @@ from parity import ours
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("default")
+
+# Files that take a minute or nearly, the longest first: begun last, one would keep one worker while the others are done.
+LONG_FILES = (
+    "parity/test_replay.py",
+    "parallel/test_meshes.py",
+    "test_package.py",
+    "examples/test_scale.py",
+    "port/test_proving.py",
+    "parallel/test_checkpoint.py",
+    "parallel/test_process_group.py",
+    "io/test_bounds.py",
+    "parity/test_hunt.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    place = {pathlib.Path(__file__).parent / name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(autouse=True)
