@@ -47,3 +47,7 @@ def test_bad_uses_are_refused():
     sharded = jax.shard_map(lambda x: model(x), mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
     with pytest.raises(NotImplementedError, match="nn.export.plain: what is inside shard_map"):
         nn.export.plain(sharded)(jnp.ones((1, 2, 8, 8)))
+    with pytest.raises(RuntimeError, match=r"Take the gradient inside: nn.export.plain\(jax.grad\(fun\)\)"):
+        jax.grad(nn.export.plain(lambda x: F.normalize(x).sum()))(jnp.zeros((2, 3)))
+    inside = nn.export.plain(jax.grad(lambda x: F.normalize(x).sum()), "tpu")(jnp.zeros((2, 3)))
+    assert jnp.isfinite(inside).all()
