@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,7 @@ class Result:
     seconds: float
     sites: dict[str, int] = field(default_factory=dict)
     in_report: bool = (
-        False  # of a failing case: whether a line of the traceback stands in the report as undecided or changed
+        False  # of a failing case: whether the lines that it failed at stand in the report as undecided or changed
     )
 
     @property
@@ -57,6 +58,11 @@ class Result:
     @property
     def right(self) -> bool:
         return self.builds and self.at("forward") == "held"
+
+    @property
+    def loud(self) -> bool:
+        """Whether a part failed with an exception."""
+        return any(check.status == "failed" for name, check in self.proof.checks.items() if name != "reference")
 
     @property
     def silent(self) -> list[str]:
@@ -97,11 +103,25 @@ def run_case(case: Case, root: Path, out: Path, sites: list[Any], timeout: float
         )
     counts = Counter(site["status"] for site in sites)
     result = Result(case.package, case.name, proof, time.monotonic() - begin, dict(counts))
-    places = {
-        (site["path"], site["line"]) for site in sites if site["status"] in ("dispatch", "changed", "cannot", "guarded")
-    }
-    result.in_report = any(f"{path}:{line}" in str(proof.checks) for path, line in places)
+    result.in_report = reported(proof, sites)
     return result
+
+
+def reported(proof: Proof, sites: list[Any]) -> bool:
+    """Whether the line that each part of a proof failed at, of the original or of the port, is listed as one that may."""
+    listed = [site for site in sites if site["status"] in ("dispatch", "changed", "cannot", "guarded")]
+    old = {(site["path"], site["line"]) for site in listed}
+    new = {(site["path"], at) for site in listed for at in range(site["out_line"], site["out_end_line"] + 1)}
+
+    def stands(path: str, line: int, among: set[tuple[str, int]]) -> bool:
+        return any(line == at and f"/{path}".endswith(f"/{name}") for name, at in among)
+
+    failed = [check.text for check in proof.checks.values() if check.status == "failed"]
+    return all(
+        any(stands(path, int(line), new) for path, line in re.findall(r" at (\S+\.py):(\d+)", text))
+        or any(stands(path, int(line), old) for path, line in re.findall(r"reached from (\S+\.py):(\d+)", text))
+        for text in failed
+    )
 
 
 def observe(case: Case, root: Path, work: Path) -> tuple[Counter[str], str]:
@@ -151,6 +171,9 @@ def figures(results: list[Result]) -> str:
         *(
             share(stage, right)
             for stage in ("weights", "gradients", "jit", "training", "training gradients", "state", "jit state")
+        ),
+        "failing line in the report: {} of {}".format(
+            *(sum(found) for found in ([r.in_report for r in usable if r.loud], [r.loud for r in usable]))
         ),
         f"silent wrongs: {sum(bool(result.silent) for result in usable if result.builds)}",
     ]

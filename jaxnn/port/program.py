@@ -119,6 +119,7 @@ class Program:
     method_names: set[str] = field(default_factory=set)
     beside: frozenset[str] = frozenset()  # what is ported too, elsewhere
     in_place: bool | None = None  # whether anything in it works in place
+    works_in_place: dict[int, dict[str, bool]] = field(default_factory=dict)  # of `sharing.in_place_attributes`
     words: tuple[bool, bool] | None = None  # of `dtypes.words`
     observed: dict[Any, Fact] = field(default_factory=dict)  # by a node's id, or (id of a function's node, parameter)
     guards: dict[Any, Any] = field(default_factory=dict)  # by the same keys: what the new text asks for
@@ -127,6 +128,7 @@ class Program:
     optimizer_helpers: set[int] | None = None  # functions that only optimizers of the package use
     _places: dict[int, tuple[Module, ast.AST]] | None = None
     _taken: dict[str, set[str]] | None = None
+    _families: dict[Class, dict[Class, None]] | None = None
 
     def taken(self) -> dict[str, set[str]]:
         """The names that other files import from each file."""
@@ -147,6 +149,15 @@ class Program:
                 id(node): (module, node) for module in self.modules.values() for node in module.source.nodes
             }
         return self._places
+
+    def family(self, one: Class) -> list[Class]:
+        """The classes whose methods an instance of `one`, or of a class that derives from it, may run."""
+        if self._families is None:
+            self._families = {}
+            for line in (other.ancestry() for other in self.classes.values()):
+                for c in line:
+                    self._families.setdefault(c, {}).update(dict.fromkeys(line))
+        return list(self._families.get(one, {}))
 
     def expecting(self, observed: dict[Any, Fact], guards: dict[Any, Any], shared: dict[int, set[str]]) -> Program:
         """The same files, nothing found out of them yet, facts that the new text will ask for, and names of one array."""

@@ -13,13 +13,13 @@ from jaxnn.port.emit import Emitter, needed, parenthesised, tight
 from jaxnn.port.facts import ARRAY, NOT_ARRAYS, Fact
 from jaxnn.port.imports import Imports
 from jaxnn.port.in_place import InPlace
-from jaxnn.port.match import Match, choose
+from jaxnn.port.match import Match, choose, simple
 from jaxnn.port.names import ANSWERS, DTYPES, IDENTITIES, NARROWED, NOTHING, TENSOR_TYPES, is_torch, translate
 from jaxnn.port.observing import guards
-from jaxnn.port.program import Module, Program
+from jaxnn.port.program import Class, Module, Program
 from jaxnn.port.rules import TABLE, Row
 from jaxnn.port.scopes import Scopes
-from jaxnn.port.sharing import may_work_in_place, wholly, works_in_place
+from jaxnn.port.sharing import in_place_attributes, may_work_in_place, wholly, works_in_place
 from jaxnn.port.sites import Ported, Site
 from jaxnn.port.source import Edits, Source, walk
 from jaxnn.port.training import port_steps
@@ -49,6 +49,7 @@ class Rewriter(Scopes, Assignments, InPlace):
         self.sites: list[Site] = []
         self._functions: list[ast.AST] = []
         self._local_names: dict[int, set[str]] = {}
+        self._working_in_place: dict[Class | None, dict[str, bool]] = {}
 
     def run(self) -> Ported:
         if self.imports.ported:
@@ -390,9 +391,9 @@ class Rewriter(Scopes, Assignments, InPlace):
         if (
             isinstance(func, ast.Attribute)
             and isinstance(func.value, ast.Name)
-            and func.attr in self._in_place_modules()
+            and func.attr in self._in_place_modules(node)
         ):
-            if self.in_place_function(node, f"self.{func.attr}", self._in_place_modules()[func.attr]):
+            if self.in_place_function(node, f"self.{func.attr}", self._in_place_modules(node)[func.attr]):
                 return
         if self._in_place_module(node) or self._python_call(node):
             return
@@ -447,13 +448,13 @@ class Rewriter(Scopes, Assignments, InPlace):
         return fact.of == "builtins.isinstance" and len(node.args) == 2 and self._is_tensor(node)
 
     def _is_tensor(self, node: ast.Call) -> bool:
-        """``isinstance(x, torch.Tensor)`` where `x` may be a Parameter object, and of ``torch.FloatTensor``."""
+        """``isinstance(x, torch.Tensor)``: `x` may be a Parameter object or its data; and of ``torch.FloatTensor``."""
         value, kinds = node.args
         classes = kinds.elts if isinstance(kinds, ast.Tuple) else [kinds]
         tensors = [one for one in classes if self.fact(one).kind == "external" and self.fact(one).of in TENSOR_TYPES]
         if not tensors or any(self.is_local(one) for one in tensors):
             return False
-        may_be_box = self.fact(value).kind in ("box", "unknown")
+        may_be_box = not (self.fact(value).kind == "array" and self.fact(value).fresh)
         typed = str(self.fact(tensors[0]).of).rpartition(".")[2].removesuffix("Tensor").lower()
         dtype = DTYPES.get(f"torch.{typed}")
         if not may_be_box and not typed:
@@ -466,16 +467,17 @@ class Rewriter(Scopes, Assignments, InPlace):
             if one not in tensors:
                 self.visit(one)
         alias = self.imports.alias
-        self.site(node, "isinstance", "helper" if may_be_box and len(classes) == 1 else "exact")
+        self.site(node, "isinstance", "helper" if may_be_box or len(classes) > 1 else "exact")
 
         def text(_: ast.AST) -> str:
             name = self.edits.text(value)
-            if len(classes) > 1:
-                others = [self.edits.text(one) for one in classes if one not in tensors]
-                listed = ", ".join(
-                    [f"{alias('jax')}.Array", f"{alias('nn')}.Parameter", f"{alias('nn')}.Buffer", *others]
-                )
-                return f"isinstance({name}, ({listed}))"
+            others = [self.edits.text(one) for one in classes if one not in tensors]
+            if others:
+                listed = others[0] if len(others) == 1 else f"({', '.join(others)})"
+                asked = f"{alias('T')}.is_tensor({{0}}) or isinstance({{0}}, {listed})"
+                if simple(value):
+                    return self.placed(node, asked.format(name))
+                return f"(lambda x: {asked.format('x')})({name})"
             asked = f"{alias('T')}.is_tensor({name})" if may_be_box else f"isinstance({name}, {alias('jax')}.Array)"
             if not typed:
                 return asked
@@ -510,17 +512,18 @@ class Rewriter(Scopes, Assignments, InPlace):
             self.program.in_place = any(isinstance(node, ast.Call) and _may_be_in_place(node) for node in nodes)
         return self.program.in_place
 
-    def _in_place_modules(self) -> dict[str, bool]:
-        """Attributes of this file that hold a module that works in place, or (False) begins with one."""
-        if self._working_in_place is None:
-            self._working_in_place = {}
-            for node in ast.walk(self.source.tree):
-                if isinstance(node, ast.Assign) and works_in_place(node.value):
-                    given = {t.attr: wholly(node.value) for t in node.targets if isinstance(t, ast.Attribute)}
-                    self._working_in_place |= given
-        return self._working_in_place
-
-    _working_in_place: dict[str, bool] | None = None
+    def _in_place_modules(self, node: ast.AST) -> dict[str, bool]:
+        """Attributes of this file, and of the class family around `node`, that hold a module that works in place, or (False)
+        begins with one."""
+        known = self.program.classes.get(id(self.source.enclosing(node, ast.ClassDef)))
+        if known not in self._working_in_place:
+            family = self.program.family(known) if known else []
+            found = dict(in_place_attributes(self.program, self.source.tree))
+            for other in family:
+                if other.module is not self.module:
+                    found |= in_place_attributes(self.program, other.node)
+            self._working_in_place[known] = found
+        return self._working_in_place[known]
 
     def _torch_call(self, node: ast.Call, dotted: str) -> None:
         rest = dotted[6:]

@@ -360,7 +360,8 @@ class Scopes:
                 method = self._functions[-1] if self._functions else None
                 inside = method is not None and method.lineno <= at <= (method.end_lineno or 0)
                 if not (inside and node.lineno < at):  # type: ignore[attr-defined]
-                    raise Refused(f"self.{other} is the same array, or a view of it, from line {at} on")
+                    where = f"from line {at} on" if at else "by a class of another file"
+                    raise Refused(f"self.{other} is the same array, or a view of it, {where}")
         scope, line, text = self.scope(), node.lineno, ast.unparse(target)  # type: ignore[attr-defined]
         for name, sources in scope.sources.items():
             since = self._since(scope, name, node)
@@ -369,10 +370,8 @@ class Scopes:
                 raise Refused(f"{name}, read later, is the array of {text}")
 
     def _attributes(self: Any, node: ast.AST) -> Attributes:
-        """What the attributes of the class around a node share."""
-        at: ast.AST | None = node
-        while at is not None and not isinstance(at, ast.ClassDef):
-            at = self.source.parent(at)
+        """What the attributes share of an instance that the class around a node may belong to."""
+        at = self.source.enclosing(node, ast.ClassDef)
         if at is None:
             return Attributes()
         if not hasattr(self, "_shared_attributes"):
@@ -380,8 +379,10 @@ class Scopes:
         found = self._shared_attributes.get(id(at))
         if found is None:
             known = self.program.classes.get(id(at))
-            classes = [c.node for c in known.ancestry() if c.module is self.module] if known else [at]
-            found = attributes_of(classes, self._origins, lambda n: self.fact(n).kind == "array")
+            family = self.program.family(known) if known else []
+            classes = [c.node for c in family if c.module is self.module] or [at]
+            elsewhere = [c.node for c in family if c.module is not self.module]
+            found = attributes_of(classes, elsewhere, self._origins, lambda n: self.fact(n).kind == "array")
             self._shared_attributes[id(at)] = found
         return found
 

@@ -6,9 +6,13 @@ import ast
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from jaxnn.port.facts import Fact
 from jaxnn.port.source import walk
+
+if TYPE_CHECKING:
+    from jaxnn.port.program import Program
 
 _CONTAINERS = {
     "dict",
@@ -62,6 +66,17 @@ def works_in_place(call: ast.expr) -> bool:
 def wholly(call: ast.expr) -> bool:
     """Whether what a module that works in place gives is what it was called on; of a Sequential only its first does."""
     return not (isinstance(call, ast.Call) and last_name(call.func) == "Sequential")
+
+
+def in_place_attributes(program: Program, tree: ast.AST) -> dict[str, bool]:
+    """The attributes that a file or class gives a module that works in place; False where only its first part does."""
+    found = program.works_in_place.get(id(tree))
+    if found is None:
+        found = program.works_in_place[id(tree)] = {}
+        for node in walk(tree):
+            if isinstance(node, ast.Assign) and works_in_place(node.value):
+                found |= {t.attr: wholly(node.value) for t in node.targets if isinstance(t, ast.Attribute)}
+    return found
 
 
 _ACTIVATION = re.compile(r"act|relu|elu|drop|nonlin", re.IGNORECASE)
@@ -169,23 +184,26 @@ class Attributes:
 
 def attributes_of(
     classes: Iterable[ast.ClassDef],
+    elsewhere: Iterable[ast.ClassDef],
     origins: Callable[[ast.expr], list[tuple[str, str]]],
     is_array: Callable[[ast.AST], bool],
 ) -> Attributes:
-    """What a class and those it derives from say.
+    """What the classes say whose methods one instance may run.
 
     Args:
+        classes: those of the file at hand.
+        elsewhere: those of other files: what they share has line 0.
         origins: where a value's numbers come from, as `Scopes._origins` says it.
         is_array: whether an expression is a tensor.
     """
     found = Attributes()
     owned: set[str] = set()  # parameters: jaxnn ties them
-    for node in classes:
+    for node, here in (*((node, True) for node in classes), *((node, False) for node in elsewhere)):
         for statement in node.body:
             if isinstance(statement, ast.Assign) and is_array(statement.value):
                 found.of_class |= {t.id for t in statement.targets if isinstance(t, ast.Name)}
             if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                _of_method(statement, found, owned, origins, is_array)
+                _of_method(statement, found, owned, origins, is_array, here)
     found.groups = {name: others for name, others in found.groups.items() if name not in owned}
     return found
 
@@ -196,11 +214,13 @@ def _of_method(
     owned: set[str],
     origins: Callable[[ast.expr], list[tuple[str, str]]],
     is_array: Callable[[ast.AST], bool],
+    here: bool,
 ) -> None:
     holders: dict[str, list[tuple[str, int]]] = {}  # a local name's attributes
     behind: dict[str, str] = {}  # a local name that is an attribute's
     for node in walk(method):
-        for name, value, line in _attributes_set(node):
+        for name, value, at in _attributes_set(node):
+            line = at if here else 0
             if isinstance(value, ast.Call) and last_name(value.func) in ("Parameter", "register_parameter"):
                 owned.add(name)
             if repeats(value):
@@ -218,10 +238,10 @@ def _of_method(
         if isinstance(node, ast.Assign) and len(node.targets) > 1 and is_array(node.value):  # self.a = self.b = t
             several = [t.attr for t in node.targets if of_self(t)]  # type: ignore[attr-defined]
             for other in several[1:]:
-                found.join(several[0], other, node.lineno)
+                found.join(several[0], other, node.lineno if here else 0)
             for target in node.targets:
                 if isinstance(target, ast.Name) and several:
-                    holders[target.id] = [(several[0], node.lineno)]
+                    holders[target.id] = [(several[0], node.lineno if here else 0)]
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
             holders.pop(name, None)

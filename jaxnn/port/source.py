@@ -75,8 +75,13 @@ class Source:
 
     def statement(self, node: ast.AST) -> ast.stmt | None:
         """The statement that a node stands in."""
+        found = self.enclosing(node, ast.stmt)
+        return found if isinstance(found, ast.stmt) else None
+
+    def enclosing(self, node: ast.AST, kind: type[ast.AST]) -> ast.AST | None:
+        """The innermost node of a kind that `node` stands in, or is."""
         at: ast.AST | None = node
-        while at is not None and not isinstance(at, ast.stmt):
+        while at is not None and not isinstance(at, kind):
             at = self.parent(at)
         return at
 

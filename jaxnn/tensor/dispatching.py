@@ -90,7 +90,7 @@ def dispatch(x: Any, name: str) -> Any:
 
 
 def is_tensor(obj: Any) -> bool:
-    """Whether `obj` is a tensor to torch: an array of JAX (a traced one too), a Parameter or a Buffer.
+    """Whether `obj` is a tensor to torch: an array of JAX (a traced one too), a Parameter or a Buffer, or its ``data``.
 
     Args:
         obj: anything.
@@ -104,7 +104,7 @@ def is_tensor(obj: Any) -> bool:
 
     Follows ``torch.is_tensor``.
     """
-    return isinstance(obj, (jax.Array, Slot))
+    return isinstance(obj, (jax.Array, Slot, Arithmetic))
 
 
 def _on_box(box: Any, name: str) -> Callable[..., Any]:

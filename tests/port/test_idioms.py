@@ -24,6 +24,11 @@ BODIES = {
     "a chain that fills, indexed": "return torch.empty(3, 4).fill_(2).mul_(3)[1:]",
     "is_tensor": "p = nn.Parameter(x)\nkinds = [x, p, 3, 'a', None]\n"
     "return torch.tensor([torch.is_tensor(k) for k in kinds] + [isinstance(k, torch.Tensor) for k in kinds])",
+    "is_tensor of a parameter's data": "def asked(a: torch.Tensor):\n"
+    "    return torch.is_tensor(a) * 2 + isinstance(a, torch.Tensor) + 4 * isinstance(a, (list, torch.Tensor))\n"
+    "p = nn.Parameter(x)\nd = p.data\nones = [p.data, d, p.detach(), d[0], p.data.view(-1), x, p.cpu(), p[0]]\n"
+    "return torch.tensor([asked(one) for one in ones] + [isinstance(p.data, torch.Tensor) + isinstance(d, torch.Tensor)]"
+    " + [isinstance(one, (int, torch.Tensor)) for one in ones])",
     "is_tensor, passed on": "return sum(filter(torch.is_tensor, [x, 3, x * 2]))",
     "a tensor or a list": "kinds = [x, nn.Parameter(x), [1], 2]\n"
     "return torch.tensor([isinstance(k, (list, torch.Tensor)) for k in kinds])",

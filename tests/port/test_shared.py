@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.port import port_source
+from jaxnn.port import port_package, port_source
 
 torch = pytest.importorskip("torch", reason="the original runs under torch")
 
@@ -196,3 +196,62 @@ def test_what_shares_its_numbers_is_right_or_refused(name):
     for one, other in zip(want, got, strict=True):
         assert np.array_equal(one.shape, other.shape)
         np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
+
+
+FAMILY = {  # a class in a file, one that derives from it in another; forward is the first's or the second's
+    "the child keeps": ("", "self.keep = self.m", "self.m += 1", "x = x + self.keep"),
+    "the parent keeps": ("self.keep = self.m", "", "pass", "self.m += 1\nx = x + self.keep"),
+    "a view of the child": ("", "self.keep = self.m.view(2, 2)", "self.m.mul_(3)", "x = x + self.keep.sum()"),
+    "the child's module": ("", "self.act = nn.ReLU(inplace=True)", "y = self.act(x)\nx = x + y", "pass"),
+    "the parent's module": ("self.act = nn.ReLU(True)", "", "pass", "y = self.act(x)\nx = x + y"),
+}
+
+
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("files", [1, 2])
+def test_classes_of_one_family_share(name, files, tmp_path):
+    made, also, begin, end = (textwrap.indent(part or "pass", "        ") for part in FAMILY[name])
+    head = "import torch\nimport torch.nn as nn\n"
+    parent = f"""
+class Base(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("m", torch.ones(4))
+{made}
+
+    def begin(self, x):
+{begin}
+        return x
+"""
+    child = f"""
+class Net(Base):
+    def __init__(self):
+        super().__init__()
+{also}
+
+    def forward(self, x):
+        x = self.begin(x * 1)
+{end}
+        return x, self.m
+"""
+    package = tmp_path / "family"
+    package.mkdir()
+    if files == 2:
+        (package / "base.py").write_text(head + parent)
+        (package / "net.py").write_text(head + "from .base import Base\n" + child)
+    else:
+        (package / "net.py").write_text(head + parent + child)
+    ported = {path: one.text for path, one in port_package(package).items()}
+    original = {path.name: path.read_text() for path in package.iterdir()}
+
+    def run(texts, side):
+        text = "".join(texts[path].replace("from .base import Base", "") for path in sorted(texts))
+        return results(text, side)
+
+    want = run(original, torch)
+    try:
+        got = run(ported, nn)
+    except nn.tensor.NotPorted:
+        return
+    for one, other in zip(want, got, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-6)

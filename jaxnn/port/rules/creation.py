@@ -98,7 +98,6 @@ ROWS = (
     Row("to", "x, other", "{x}.astype({other}.dtype)", "i.to(x)", when="other:array", form="method", knows="array"),
     Row("to", "x, *args, dtype=None", "T.to({x}, {args}, dtype={dtype?})", "i.to(torch.float32 if n else None)", form="method", result="x", status="helper"),
     # Of what type something is.
-    Row("is_tensor", "obj", "isinstance({obj}, jax.Array)", "torch.is_tensor(x)", when="obj.kind=array", form="function", result="bool"),
     Row("is_tensor", "obj", "T.is_tensor({obj})", "torch.is_tensor([x, n][n - 2])", form="function", result="bool", status="helper"),
     Row("is_floating_point", "x", "jnp.issubdtype({x}.dtype, jnp.floating)", "x.is_floating_point()", result="bool"),
     Row("is_complex", "x", "jnp.iscomplexobj({x})", "torch.is_complex(x)", result="bool"),
