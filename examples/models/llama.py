@@ -24,18 +24,26 @@ ACT2FN = {"silu": nn.SiLU, "gelu": nn.GELU, "gelu_pytorch_tanh": lambda: nn.GELU
 
 
 class LayerCache(nn.Module):
-    """Keys and values of one layer, (batch, kv_heads, capacity, head_dim)."""
+    """Keys and values of one layer; given as (batch, kv_heads, capacity, head_dim), and held without dimensions of size 1.
+
+    XLA's CPU compiler takes dimensions of size 1 off for its product, and that would be another array than the one that
+    is given back: it would copy the whole cache, in every step, in place of writing to it where it lies.
+    """
 
     def __init__(self, shape: tuple[int, ...], dtype):
         super().__init__()
-        self.keys = nn.Buffer(jnp.zeros(shape, dtype))
-        self.values = nn.Buffer(jnp.zeros(shape, dtype))
+        self.shape, held = shape, (*(size for size in shape[:2] if size != 1), *shape[2:])
+        self.keys = nn.Buffer(jnp.zeros(held, dtype))
+        self.values = nn.Buffer(jnp.zeros(held, dtype))
 
     def update(self, k, v, start):
         """Put the keys and values of new tokens in their places; gives those of all tokens."""
-        self.keys = jax.lax.dynamic_update_slice_in_dim(self.keys, k, start, axis=2)
-        self.values = jax.lax.dynamic_update_slice_in_dim(self.values, v, start, axis=2)
-        return self.keys, self.values
+        self.keys, self.values = self._put(self.keys, k, start), self._put(self.values, v, start)
+        return self.keys.reshape(self.shape), self.values.reshape(self.shape)
+
+    def _put(self, held, new, start):
+        new = new.reshape(*held.shape[:-2], *new.shape[-2:])
+        return jax.lax.dynamic_update_slice_in_dim(held, new, start, axis=held.ndim - 2)
 
 
 class StaticCache(nn.Module):

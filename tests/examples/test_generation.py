@@ -48,6 +48,15 @@ def test_length_and_numbers_compile_nothing(model, traces):
     assert session.used == int(session.cache.length) == 83 + 19
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_step_writes_to_the_cache_where_it_lies(model, batch):
+    """No copy of a layer's keys or values among what the compiled step stores."""
+    session = Session(model, batch, capacity=4096)
+    ids = np.ones((batch, 1), np.int32)
+    step = generation.advance.lower(model, session.cache, ids, ids > 0, session.seen, {}, steps=()).compile()
+    assert step.memory_analysis().temp_size_in_bytes < session.cache.layers[0].keys.nbytes
+
+
 def test_a_chat_goes_on_where_it_ended(model):
     session = Session(model, capacity=128)
     first = [int(tokens[0]) for tokens in session.stream(np.array([PROMPTS[0]]), max_new_tokens=6)]
