@@ -98,29 +98,26 @@ class Stream:
 
 
 class Sender:
-    """A thread that sends SIGINT to this process, once for each time that `arm` finds none on its way."""
+    """A thread that sends SIGINT to this process, once for each time that `pending` is set.
+
+    No lock and no event, for the interrupt may come in the middle of setting one.
+    """
 
     def __init__(self):
         self.within = 0.003  # seconds
-        self.armed, self.over, self.pending = threading.Event(), False, False
+        self.pending, self.over = False, False
         self.thread = threading.Thread(target=self._send)
         self.thread.start()
 
-    def arm(self):
-        if not self.pending:
-            self.pending = True
-            self.armed.set()
-
     def _send(self):
-        while self.armed.wait() and not self.over:
-            self.armed.clear()
+        while not self.over:
             time.sleep(random.uniform(0, self.within))
-            os.kill(os.getpid(), signal.SIGINT)
-            self.pending = False
+            if self.pending:
+                os.kill(os.getpid(), signal.SIGINT)
+                self.pending = False
 
     def close(self):
         self.over = True
-        self.armed.set()
         self.thread.join()
 
 
@@ -134,7 +131,7 @@ def interrupted(step, seconds, sender):
     while time.time() < end:
         try:
             while time.time() < end or sender.pending:
-                sender.arm()
+                sender.pending = True
                 step()
         except (KeyboardInterrupt, ValueError) as error:
             # jax's: a KeyboardInterrupt while it compares tree structures becomes a ValueError.
