@@ -53,6 +53,7 @@ OLD = {
 }
 PROMPTS = [[7, 1, 33], list(range(3, 48)), [5]]
 TOKENS = 40
+GENERATING = ("qwen3", "llama 3", "mistral", "qwen2")
 
 
 def tokens(length: int) -> np.ndarray:
@@ -83,14 +84,15 @@ def main() -> None:
         ids = torch.tensor(tokens(length))
         with torch.no_grad():
             found[f"{name}/float32"] = model(ids).logits.numpy()
-            if name == "qwen3":
+            if name in GENERATING:
                 mask = torch.zeros(len(PROMPTS), max(map(len, PROMPTS)), dtype=torch.long)
                 batch = torch.zeros_like(mask)
                 for row, prompt in enumerate(PROMPTS):
                     batch[row, -len(prompt) :], mask[row, -len(prompt) :] = torch.tensor(prompt), 1
                 greedy = {"do_sample": False, "max_new_tokens": TOKENS, "eos_token_id": None, "pad_token_id": 0}
                 out = model.generate(batch, attention_mask=mask, **greedy)
-                found["greedy"] = out[:, batch.shape[1] :].numpy()
+                found[f"{name}/greedy"] = out[:, batch.shape[1] :].numpy()
+            if name == "qwen3":
                 alone = torch.tensor([PROMPTS[1]])
                 out = model.generate(alone, attention_mask=alone * 0 + 1, repetition_penalty=1.3, **greedy)
                 found["greedy, penalised"] = out[:, alone.shape[1] :].numpy()

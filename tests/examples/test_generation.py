@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import generation  # noqa: E402
 from generation import Sampling, Session, adjusted, generate, pieces  # noqa: E402
 
-from tests.examples.record_llama import PROMPTS, TOKENS  # noqa: E402
+from tests.examples.record_llama import GENERATING, PROMPTS, TOKENS  # noqa: E402
 from tests.examples.test_llama import RECORDING, recorded  # noqa: E402
 
 
@@ -33,10 +33,15 @@ def traces(monkeypatch):
 
 def test_greedy_tokens_are_transformers(model, traces):
     """A batch of prompts of very different lengths, and one by itself with a penalty."""
-    assert generate(model, PROMPTS, TOKENS, eos=()) == RECORDING["greedy"].tolist()
+    assert generate(model, PROMPTS, TOKENS, eos=()) == RECORDING["qwen3/greedy"].tolist()
     found = generate(model, PROMPTS[1:2], TOKENS, Sampling(repetition_penalty=1.3), eos=())
     assert found == RECORDING["greedy, penalised"].tolist() and len(set(found[0])) > 5
     assert len(traces) == 4  # a piece of a prompt and a step, of each batch
+
+
+@pytest.mark.parametrize("name", GENERATING[1:])
+def test_greedy_tokens_of_the_other_families(name):
+    assert generate(recorded(name), PROMPTS, TOKENS, eos=()) == RECORDING[f"{name}/greedy"].tolist()
 
 
 def test_length_and_numbers_compile_nothing(model, traces):
