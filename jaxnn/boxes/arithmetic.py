@@ -48,6 +48,15 @@ def read_at(array: Any, index: Any) -> Any:
     return array.at[index].get(mode="fill") if _is_unknown(index) else array[index]
 
 
+def put_at(array: Any, index: Any, value: Any) -> Any:
+    """`array` with `value`, of its dtype, at `index`: a mask may be unknown yet where `value` fits all its places."""
+    if getattr(index, "dtype", None) == np.bool_ and index.shape == array.shape[: index.ndim]:
+        rest = array.shape[index.ndim :]  # of the piece at one place of the mask
+        if len(value.shape) <= len(rest) and all(v in (1, n) for v, n in zip(value.shape[::-1], rest[::-1])):
+            return jnp.where(jnp.asarray(index).reshape(index.shape + (1,) * len(rest)), value, array)
+    return _poisoned(array, index).at[index].set(value)
+
+
 def _poisoned(array: Any, index: Any) -> Any:
     """`array`, all NaN where an index that is not known yet is out of range: JAX would drop what is written there."""
     if not _is_unknown(index) or not is_inexact(array):
@@ -84,11 +93,7 @@ class Arithmetic:
         index, array = as_index(index), self.__jax_array__()
         check_index(array.shape, index)
         value = _cast("=", jnp.asarray(arrays_in(value)), array.dtype)
-        if getattr(index, "dtype", None) == np.bool_ and value.ndim == 0:  # also where the mask is not known yet
-            mask = jnp.asarray(index).reshape(index.shape + (1,) * (array.ndim - index.ndim))
-            self._write(jnp.where(mask, value, array))
-        else:
-            self._write(_poisoned(array, index).at[index].set(value))
+        self._write(put_at(array, index, value))
 
     def __iter__(self) -> Any:
         return iter(self.__jax_array__())

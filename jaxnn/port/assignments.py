@@ -6,8 +6,10 @@ import ast
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from jaxnn.port.decisions import DYNAMIC
 from jaxnn.port.dtypes import keeps
 from jaxnn.port.emit import Emitter, parenthesised, tight
+from jaxnn.port.facts import NUMBERS, Fact
 from jaxnn.port.match import choose
 from jaxnn.port.scopes import CALLERS, Refused, gathers, own
 from jaxnn.port.sharing import parts
@@ -20,6 +22,7 @@ _SIGNS: dict[type, str] = {
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//", ast.Mod: "%", ast.Pow: "**", ast.MatMult: "@",
     ast.BitAnd: "&", ast.BitOr: "|", ast.BitXor: "^", ast.LShift: "<<", ast.RShift: ">>",
 }  # fmt: skip
+_HELPED = "T.set_item"
 _KEPT = "what is written to keeps its dtype"
 
 
@@ -195,12 +198,14 @@ class Assignments:
                 )
         elif isinstance(target, ast.Attribute) and target.attr != "data" and self.fact(target).kind == "array":
             try:
-                self._seen_by(target, node)
+                why = self._seen_by(target, node)
             except Refused as refused:
                 self._refuse(node, f"m.x {sign}= y", str(refused))
                 return
-            if not keeps(self.fact(target), self.fact(value), self.program):
-                self.site(node, f"m.x {sign}= y", "exact", _KEPT)
+            kept = keeps(self.fact(target), self.fact(value), self.program)
+            if why or not kept:
+                self.site(node, f"m.x {sign}= y", "changed" if why else "exact", why or _KEPT)
+            if not kept:
                 self.edits[node] = lambda _: (
                     f"{self.edits.text(target)} = {self._augmented(node, self.edits.text(target))}"
                 )
@@ -258,7 +263,9 @@ class Assignments:
         except Refused as refused:
             self._refuse(node, name, str(refused))
             return
-        self.site(node, name, "changed" if notes else "exact", "; ".join(sorted(set(notes))))
+        helped = _HELPED in notes
+        why = "; ".join(sorted({note for note in notes if note != _HELPED}))
+        self.site(node, name, "changed" if why else "helper" if helped else "exact", why)
         functions = list(self._functions)
 
         def render(_: ast.AST) -> str:  # later, when another function is at hand, or none
@@ -289,7 +296,9 @@ class Assignments:
                 return self.store(target.value, value, node, notes, method)
             if self.fact(target.value).kind == "array":
                 raise Refused(f"a write through .{target.attr}")
-            self._seen_by(target, node)
+            why = self._seen_by(target, node)
+            if why:
+                notes.append(why)
             text = self.edits.text(target)
             return f"{text} = {value(text)}"
         if isinstance(target, ast.Subscript):
@@ -333,6 +342,17 @@ class Assignments:
         inner = target.value
         if isinstance(inner, ast.Subscript) and self._copies(inner.slice):
             raise Refused("an index that is an array gives a copy: torch writes into the copy")
+        sign = _SIGNS.get(type(node.op), "") if isinstance(node, ast.AugAssign) else ""
+        new = self.masked(node, target, method, sign)
+        if new is None and base.kind == "array":
+            given = self.fact(node.value) if isinstance(node, ast.Assign) else Fact("unknown")
+            if self.may_be_mask(target.slice) and (given.kind in NUMBERS or given.rank == 0):
+                notes.append(_HELPED)
+                new = lambda old: f"{self.imports.alias('T')}.set_item({old}, {index}, {value(old)})"  # noqa: E731
+            elif any(self.may_be_mask(part) for part in ast.walk(target.slice) if isinstance(part, ast.expr)):
+                notes.append(DYNAMIC)
+        if new is not None:
+            return self.store(target.value, new, node, notes)
         return self.store(
             target.value,
             lambda old: f"{tight(old)}.at[{index}].{method}({value(f'{tight(old)}[{index}]')})",
@@ -341,8 +361,7 @@ class Assignments:
         )
 
     def _index(self: Any, index: ast.expr) -> str:
-        text = self.edits.text(index)
-        return text
+        return self.edits.text(index)
 
     def boxed(self: Any, node: ast.FunctionDef) -> None:
         """A new array that the package's own function fills, and that then is a parameter's, is made in a box.

@@ -184,10 +184,10 @@ def negative(node: ast.expr) -> bool:
     return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
 
 
-def _infinite(node: ast.expr, program: Program) -> bool:
+def infinite(node: ast.expr, program: Program) -> bool:
     """A number for arrays of floating numbers alone: an infinity, a limit of theirs, or one that stands for minus infinity."""
     if isinstance(node, ast.UnaryOp):
-        return _infinite(node.operand, program)
+        return infinite(node.operand, program)
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
         return isinstance(node.value, float) and (abs(node.value) >= 1e3 or not node.value.is_integer())
     text = ast.unparse(node)
@@ -208,7 +208,7 @@ def _is(value: Bound, wanted: str, program: Program) -> bool:
     if wanted == "literal":
         return number(value)
     if wanted == "infinite":
-        return _infinite(value, program)
+        return infinite(value, program)
     fact = program.fact(value)
     if wanted == "fresh":
         return fact.fresh and not isinstance(value, (ast.Name, ast.Attribute))

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from jaxnn.port import optimizers
 from jaxnn.port.assignments import Assignments
+from jaxnn.port.decisions import DYNAMIC, EAGER, Decisions
 from jaxnn.port.dtypes import ADDING_UP, may_be_narrow
 from jaxnn.port.emit import Emitter, needed, parenthesised, tight
 from jaxnn.port.facts import ARRAY, NOT_ARRAYS, Fact
@@ -36,7 +37,7 @@ _SEEN = {
 _GRADIENTS = {"grad", "grad_fn"}
 
 
-class Rewriter(Scopes, Assignments, InPlace):
+class Rewriter(Scopes, Assignments, InPlace, Decisions):
     """Decides every site of one file."""
 
     def __init__(self, program: Program, module: Module) -> None:
@@ -323,6 +324,7 @@ class Rewriter(Scopes, Assignments, InPlace):
         self.children(node)
         if self.fact(node.value).kind == "array" and isinstance(node.ctx, ast.Load):
             self.index(node.slice)
+            self.sliced(node)
 
     def index(self, index: ast.expr) -> None:
         """A list as an index: JAX takes arrays. A list that holds arrays or lists is a tuple of indices to torch."""
@@ -410,6 +412,7 @@ class Rewriter(Scopes, Assignments, InPlace):
                 return
         self.children(node)
         self.rebound(node)
+        self.needs_numbers(node, fact)
 
     def _probe(self, node: ast.Call) -> bool:
         """``hasattr(torch, "x")``: whether it is here."""
@@ -441,7 +444,7 @@ class Rewriter(Scopes, Assignments, InPlace):
             given = node.args[0]
             if not isinstance(given, ast.Call) and self.fact(given).kind == "array":
                 self.children(node)
-                self.site(node, fact.of[9:], "exact", "torch takes any tensor of one number")
+                self.site(node, fact.of[9:], "changed", f"torch takes any tensor of one number; {EAGER}")
                 old = self.edits.take(given)
                 self.edits[given] = lambda at: f"{tight(old(at))}.item()"
                 return True
@@ -557,6 +560,9 @@ class Rewriter(Scopes, Assignments, InPlace):
             pass
         else:
             self.children(node)
+            self.needs_numbers(node, self.fact(node.func))
+            if dotted == "torch.nn.functional.one_hot" and len(node.args) + len(node.keywords) == 1:
+                self.listed(node, dotted, "without num_classes " + DYNAMIC)
 
     def _unmatched(self, node: ast.Call, name: str) -> None:
         """A call that no row fits: an argument without counterpart."""
@@ -672,6 +678,7 @@ class Rewriter(Scopes, Assignments, InPlace):
                 status, old = "helper", self.edits.take(x)
                 self.edits[x] = lambda at: f"{self.imports.alias('T')}.wide({old(at)})"
         self.site(node, name, status, row.note, row)
+        self.sized(node, match)
         self.edits[node] = lambda _: self._rendered(node, match)
 
     def _rendered(self, node: ast.expr, match: Match) -> str:

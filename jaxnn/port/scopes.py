@@ -350,10 +350,17 @@ class Scopes:
                 return at in inside
         return False
 
-    def _seen_by(self: Any, target: ast.Attribute, node: ast.AST) -> None:
-        """Refused where a name that is read later, or another attribute, holds the attribute's array, which torch changes too."""
+    def _seen_by(self: Any, target: ast.Attribute, node: ast.AST) -> str:
+        """Refused where a name that is read later, or another attribute, holds the attribute's array, which torch changes too.
+
+        Returns:
+            What the report says: whoever gave the array may still hold it.
+        """
+        given = ""
         if of_self(target):
             shared = self._attributes(node)
+            if target.attr in shared.given:
+                given = f"torch changes what self.{target.attr} was given too"
             if target.attr in shared.of_class:
                 raise Refused(f"{target.attr} is a tensor of the class: torch changes it for all instances")
             for other, at in shared.groups.get(target.attr, {}).items():
@@ -368,6 +375,7 @@ class Scopes:
             held = any(how == "attribute" and of == text and since <= at < line for how, of, at in sources)
             if held and scope.read_after(name, line):
                 raise Refused(f"{name}, read later, is the array of {text}")
+        return given
 
     def _attributes(self: Any, node: ast.AST) -> Attributes:
         """What the attributes share of an instance that the class around a node may belong to."""

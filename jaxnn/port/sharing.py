@@ -169,11 +169,13 @@ class Attributes:
     Attributes:
         groups: of each attribute those that may hold its array too, with the line that made them do so.
         repeated: those that may hold one array several times.
+        given: those that hold an argument, or a view of one: another object may hold it too.
         of_class: tensors that stand in the class itself, which all instances share.
     """
 
     groups: dict[str, dict[str, int]] = field(default_factory=dict)
     repeated: set[str] = field(default_factory=set)
+    given: set[str] = field(default_factory=set)
     of_class: set[str] = field(default_factory=set)
 
     def join(self, one: str, other: str, line: int) -> None:
@@ -218,6 +220,7 @@ def _of_method(
 ) -> None:
     holders: dict[str, list[tuple[str, int]]] = {}  # a local name's attributes
     behind: dict[str, str] = {}  # a local name that is an attribute's
+    arguments = {argument.arg for argument in method.args.args}
     for node in walk(method):
         for name, value, at in _attributes_set(node):
             line = at if here else 0
@@ -232,6 +235,8 @@ def _of_method(
                 if of.startswith("self.") and of.count(".") == 1:
                     found.join(name, of[5:], line)
                 elif how in ("same", "view"):
+                    if of in arguments:
+                        found.given.add(name)
                     for other, _ in holders.get(of, ()):
                         found.join(name, other, line)
                     holders.setdefault(of, []).append((name, line))

@@ -11,7 +11,7 @@ import numpy as np
 from jaxnn.base import dtypes
 from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import arrays_in, check_dtype, describe, is_array
-from jaxnn.boxes.arithmetic import Arithmetic, as_index, check_index
+from jaxnn.boxes.arithmetic import Arithmetic, as_index, check_index, put_at
 from jaxnn.boxes.parameter import Buffer
 from jaxnn.boxes.slot import Slot, is_computed, owner
 
@@ -55,7 +55,7 @@ def write(x: Any, value: Any, index: Any = ...) -> Any:
     else:
         index = as_index(index)
         check_index(box.shape, index)
-        box.value = box.value.at[index].set(jnp.asarray(arrays_in(value)).astype(box.dtype))
+        box.value = put_at(box.value, index, jnp.asarray(arrays_in(value)).astype(box.dtype))
     return x if isinstance(x, Arithmetic) else box.read()
 
 
@@ -83,7 +83,7 @@ def set_item(x: Any, index: Any, value: Any) -> Any:
     if is_array(x) and not isinstance(x, np.ndarray):
         index = as_index(index)
         check_index(x.shape, index)
-        return x.at[index].set(jnp.asarray(arrays_in(value)).astype(x.dtype))
+        return put_at(x, index, jnp.asarray(arrays_in(value)).astype(x.dtype))
     x[index] = value
     return x
 

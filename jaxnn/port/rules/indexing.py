@@ -10,7 +10,7 @@ ROWS = (
     Row("take_along_dim", "x, indices, dim", "jnp.take_along_axis({x}, {indices}, axis={dim})", "torch.take_along_dim(x, i, 1)"),
     Row("index_select", "x, dim, index", "jnp.take({x}, {index}, axis={dim})", "x.index_select(0, k)"),
     Row("take", "x, index", "jnp.take({x}, {index})", "torch.take(x, k)", knows="array"),
-    Row("masked_select", "x, mask", "{x}[{mask}]", "x.masked_select(m)", note=_DYNAMIC, result="array=1"),
+    Row("masked_select", "x, mask", "{x}[{mask}]", "x.masked_select(m)", note=_DYNAMIC, status="changed", result="array=1"),
     Row("scatter", "x, dim, index, src", "T.scatter({x}, {dim}, {index}, {src})", "x.scatter(1, i[:, :1], y)", status="helper"),
     Row("scatter", "x, dim, index, value", "T.scatter({x}, {dim}, {index}, {value})", "x.scatter(1, i, value=0.5)", status="helper"),
     Row("scatter_add", "x, dim, index, src", "T.scatter_add({x}, {dim}, {index}, {src})", "x.scatter_add(1, i, y)", status="helper"),
@@ -27,5 +27,5 @@ ROWS = (
             Row(name, "x, indices, values, accumulate", "{x}.at[{indices:index}].add({values})", f"x.clone().{name}((torch.tensor([0, 0]), torch.tensor([2, 2])), v, accumulate=True){tail}", when="accumulate=True", form="method"),
         )
     ),
-    Row("argwhere", "x", "jnp.argwhere({x})", "torch.argwhere(x > 0)", result="array=2", note=_DYNAMIC),
+    Row("argwhere", "x", "jnp.argwhere({x})", "torch.argwhere(x > 0)", result="array=2", note=_DYNAMIC, status="changed"),
 )

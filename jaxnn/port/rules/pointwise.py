@@ -106,7 +106,7 @@ ROWS = (
     Row("clamp_max", "x, max", "jnp.minimum({x}, {max})", "x.clamp_max(0.1)"),
     # Choice.
     Row("where", "condition, x, other", "jnp.where({condition}, {x}, {other})", "torch.where(m, x, y)", form="function"),
-    Row("where", "condition", "jnp.where({condition})", "torch.where(m)[0]", form="function", result="arrays", note="fails in a compiled function: its size depends on the numbers"),
+    Row("where", "condition", "jnp.where({condition})", "torch.where(m)[0]", form="function", result="arrays", status="changed", note="fails in a compiled function: its size depends on the numbers"),
     Row("where", "x, condition, other", "jnp.where({condition}, {x}, {other})", "x.where(m, y)", form="method"),
     Row("masked_fill", "x, mask, value", "jnp.where({mask}, {value}, {x})", "(x * 0.5).masked_fill(m, -1.0)", when="value:number, x.floating=True"),
     Row("masked_fill", "x, mask, value", "jnp.where({mask}, {value}, {x})", "x.masked_fill(m, -1e9)", when="value:infinite"),

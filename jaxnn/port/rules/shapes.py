@@ -3,6 +3,7 @@
 from jaxnn.port.rules.row import Row
 
 _DYNAMIC = "raises where the sizes do not divide"
+_EAGER = "Python needs the numbers: fails in a compiled function"
 _VIEW = "array@view"
 
 # fmt: off
@@ -100,7 +101,7 @@ ROWS = (
     Row("detach", "x", "jax.lax.stop_gradient({x})", "x.detach()", result="x"),
     Row("cpu", "x", "{x}", "x.cpu()", form="method", result="x", knows="array"),
     Row("cuda", "x, device=None, non_blocking=False", "{x}", "x.cuda() if False else x", form="method", result="x", knows="array"),
-    Row("numpy", "x, *, force=False", "np.asarray({x})", "x.numpy()", form="method", result="numpy"),
-    Row("item", "x", "{x}.item()", "x[0, 0, 0].item()", form="method", result="number", note="fails in a compiled function"),
-    Row("tolist", "x", "{x}.tolist()", "x.tolist()", form="method", result="list", note="fails in a compiled function"),
+    Row("numpy", "x, *, force=False", "np.asarray({x})", "x.numpy()", form="method", result="numpy", status="changed", note=_EAGER),
+    Row("item", "x", "{x}.item()", "x[0, 0, 0].item()", form="method", result="number", status="changed", note=_EAGER),
+    Row("tolist", "x", "{x}.tolist()", "x.tolist()", form="method", result="list", status="changed", note=_EAGER),
 )
