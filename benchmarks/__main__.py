@@ -123,7 +123,7 @@ def main() -> None:
         if arguments.out:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             draw(printed.getvalue(), arguments.out.with_name(f"{arguments.out.stem}_{name}.png"))
-            arguments.out.write_text("# Benchmarks\n\n" + "\n".join(page))
+            arguments.out.write_text("# Benchmarks\n\n" + "\n".join(page), encoding="utf-8")
 
 
 if __name__ == "__main__":

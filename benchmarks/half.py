@@ -308,7 +308,7 @@ def main(argv: list[str] | None = None) -> None:
                 arguments.text.mkdir(parents=True, exist_ok=True)
                 for whose, program in zip(("ours", "hand"), found):
                     stem = f"{name.partition(' ')[0].replace('/', '-')}-{target}-{whose}"
-                    (arguments.text / f"{stem}.txt").write_text(program.text)
+                    (arguments.text / f"{stem}.txt").write_text(program.text, encoding="utf-8")
     if not (arguments.target or known):
         print('No compiler is installed: pip install "jaxnn-torch[compile-tpu]"')
 

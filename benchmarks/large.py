@@ -135,7 +135,7 @@ def main() -> int:
     found = targets.report(step, *arguments, target=target)
     print(f"compiled in {time.perf_counter() - start:.0f} s\n{found}\n")
     if options.text:
-        Path(options.text).write_text(found.compiled.text)
+        Path(options.text).write_text(found.compiled.text, encoding="utf-8")
     kernels = bool(found.compiled.custom_calls)
     print(
         "| model | chips | memory of a chip | products, of 6 N D | MFU at most (with attention) |\n|---|---|---|---|---|"

@@ -10,10 +10,15 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import posixpath
 import re
 import types
 from pathlib import Path
 from typing import Any
+
+from jaxnn import Module
+from jaxnn.boxes.parameter import Attributed
+from jaxnn.optim import Optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,17 +79,12 @@ _FAMILIES = (
 )
 _SPLIT = ("jaxnn", "jaxnn.functional")
 
-# Classes of which every method is shown; of other modules the class is.
-_WITH_MEMBERS = (
-    "Module",
-    "Parameter",
-    "Buffer",
-    "Generator",
-    "Optimizer",
-    "LRScheduler",
-    "AveragedModel",
-    "Sequential",
+# Methods that every layer has over again, and those that other files of jaxnn call, or JAX.
+_NOT_SHOWN = set("forward extra_repr reset_parameters tree_flatten tree_flatten_with_keys tree_unflatten".split())
+_NOT_SHOWN |= set(
+    "cls_to_become has_uninitialized_params initialize_parameters on_subclass plus_one recursive_undo".split()
 )
+_NOT_SHOWN |= set("draws_on_host has host lie moved release slot take".split())  # Generator's
 
 
 def public_names(namespace: str) -> list[str]:
@@ -149,14 +149,51 @@ def _home(namespace: str, name: str, value: Any) -> str:
     return f"{home}.{defined}" if found is value else f"{namespace}.{name}"
 
 
-def _entry(namespace: str, name: str, value: Any) -> list[str]:
+def members(value: type, documented: set[type]) -> list[str]:
+    """The methods and properties that a class's entry shows: its own, and those of bases that have no entry."""
+    bases = [base for base in value.__mro__[1:] if base in documented]
+    if issubclass(value, Optimizer) and value is not Optimizer:  # they fill in its steps
+        return []
+    found = []
+    for name in dir(value):
+        member = inspect.getattr_static(value, name)
+        home = next((base for base in value.__mro__ if name in vars(base)), type)
+        kind = callable(member) or isinstance(member, (property, staticmethod, classmethod))
+        if name.startswith("_") or not kind or not home.__module__.startswith("jaxnn") or not _own_text(member):
+            continue
+        if value is not Module and name in _NOT_SHOWN or any(hasattr(base, name) for base in bases):
+            continue
+        if issubclass(value, Attributed) and home not in (value, Attributed):  # the operators of an array
+            continue
+        found.append(name)
+    return found
+
+
+def _own_text(member: Any) -> str | None:
+    return getattr(getattr(member, "__func__", member), "__doc__", None)
+
+
+def _entry(namespace: str, name: str, value: Any, documented: set[type]) -> list[str]:
     lines = [f"::: {_home(namespace, name, value)}", "    options:", f'      heading: "{namespace}.{name}"']
-    lines += ["      show_if_no_docstring: false"] if name in _WITH_MEMBERS else ["      members: false"]
+    shown = members(value, documented) if inspect.isclass(value) else []
+    lines += (
+        [f"      members: [{', '.join(shown)}]", "      inherited_members: true"] if shown else ["      members: false"]
+    )
     return [*lines, ""]
+
+
+def _documented() -> set[type]:
+    """The classes that have an entry."""
+    spaces = [
+        importlib.import_module(namespace) for namespace, _, _ in NAMESPACES if importlib.util.find_spec(namespace)
+    ]
+    values = (getattr(space, name) for space in spaces for name in public_names(space.__name__))
+    return {value for value in values if inspect.isclass(value)}
 
 
 def api_pages() -> dict[str, str]:
     """The API reference: path below docs/ to Markdown."""
+    documented = _documented()
     pages, overview = {}, ["# API reference", "", "Every public name, from its docstring.", ""]
     for namespace, stem, title in NAMESPACES:
         if importlib.util.find_spec(namespace) is None:  # a namespace that is still to come
@@ -180,7 +217,7 @@ def api_pages() -> dict[str, str]:
             lines += ["| name | |", "|---|---|", *rows, ""]
             for name in groups[family]:
                 lines += [f'<a id="{namespace}.{name}"></a>', ""]
-                lines += _entry(namespace, name, getattr(module, name))
+                lines += _entry(namespace, name, getattr(module, name), documented)
             pages[path] = "\n".join(lines)
             listed = ", ".join(f"[`{n}`]({Path(path).name}#{namespace}.{n})" for n in groups[family])
             overview += [f"**[{family or title}]({Path(path).name})**: {listed}", ""]
@@ -228,7 +265,17 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """A link to a file outside of docs/ leads to the repository."""
-    return re.sub(r"\]\(\.\./([^)#]+)", rf"]({config.repo_url}/blob/main/\1", markdown)
+    return to_repository(markdown, page.file.src_uri, config.repo_url)
+
+
+def to_repository(markdown: str, path: str, address: str) -> str:
+    """The text of the page `path`, with its links out of docs/ as links into the repository."""
+
+    def link(match: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join("docs", posixpath.dirname(path), match[1]))
+        return match[0] if target.startswith("docs/") else f"]({address}/blob/main/{target}"
+
+    return re.sub(r"\]\((\.\./[^)#]+)", link, markdown)
 
 
 def _moved(text: str) -> str:

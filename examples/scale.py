@@ -109,7 +109,7 @@ def train(options: argparse.Namespace) -> None:
     if nn.parallel.get_rank() == 0:
         facts = {"losses": losses, "seconds": seconds, "devices": jax.device_count()}
         if options.out:
-            (options.out / "run.json").write_text(json.dumps(facts))
+            (options.out / "run.json").write_text(json.dumps(facts), encoding="utf-8")
         else:
             print(f"{len(losses)} steps in {seconds:.1f} s on {facts['devices']} devices")
     if nn.parallel.is_initialized():
@@ -145,7 +145,7 @@ def run(name: str, options: argparse.Namespace) -> dict:
         raise SystemExit(f"{name}: a process ended with {codes}")
     import jaxnn as nn
 
-    return json.loads((out / "run.json").read_text()) | {"weights": nn.load(out / "model.safetensors")}
+    return json.loads((out / "run.json").read_text(encoding="utf-8")) | {"weights": nn.load(out / "model.safetensors")}
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:

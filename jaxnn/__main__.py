@@ -18,19 +18,36 @@ def main(arguments: list[str] | None = None) -> int:
     inspect.add_argument(
         "file", help=".pt, .pth, .ckpt, .bin, .safetensors, .gguf, or the .index.json of a sharded one"
     )
+    compare = commands.add_parser(
+        "compare", help="where two checkpoints differ, of any two formats; 0: nowhere, 1: somewhere, 2: not readable"
+    )
+    compare.add_argument("file", help="a checkpoint, as inspect takes it")
+    compare.add_argument("other", help="the one to compare it with")
+    compare.add_argument("--rtol", type=_tolerance, default=0.0, help="relative to the other's numbers (default: 0)")
+    compare.add_argument("--atol", type=_tolerance, default=0.0, help="absolute (default: 0, the same numbers)")
     command.add(commands)
     planning.add(commands)
     options = parser.parse_args(arguments)
     if options.command in ("port", "plan"):
         return options.run(options)
-    from jaxnn.io.inspect import show
+    from jaxnn.io import comparing, inspect
 
+    comparison = options.command == "compare"
     try:
-        show(options.file)
+        if comparison:
+            return 0 if comparing.show(options.file, options.other, options.rtol, options.atol) else 1
+        inspect.show(options.file)
     except (OSError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if comparison else 1
     return 0
+
+
+def _tolerance(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"takes a number of at least 0, not {text}")
+    return value
 
 
 if __name__ == "__main__":

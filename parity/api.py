@@ -321,7 +321,7 @@ def _stubs() -> dict[str, ast.FunctionDef]:
     for stub in ("_C/_nn.pyi", "_C/_VariableFunctions.pyi", "nn/functional.pyi"):
         path = pathlib.Path(torch.__path__[0]) / stub
         if path.exists():
-            for node in ast.parse(path.read_text()).body:
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
                 if isinstance(node, ast.FunctionDef):
                     found.setdefault(node.name, node)
     return found

@@ -96,7 +96,7 @@ def _run(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         path = pathlib.Path(folder) / "items.json"
-        path.write_text(json.dumps([dataclasses.asdict(item) for item in wanted]))
+        path.write_text(json.dumps([dataclasses.asdict(item) for item in wanted]), encoding="utf-8")
         errors = stack.enter_context(tempfile.TemporaryFile("w+"))
         command = [sys.executable, "-m", CHILD, target, str(recording), str(path)]
         variables = os.environ | {"JAX_PLATFORMS": "cpu"}
@@ -131,7 +131,7 @@ class Report:
         self.rows: dict[str, dict[str, Any]] = {}
         self.about = versions(target)
         if self.path.exists():
-            data = json.loads(self.path.read_text())
+            data = json.loads(self.path.read_text(encoding="utf-8"))
             if data["about"] == self.about:
                 self.rows = {_key(row): row for row in data["results"]}
             else:
@@ -147,7 +147,7 @@ class Report:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         data = ",\n".join(json.dumps(row) for row in self.rows.values())
         beside = self.path.with_suffix(".new")
-        beside.write_text(f'{{"about": {json.dumps(self.about)}, "results": [\n{data}\n]}}\n')
+        beside.write_text(f'{{"about": {json.dumps(self.about)}, "results": [\n{data}\n]}}\n', encoding="utf-8")
         beside.replace(self.path)
 
     def holds(self, wanted: Sequence[Item]) -> bool:
@@ -164,7 +164,9 @@ class Report:
     def write_table(self, left: int = 0) -> None:
         """The Markdown beside the JSON; `left` programs were asked for and are not in it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.with_suffix(".md").write_text(markdown(self.target, self.about, list(self.rows.values()), left))
+        self.path.with_suffix(".md").write_text(
+            markdown(self.target, self.about, list(self.rows.values()), left), encoding="utf-8"
+        )
 
 
 def _key(row: dict[str, Any]) -> str:

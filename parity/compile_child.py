@@ -51,7 +51,7 @@ def judge(item: Item, recording: pathlib.Path, target: str) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     """Write ``{"event": "start"}`` before, and the row after each program."""
     target, recording, path = arguments
-    for fields in json.loads(pathlib.Path(path).read_text()):
+    for fields in json.loads(pathlib.Path(path).read_text(encoding="utf-8")):
         item = Item(**fields)
         print(json.dumps({"event": "start", "key": item.key}), flush=True)
         started = time.perf_counter()

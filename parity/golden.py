@@ -119,7 +119,7 @@ def hash_chunk(item: tuple[Wanted, int], options: Options) -> list[Programs]:
                 if wanted.texts:
                     path = pathlib.Path(wanted.texts, f"{case.id}/{kind}.txt".replace(" ", "_"))
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_text(text)
+                    path.write_text(text, encoding="utf-8")
         except Exception as problem:  # as much a part of the record as a program
             hashes["fails"] = f"{type(problem).__name__}: {problem}"[:120]
         found.append(Programs(case.id, hashes))
@@ -188,9 +188,9 @@ def main(options: Options, wanted: Wanted, write: pathlib.Path | None, against: 
         print(*apart, f"{len(apart)} of {len(programs)} differ from those of a host of the platform", sep="\n")
     if write is not None:
         write.parent.mkdir(parents=True, exist_ok=True)
-        write.write_text(json.dumps(found, indent=0))
+        write.write_text(json.dumps(found, indent=0), encoding="utf-8")
     if against is not None:
-        before = json.loads(against.read_text())
+        before = json.loads(against.read_text(encoding="utf-8"))
         if options.only:
             kept = programs.keys() & before["programs"].keys()
             before["programs"] = {case: hashes for case, hashes in before["programs"].items() if case in kept}

@@ -28,7 +28,7 @@ def main(record: bool = False) -> int:
     """Print what is neither here nor explained; with `record`, write the record first."""
     if record:
         lines = [f"  {json.dumps(path)}: {json.dumps(names)}" for path, names in walk().items()]
-        RECORD.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        RECORD.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     recorded_names = recorded()
     found = [name for name in missing(recorded_names) if not reason(name)]
     print(*found, f"{sum(map(len, recorded_names.values()))} names, {len(found)} missing", sep="\n")
@@ -37,7 +37,7 @@ def main(record: bool = False) -> int:
 
 def recorded() -> dict[str, list[str]]:
     """Paths below torch.nn ("" itself) to their public names, as PyTorch had them when the record was written."""
-    return json.loads(RECORD.read_text())
+    return json.loads(RECORD.read_text(encoding="utf-8"))
 
 
 def walk() -> dict[str, list[str]]:
@@ -89,4 +89,4 @@ def reason(name: str) -> str:
 
 def left_out() -> dict[str, str]:
     """The patterns of api_differences.toml and their reasons."""
-    return tomllib.loads(RECORD.with_name("api_differences.toml").read_text())["paths"]
+    return tomllib.loads(RECORD.with_name("api_differences.toml").read_text(encoding="utf-8"))["paths"]

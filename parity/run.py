@@ -344,14 +344,14 @@ def save(results: Sequence[Any], path: pathlib.Path, about: dict[str, Any]) -> N
     """Write the results as JSON, for ``parity report``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [dataclasses.asdict(result) for result in results]
-    path.write_text(json.dumps({"about": about, "results": rows}, indent=0))
+    path.write_text(json.dumps({"about": about, "results": rows}, indent=0), encoding="utf-8")
 
 
 def load(path: pathlib.Path) -> tuple[dict[str, Any], list[Any]]:
     """What `save` wrote."""
     from parity.check import Result
 
-    data = json.loads(path.read_text())
+    data = json.loads(path.read_text(encoding="utf-8"))
     return data["about"], [Result(**row) for row in data["results"]]
 
 

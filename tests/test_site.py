@@ -99,3 +99,22 @@ def test_one_address_is_written_everywhere():
     for link in links:
         path = link.removeprefix(f"{address}/blob/main/")
         assert path != link and (ROOT / path).exists(), link
+
+
+def test_methods_stand_with_their_classes(pages):
+    """A class's own, and those of bases that have no entry: users call them on the class."""
+    shown = {}
+    for text in pages.values():
+        for heading, names in re.findall(r'heading: "(.+)"\n +members: \[(.+)\]', text):
+            shown[heading] = set(names.split(", "))
+    assert {"state_dict", "load_state_dict", "to", "register_forward_hook"} <= shown["jaxnn.Module"]
+    assert {"scale", "unscale_", "step", "update"} <= shown["jaxnn.amp.GradScaler"]
+    assert {"step", "state_dict", "register_step_pre_hook"} <= shown["jaxnn.optim.Optimizer"]
+    assert shown["jaxnn.Embedding"] == {"from_pretrained"} and "jaxnn.optim.Adam" not in shown
+
+
+def test_links_out_of_the_docs_lead_to_the_repository():
+    text = "![a](../pictures/a.png) [b](../../parity/b.toml) [c](../c.md)"
+    moved = _site.to_repository(text, "notebooks/page.md", "ADDRESS")
+    assert moved == "![a](../pictures/a.png) [b](ADDRESS/blob/main/parity/b.toml) [c](../c.md)"
+    assert _site.to_repository("[b](../b.md)", "page.md", "ADDRESS") == "[b](ADDRESS/blob/main/b.md)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def describe_file(path: str | os.PathLike[str]) -> tuple[list[tuple[str, str, st
     table = gguf_table(Path(path))
     if table is not None:
         rows = [
-            (path_text((None, entry.name)), _shape(entry.shape), entry.kind_name, _bytes(entry.end - entry.begin))
+            (path_text((None, entry.name)), shape_text(entry.shape), entry.kind_name, _bytes(entry.end - entry.begin))
             for entry in table
         ]
         return rows, _totals(
@@ -61,11 +61,11 @@ def describe_file(path: str | os.PathLike[str]) -> tuple[list[tuple[str, str, st
         if isinstance(array, np.ndarray) and array.size:
             place = f"{array.__array_interface__['data'][0]} {array.shape} {array.strides}"
         if place in first:
-            rows.append((name, _shape(array.shape), str(array.dtype), f"= {first[place]}"))
+            rows.append((name, shape_text(array.shape), str(array.dtype), f"= {first[place]}"))
             continue
         first[place] = name
         count, total = count + array.size, total + array.nbytes
-        rows.append((name, _shape(array.shape), str(array.dtype), _bytes(array.nbytes)))
+        rows.append((name, shape_text(array.shape), str(array.dtype), _bytes(array.nbytes)))
     return rows, _totals(len(rows), count, total)
 
 
@@ -73,7 +73,7 @@ def _totals(tensors: int, values: int, size: int) -> str:
     return f"{tensors:,} tensors, {values:,} values, {_bytes(size)}"
 
 
-def _shape(shape: tuple[int, ...]) -> str:
+def shape_text(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape)) or "scalar"
 
 
@@ -86,22 +86,29 @@ def _bytes(count: float) -> str:
 
 
 def show(path: str | os.PathLike[str]) -> None:
-    """Print the table: through rich where it is installed, else plain."""
+    """Print the table."""
     rows, totals = describe_file(path)
-    heads = ("name", "shape", "dtype", "size")
+    show_table(("name", "shape", "dtype", "size"), rows, totals)
+
+
+def show_table(heads: Sequence[str], rows: Sequence[Sequence[str]], totals: str) -> None:
+    """Print a table with a line under it: through rich where it is installed, else plain."""
     try:
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
     except ImportError:
-        widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(4)]
-        for row in (heads, *rows):
+        widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
+        for row in (heads, *rows) if rows else ():
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+        print(totals)
+        return
+    if not rows:
         print(totals)
         return
     table = Table(box=None, caption=totals, caption_justify="left")
     for head in heads:
-        table.add_column(head, justify="right" if head == "size" else "left", overflow="fold")
+        table.add_column(Text(head), justify="right" if head == heads[-1] else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))  # names are shown as they are, not read as markup
     Console().print(table, markup=False)

@@ -56,11 +56,11 @@ def run(options: argparse.Namespace) -> int:
     )
     try:
         if single:
-            texts = {source.name: source.read_text()}
+            texts = {source.name: source.read_text(encoding="utf-8")}
             ported = {source.name: port_source(texts[source.name], source.name, run=observe)}
         else:
             ported = port_package(source, options.include, options.exclude, observe)
-            texts = {path: (source / path).read_text() for path in ported}
+            texts = {path: (source / path).read_text(encoding="utf-8") for path in ported}
     except (SyntaxError, UnicodeDecodeError) as error:
         return _error(f"{source}: {error}")
     except ValueError as error:  # --run
@@ -78,9 +78,9 @@ def run(options: argparse.Namespace) -> int:
         if problem:
             return _error(problem)
     if options.report:
-        options.report.write_text(report.markdown(ported))
+        options.report.write_text(report.markdown(ported), encoding="utf-8")
     if options.json:
-        options.json.write_text(json.dumps(report.as_json(ported), indent=1) + "\n")
+        options.json.write_text(json.dumps(report.as_json(ported), indent=1) + "\n", encoding="utf-8")
     print(report.summary(ported), file=sys.stderr)
     if options.check and not (options.strict and undecided):
         try:
@@ -105,8 +105,8 @@ def _prove(options: argparse.Namespace, sites: list) -> bool:
     )
     print(proof.text())
     if options.json:
-        found = json.loads(options.json.read_text()) | {"proof": proof.as_json()}
-        options.json.write_text(json.dumps(found, indent=1, default=float) + "\n")
+        found = json.loads(options.json.read_text(encoding="utf-8")) | {"proof": proof.as_json()}
+        options.json.write_text(json.dumps(found, indent=1, default=float) + "\n", encoding="utf-8")
     return proof.held
 
 
@@ -122,7 +122,7 @@ def _write(source: Path, output: Path, ported: dict, single: bool) -> str:
         if target.resolve() == source.resolve():
             return f"{target} is the original: it is never written over"
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(next(iter(ported.values())).text)
+        target.write_text(next(iter(ported.values())).text, encoding="utf-8")
         return ""
     top = source.resolve()
     if output.resolve() == top or top in output.resolve().parents or output.resolve() in top.parents:
@@ -130,7 +130,7 @@ def _write(source: Path, output: Path, ported: dict, single: bool) -> str:
     for path, one in ported.items():
         target = output / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(one.text)
+        target.write_text(one.text, encoding="utf-8")
     for file in source.rglob("*"):  # what the package reads beside its code
         if file.is_file() and file.suffix not in (".py", ".pyc") and file.stat().st_size < 1_000_000:
             target = output / file.relative_to(source)

@@ -50,7 +50,7 @@ def port_package(
             continue
         if any(fnmatch.fnmatch(below, glob) for glob in exclude):
             continue
-        files[below] = file.read_text()
+        files[below] = file.read_text(encoding="utf-8")
     named, packages = {}, {}
     for below, text in files.items():
         parts = [root.name, *Path(below).with_suffix("").parts]

@@ -37,11 +37,19 @@ def in_child(module: str, what: str, job: dict[str, Any], home: Path, timeout: f
         try:
             child.wait(timeout)
         except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+            _end(child)
             return None, f"no answer within {timeout:.0f} s"
         log.seek(0)
         said = log.read().strip().splitlines()
     if child.returncode or not result.exists():
         return None, (said[-1] if said else f"the process ended with {child.returncode}")
     return pickle.loads(result.read_bytes()), ""
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End a child, and what it has started where the system knows groups of processes."""
+    if sys.platform == "win32":
+        child.kill()
+    else:
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -116,7 +117,7 @@ class HuggingFaceStorageReader:
         with open(file, "rb", buffering=0) as opened:
 
             def part(slices: tuple[slice, ...]) -> np.ndarray[Any, Any]:
-                read = self._part(opened.fileno(), begin + first, stored, shape, slices)
+                read = self._part(opened, begin + first, stored, shape, slices)
                 return read.astype(value.dtype, copy=False)
 
             sharding = getattr(value, "sharding", None)
@@ -134,7 +135,7 @@ class HuggingFaceStorageReader:
             return jax.make_array_from_callback(tuple(shape), sharding, once)
 
     def _part(
-        self, descriptor: int, begin: int, dtype: np.dtype[Any], shape: Sequence[int], slices: Sequence[slice]
+        self, file: io.FileIO, begin: int, dtype: np.dtype[Any], shape: Sequence[int], slices: Sequence[slice]
     ) -> np.ndarray[Any, Any]:
         """Some slices of an array that lies at `begin` in a file."""
         bounds = [one.indices(size)[:2] for one, size in zip(slices, shape)]
@@ -143,12 +144,13 @@ class HuggingFaceStorageReader:
         at = 0
         for start, size in _runs(bounds, shape, dtype.itemsize):
             view = flat[at : at + size]
+            file.seek(begin + start)
             while view:
-                count = os.preadv(descriptor, [view], begin + start)
-                if count == 0:
+                count = file.readinto(view)
+                if not count:
                     raise CheckpointError("load: a file ends before its arrays do")
                 self.bytes_read += count
-                start, view = start + count, view[count:]
+                view = view[count:]
             at += size
         return out
 
@@ -286,12 +288,12 @@ class HuggingFaceStorageWriter:
             at = len(header)
             for _, array in order:
                 for slices, data in _own_parts(array):
-                    self._put(file.fileno(), at, array.shape, slices, data)
+                    self._put(file, at, array.shape, slices, data)
                 at += array.nbytes
             os.fsync(file.fileno())
         processes.exchange(f"checkpoint: {path.name}: written")
 
-    def _put(self, descriptor: int, begin: int, shape: Sequence[int], slices: Sequence[slice], data: Any) -> None:
+    def _put(self, file: io.FileIO, begin: int, shape: Sequence[int], slices: Sequence[slice], data: Any) -> None:
         data = np.ascontiguousarray(data)
         data = data.astype(data.dtype.newbyteorder("<"), copy=False)
         flat = data.reshape(-1).view(np.uint8).data
@@ -299,10 +301,11 @@ class HuggingFaceStorageWriter:
         at = 0
         for start, size in _runs(bounds, shape, data.dtype.itemsize):
             view = flat[at : at + size]
+            file.seek(begin + start)
             while view:
-                count = os.pwrite(descriptor, view, begin + start)
+                count = file.write(view)
                 self.bytes_written += count
-                start, view = start + count, view[count:]
+                view = view[count:]
             at += size
 
     def _put_in_place(self, names: list[str], groups: list[dict[str, Any]]) -> None:
@@ -315,7 +318,7 @@ class HuggingFaceStorageWriter:
                 "weight_map": {key: name for name, group in zip(names, groups) for key in group},
             }
             part = self.path / f".{_INDEX}.part"
-            part.write_text(json.dumps(index, indent=2))
+            part.write_text(json.dumps(index, indent=2), encoding="utf-8")
             os.replace(part, self.path / _INDEX)
 
 
