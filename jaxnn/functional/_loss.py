@@ -20,6 +20,7 @@ from jaxnn.base.checks import check_array, check_broadcast, fail, warn_caller
 from jaxnn.base.dtypes import compute_dtype, describe
 from jaxnn.base.op import op
 from jaxnn.functional._short_sums import broadcast, is_short, sum_over
+from jaxnn.lowering.by_platform import by_platform
 
 REDUCTIONS = ("none", "mean", "sum", "elementwise_mean")
 
@@ -48,19 +49,28 @@ def total(values: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _long_total(values: jax.Array) -> jax.Array:
+    count = values.size
+    if count <= 8 or (count > 4096 and max(values.shape) >= 32):
+        return jnp.sum(values)
+    return by_platform(values, default=_total_at_once, cpu=_total_in_parts)[0]
+
+
+def _total_at_once(values: jax.Array) -> tuple[jax.Array]:
+    return (jnp.sum(values),)
+
+
+def _total_in_parts(values: jax.Array) -> tuple[jax.Array]:
     """XLA on the CPU sums a dimension of 32 or more in parts, but many short ones in one run, however they are
     reshaped: it looks through that. It does not look through padding. So these are laid out as a table of 16 columns,
     of which the sums are added in pairs.
     """
     count = values.size
-    if count <= 8 or (count > 4096 and max(values.shape) >= 32):
-        return jnp.sum(values)
     rows = count // 16 + 1  # at least one element is padding
     sums = jnp.sum(jnp.pad(values.reshape(-1), (0, rows * 16 - count)).reshape(rows, 16), axis=0)
     while sums.size > 1:
         half = sums.size // 2
         sums = sums[:half] + sums[half:]
-    return sums[0]
+    return (sums[0],)
 
 
 _long_total.defjvps(lambda tangent, sum, values: jnp.sum(tangent))

@@ -301,6 +301,12 @@ def test_a_short_sum_is_rounded_about_once(count):
         assert abs(float(run(jnp.asarray(values))) - truth) <= 2**-23 * abs(truth)
 
 
+def test_a_long_sum_is_one_reduction_off_the_cpu():
+    for platform in ("cpu", "cuda", "tpu"):
+        lowered = jax.jit(total).trace(jnp.ones(4096)).lower(lowering_platforms=(platform,)).as_text()
+        assert ("stablehlo.pad" in lowered, lowered.count("stablehlo.reduce")) == (platform == "cpu", 1)
+
+
 def test_a_short_sum_of_infinities_and_numbers_that_overflow():
     for values in ([1.0, np.inf], [np.inf, -np.inf], [3e38, 3e38], [3e38, 3e38, -3e38], [np.nan, 1.0]):
         values = np.array(values, np.float32)
