@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import lax
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
-from jaxnn.base.splits import Split
+from jaxnn.base.splits import Split, current_split
 from jaxnn.lowering.by_platform import WithGradient
 
 # How many of the programs' last arguments are no arrays.
@@ -57,6 +57,25 @@ def layout_of(split: Split | None, query: Any, key: Any, value: Any) -> Layout |
     batch = dividing(split.batch, query.shape[0], key.shape[0], value.shape[0])
     heads = dividing(split.heads, *(x.shape[-3] for x in (query, key, value))) if query.ndim > 3 else ()
     return Layout(split.mesh, query.ndim, batch, heads) if batch or heads else None
+
+
+def by_split(run: Callable[..., jax.Array], query: Any, *others: Any) -> jax.Array:
+    """``run(split, query, *others)``, whose result has the queries' dimensions, with what is known of how those are split.
+
+    Of Explicit axes the queries' type says it. The programs' slices and loops have no rules for such types: there they
+    run by the rules of Auto axes.
+    """
+    lies = jax.typeof(query).sharding
+    explicit = [name for name, kind in zip(lies.mesh.axis_names, lies.mesh.axis_types) if kind == AxisType.Explicit]
+    named = [() if axes is None else (axes,) if isinstance(axes, str) else tuple(axes) for axes in lies.spec]
+    if not any(axis in explicit for axes in named for axis in axes):
+        return run(current_split(), query, *others)
+
+    def in_auto_axes(*operands: Any) -> jax.Array:
+        return run(Split(jax.sharding.get_abstract_mesh(), named[0], named[-3] if len(named) > 3 else ()), *operands)
+
+    results = PartitionSpec(*lies.spec[:-1], None)
+    return jax.sharding.auto_axes(in_auto_axes, axes=tuple(explicit), out_sharding=results)(query, *others)
 
 
 def on_mesh(program: WithGradient, layout: Layout) -> WithGradient:

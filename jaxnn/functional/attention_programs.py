@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.base import modes
-from jaxnn.base.splits import current_split
+from jaxnn.base.splits import Split
 from jaxnn.functional import attention_blocks as blocks
 from jaxnn.functional import attention_kernels as kernels
 from jaxnn.functional import attention_scores as scores
 from jaxnn.functional.attention_backends import SDPBackend, allowed_backends
-from jaxnn.functional.attention_on_meshes import layout_of, on_mesh
+from jaxnn.functional.attention_on_meshes import by_split, layout_of, on_mesh
 from jaxnn.functional.attention_scores import Scoring
 from jaxnn.lowering.by_platform import WithGradient, by_platform
 
@@ -415,10 +415,13 @@ def attend(query: Any, key: Any, value: Any, scoring: Scoring) -> Any:
     static = tuple(None if isinstance(leaf, jax.Array) else leaf for leaf in leaves)
     options = tree, static, modes.get_float32_matmul_precision()
     default = BLOCKS if any(isinstance(program, WithGradient) for program in programs.values()) else _at_once
-    layout = None if case.dropout else layout_of(current_split(), query, key, value)
-    if layout is not None:
-        programs = {platform: _divided(program, layout) for platform, program in programs.items()}
-    return by_platform(query, key, value, *arrays, default=default, options=options, **programs)[0]
+
+    def run(split: Split | None, *operands: Any) -> Any:
+        layout = None if case.dropout else layout_of(split, *operands[:3])
+        divided = {name: _divided(program, layout) if layout else program for name, program in programs.items()}
+        return by_platform(*operands, default=default, options=options, **divided)[0]
+
+    return by_split(run, query, key, value, *arrays)
 
 
 def as_markdown() -> str:

@@ -163,3 +163,27 @@ def test_bad_arguments(mesh):
     other = nn.parallel.init_device_mesh("cpu", (8,), mesh_dim_names=("data",))
     with pytest.raises(ValueError, match="a view of the mesh that batch is one of"):
         split_attention(batch=other, heads=mesh["tp"])
+
+
+@pytest.mark.parametrize("spec", [("data",), ("data", "tp"), (None, "tp"), (None, None, "data")])
+def test_explicit_axes_say_what_is_split(spec):
+    """Slices and loops have no rules for types with axes in them; and where batch and heads are split, the kernels stay."""
+    mesh = jax.make_mesh((4, 2), ("data", "tp"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.standard_normal((4, 2, 1024, 8)), jnp.bfloat16) for _ in range(3))
+    mask = jnp.asarray(rng.integers(0, 2, (4, 1, 1, 1024)), bool)
+
+    def both(q, k, v, mask):
+        y, back = jax.vjp(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, mask), q, k, v)
+        return y, *back(y)
+
+    want = jax.jit(both)(q, k, v, mask)
+    with jax.set_mesh(mesh):
+        lies = NamedSharding(mesh, PartitionSpec(*spec))
+        operands = [*(jax.device_put(x, lies) for x in (q, k, v)), mask]
+        got = jax.jit(both)(*operands)
+        assert all(jax.typeof(x).sharding.spec[: len(spec)] == spec for x in got)
+        lowered = [jax.jit(both).trace(*operands).lower(lowering_platforms=(name,)).as_text() for name in KERNELS]
+    for mine, other in zip(got, want):
+        np.testing.assert_allclose(*(np.asarray(x, np.float32) for x in (mine, other)), atol=0.04)
+    assert [call in text for call, text in zip(KERNELS.values(), lowered)] == [len(spec) < 3] * 2
