@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,26 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-HIGHEST = lax.Precision.HIGHEST
+from parity.compile_beside_functions import FUNCTIONS
+from parity.compile_beside_layers import LAYERS, convolve
+from parity.compile_row import HIGHEST, Arrays, F, Row, key_of, precision_of
+
 _BF16, _INT = jnp.bfloat16, jnp.int32
-Arrays = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A layer twice.
-
-    Attributes:
-        arrays: shapes by name; a name's dtype is `dtype`, or int32 where it ends in "_i".
-        ours, plain: functions of the arrays.
-    """
-
-    name: str
-    family: str
-    arrays: dict[str, tuple[int, ...]]
-    ours: Callable[[Arrays], Any]
-    plain: Callable[[Arrays], Any]
-    dtype: Any = jnp.float32
 
 
 def _functional() -> Any:
@@ -40,30 +25,18 @@ def _functional() -> Any:
     return F
 
 
-F: Any = SimpleNamespace()  # filled by `programs_of`: this file is read without jaxnn
-
-
-def _convolve(a: Arrays, groups: int = 1, stride: int = 1, padding: int = 1) -> Any:
-    precision = HIGHEST if a.x.dtype == jnp.float32 else None
-    y = lax.conv_general_dilated(
-        a.x,
-        a.w,
-        (stride, stride),
-        [(padding, padding)] * 2,
-        dimension_numbers=("NCHW", "OIHW", "NCHW"),
-        feature_group_count=groups,
-        precision=precision,
-    )
-    return y + a.b[:, None, None]
-
-
-def _attend(a: Arrays, causal: bool) -> Any:
-    precision = HIGHEST if a.q.dtype == jnp.float32 else None
+def _attend(a: Arrays, causal: bool, mask: Any = None, key: Any = None) -> Any:
+    precision = precision_of(a.q)
     scores = jnp.einsum("bhqd,bhkd->bhqk", a.q, a.k, precision=precision, preferred_element_type=jnp.float32)
     scores = scores / a.q.shape[-1] ** 0.5
     if causal:
         scores = jnp.where(jnp.tril(jnp.ones(scores.shape[-2:], bool)), scores, -jnp.inf)
-    weights = jax.nn.softmax(scores).astype(a.v.dtype)
+    if mask is not None:
+        scores = scores + mask.astype(scores.dtype)
+    weights = jax.nn.softmax(scores)
+    if key is not None:
+        weights = jnp.where(jax.random.bernoulli(key, 0.9, weights.shape), weights / 0.9, 0)
+    weights = weights.astype(a.v.dtype)
     return jnp.einsum("bhqk,bhkd->bhqd", weights, a.v, precision=precision)
 
 
@@ -105,6 +78,11 @@ def _rms(a: Arrays) -> Any:
     return (high * lax.rsqrt(jnp.square(high).mean(-1, keepdims=True) + 1e-6)).astype(a.x.dtype) * a.w
 
 
+def _cosine(a: Arrays) -> Any:
+    norms = (jnp.maximum(jnp.linalg.norm(x, axis=1), 1e-8) for x in (a.x, a.y))
+    return (a.x * a.y).sum(1) / math.prod(norms)
+
+
 _LINEAR = {"x": (1024, 1024), "w": (1024, 1024), "b": (1024,)}
 _CONV = {"x": (16, 64, 32, 32), "w": (64, 64, 3, 3), "b": (64,)}
 _HEADS = {name: (4, 8, 512, 64) for name in "qkv"}
@@ -120,14 +98,14 @@ ROWS = (
         lambda a: jnp.matmul(a.x, a.w.T, precision=HIGHEST) + a.b,
     ),
     Row("linear bfloat16", "linear", _LINEAR, lambda a: F.linear(a.x, a.w, a.b), lambda a: a.x @ a.w.T + a.b, _BF16),
-    Row("conv2d 3x3 float32", "convolution", _CONV, lambda a: F.conv2d(a.x, a.w, a.b, padding=1), _convolve),
-    Row("conv2d 3x3 bfloat16", "convolution", _CONV, lambda a: F.conv2d(a.x, a.w, a.b, padding=1), _convolve, _BF16),
+    Row("conv2d 3x3 float32", "convolution", _CONV, lambda a: F.conv2d(a.x, a.w, a.b, padding=1), convolve),
+    Row("conv2d 3x3 bfloat16", "convolution", _CONV, lambda a: F.conv2d(a.x, a.w, a.b, padding=1), convolve, _BF16),
     Row(
         "conv2d depthwise bfloat16",
         "convolution",
         _CONV | {"w": (64, 1, 3, 3)},
         lambda a: F.conv2d(a.x, a.w, a.b, padding=1, groups=64),
-        functools.partial(_convolve, groups=64),
+        functools.partial(convolve, groups=64),
         _BF16,
     ),
     Row(
@@ -135,7 +113,7 @@ ROWS = (
         "convolution",
         _CONV | {"w": (64, 8, 3, 3)},
         lambda a: F.conv2d(a.x, a.w, a.b, padding=1, groups=8),
-        functools.partial(_convolve, groups=8),
+        functools.partial(convolve, groups=8),
         _BF16,
     ),
     Row(
@@ -210,7 +188,7 @@ ROWS = (
         "sparse",
         {"table": (32000, 256), "index_i": (4096,)},
         lambda a: F.embedding(a.index_i, a.table),
-        lambda a: jnp.take(a.table, a.index_i, axis=0, mode="clip"),
+        lambda a: jnp.take(a.table, a.index_i, axis=0),  # NaN where an index is out of range, as ours
     ),
     Row(
         "cross_entropy",
@@ -249,6 +227,22 @@ ROWS = (
         _BF16,
     ),
     Row(
+        "attention added mask bfloat16",
+        "attention",
+        _HEADS | {"mask": (512, 512)},
+        lambda a: F.scaled_dot_product_attention(a.q, a.k, a.v, a.mask),
+        lambda a: _attend(a, False, a.mask),
+        _BF16,
+    ),
+    Row(
+        "attention dropout bfloat16",
+        "attention",
+        _HEADS | {"key_i": (2,)},
+        lambda a: F.scaled_dot_product_attention(a.q, a.k, a.v, dropout_p=0.1, dropout_key=key_of(a)),
+        lambda a: _attend(a, False, key=key_of(a)),
+        _BF16,
+    ),
+    Row(
         "attention causal bfloat16 of jax.nn",
         "attention",
         _HEADS,
@@ -282,8 +276,10 @@ ROWS = (
         "distance",
         {"x": (4096, 768), "y": (4096, 768)},
         lambda a: F.cosine_similarity(a.x, a.y),
-        lambda a: (a.x * a.y).sum(1) * lax.rsqrt(jnp.maximum(jnp.square(a.x).sum(1) * jnp.square(a.y).sum(1), 1e-16)),
+        _cosine,
     ),
+    *FUNCTIONS,
+    *LAYERS,
 )
 _BY_NAME = {row.name: row for row in ROWS}
 
