@@ -4,7 +4,7 @@ A product of 16-bit operands with sums and result in float32 is a primitive of o
 product of the float32 cotangent, which no tensor core or matrix unit takes at full speed. Ours rounds the cotangent to the
 operands' dtype first, as torch does, everywhere but on the CPU.
 
-The same primitive is a product of 16-bit numbers with a single row, which is what a step of a language model is made of: the
+The same primitive is a product of 16-bit numbers with one row or few, which is what a step of a language model is made of: the
 CPU has a program of its own for it.
 """
 
@@ -23,6 +23,9 @@ from jaxnn.base import modes
 from jaxnn.base.dtypes import is_half
 from jaxnn.lowering.define import define
 
+# As of a step of a batch of texts; of a few hundred rows both programs take the same time.
+_FEW = 64
+
 Dims = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
 
 
@@ -38,7 +41,7 @@ def dot_general(left: Any, right: Any, dimension_numbers: Any, preferred: Any = 
         return _bind(left, right, dims, dict(precision=precision, preferred=np.dtype(preferred), narrow=left.dtype))
     if preferred is None and left.dtype == right.dtype and is_half(left.dtype):
         dims = _as_tuples(dimension_numbers)
-        if _single(left, right, dims) is not None:
+        if _rows(left, right, dims) is not None:
             return _bind(left, right, dims, dict(precision=precision, preferred=left.dtype, narrow=left.dtype))
     return lax.dot_general(left, right, dimension_numbers, precision, preferred)
 
@@ -61,31 +64,33 @@ def _run(left: Any, right: Any, *, dimension_numbers: Dims, precision: Any, pref
 def _run_on_cpu(left: Any, right: Any, *, dimension_numbers: Dims, precision: Any, preferred: Any, narrow: Any) -> Any:
     """A cotangent stays what it is: the CPU computes in float32 in any case.
 
-    A row of 16-bit numbers is taken twice. XLA gives products of two rows and more to YNNPACK, which reads the 16-bit numbers;
-    for a product of one it first writes the other operand out in float32, and so in every step of a language model all of
-    its weights, before the first of them is needed.
+    XLA gives a product of 16-bit rows to YNNPACK, which reads the 16-bit numbers, where there are two rows and more and (until
+    JAX 0.12) the result is asked for in float32. Otherwise it first writes the operands out in float32, and so in every step
+    of a language model all of its weights, before the first of them is needed. So a single row is taken twice.
     """
-    side = _single(left, right, dimension_numbers) if preferred == narrow == left.dtype == right.dtype else None
-    if side is not None:
-        operands, (contracted, batch) = [left, right], dimension_numbers
-        operands[side] = lax.broadcast(operands[side], (2,))
-        places = [tuple(dim + 1 for dim in dims) if at == side else dims for at, dims in enumerate(contracted)]
-        product = lax.dot_general(
-            operands[0], operands[1], ((places[0], places[1]), batch), precision, np.dtype(np.float32)
-        )
-        at = 0 if side == 0 else left.ndim - len(contracted[0])
-        return lax.index_in_dim(product, 0, at, keepdims=False).astype(preferred)
-    return lax.dot_general(left, right, dimension_numbers, precision, preferred)
+    rows = _rows(left, right, dimension_numbers) if preferred == narrow == left.dtype == right.dtype else None
+    if rows is None:
+        return lax.dot_general(left, right, dimension_numbers, precision, preferred)
+    if 1 not in rows:
+        return lax.dot_general(left, right, dimension_numbers, precision, np.dtype(np.float32)).astype(preferred)
+    side, operands, (contracted, batch) = rows.index(1), [left, right], dimension_numbers
+    operands[side] = lax.broadcast(operands[side], (2,))
+    places = [tuple(dim + 1 for dim in dims) if at == side else dims for at, dims in enumerate(contracted)]
+    product = lax.dot_general(
+        operands[0], operands[1], ((places[0], places[1]), batch), precision, np.dtype(np.float32)
+    )
+    at = 0 if side == 0 else left.ndim - len(contracted[0])
+    return lax.index_in_dim(product, 0, at, keepdims=False).astype(preferred)
 
 
-def _single(left: Any, right: Any, dimension_numbers: Dims) -> int | None:
-    """Which operand, 0 or 1, is a single row beside several of the other; None for neither, and in a batch of products."""
+def _rows(left: Any, right: Any, dimension_numbers: Dims) -> list[int] | None:
+    """How many rows each operand has, where one has few and the other more than one; None else, and in a batch of products."""
     contracted, (batch, _) = dimension_numbers
     shapes = [[x.shape[dim] for dim in _rest(x.ndim, dims)] for x, dims in zip((left, right), contracted)]
     if batch or not all(isinstance(size, int) for shape in shapes for size in shape):  # in an export, some are symbols
         return None
     rows = [math.prod(shape) for shape in shapes]
-    return rows.index(1) if 1 in rows and max(rows) > 1 else None
+    return rows if 0 < min(rows) <= _FEW and max(rows) > 1 else None
 
 
 def _rest(ndim: int, *taken: Sequence[int]) -> list[int]:

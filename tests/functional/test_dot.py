@@ -26,7 +26,7 @@ X, WEIGHT, BIAS = _array(0, 16, 24), _array(1, 32, 24), _array(2, 32)
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_the_program_is_that_of_lax(precision, dtype):
-    x, weight = X.astype(dtype), WEIGHT.T.astype(dtype)
+    x, weight = jnp.tile(X, (6, 1)).astype(dtype), jnp.tile(WEIGHT.T, (1, 3)).astype(dtype)
     named = {"highest": HIGHEST, "high": lax.Precision.HIGH, "medium": lax.Precision.DEFAULT}[precision]
     before = nn.get_float32_matmul_precision()
     nn.set_float32_matmul_precision(precision)

@@ -156,12 +156,14 @@ ROWS = {
     "one text": ((1, 1, 96), (40, 96), (((2,), (1,)), ((), ()))),
     "a column": ((40, 96), (96, 1), (((1,), (0,)), ((), ()))),
     "two sums": ((8, 1, 12), (12, 8, 40), (((0, 2), (1, 0)), ((), ()))),
+    "few rows": ((2, 5, 96), (40, 96), (((2,), (1,)), ((), ()))),
+    "few columns": ((40, 96), (96, 3), (((1,), (0,)), ((), ()))),
 }
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("case", ROWS)
-def test_a_single_row_is_rounded_once(case, dtype):
+def test_few_rows_are_rounded_once(case, dtype):
     """Value and gradients: the nearest 16-bit numbers to float64's, but for ties."""
     *shapes, dims = ROWS[case]
     left, right = (_array(*shape, dtype=dtype) for shape in shapes)
@@ -192,9 +194,10 @@ def test_a_row_among_many_and_infinities():
 
 
 @pytest.mark.parametrize("form", ["plain", "nn.jit"])
-def test_a_step_of_one_row_writes_no_weights_out(form):
+@pytest.mark.parametrize("rows", [1, 10])
+def test_a_step_of_few_rows_writes_no_weights_out(form, rows):
     """XLA's own program first makes float32 copies of all weights, also of those that come last."""
-    weights, x = [jnp.ones((512, 512), HALF) for _ in range(4)], jnp.ones((1, 512), HALF)
+    weights, x = [jnp.ones((512, 512), HALF) for _ in range(4)], jnp.ones((rows, 512), HALF)
 
     def step(x, weights):
         for weight in weights:
