@@ -15,6 +15,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxnn import _compat
+from jaxnn.base.checks import fail
 from jaxnn.core import tree
 from jaxnn.core.conversions import place
 from jaxnn.multihost import processes
@@ -26,12 +27,23 @@ _MOST = 4096  # entries of `_known`
 class Placement:
     """The shardings of the leaves of some trees, tree by tree, one object for equal ones; `whole` is a copy everywhere."""
 
-    __slots__ = ("shardings", "whole", "explicit", "platform")
+    __slots__ = ("shardings", "whole", "explicit", "platform", "_in_order")
 
     def __init__(self, shardings: tuple[tuple[Any, ...], ...], whole: NamedSharding) -> None:
         self.shardings, self.whole = shardings, whole
         self.explicit = is_explicit(whole.mesh)
         self.platform: str = next(iter(whole.device_set)).platform
+        self._in_order: set[Any] | None = set() if sum(size > 1 for size in whole.mesh.shape.values()) > 2 else None
+
+    def check_inputs(self, where: str, values: Any) -> None:
+        """The arrays in `values` beside the trees name a mesh's axes in its order (`check_order`)."""
+        if self._in_order is None:
+            return
+        for leaf in jax.tree.leaves(values):
+            sharding = sharding_of(leaf)
+            if sharding is not None and sharding not in self._in_order:
+                check_order(where, sharding)
+                self._in_order.add(sharding)
 
 
 # The ids of the leaves' shardings -> their placement (None: nothing is spread), and the shardings, so that ids stay theirs.
@@ -68,6 +80,25 @@ def is_explicit(mesh: Any) -> bool:
 def sharding_of(value: Any) -> Any:
     """The sharding of an array or of a place for one; None for anything else, and where it is traced."""
     return None if isinstance(value, _compat.Tracer) else getattr(value, "sharding", None)
+
+
+def check_order(where: str, sharding: Any) -> None:
+    """The axes along a dimension have to be named in the order of the mesh, where that has three or more.
+
+    XLA's partitioner (JAX 0.10 to 0.12) multiplies what lies in another order wrongly, and says nothing: a batch as
+    ``P(("fsdp", "data"))`` on a mesh of data, fsdp and tp, with a weight over tp.
+
+    Raises:
+        ValueError: what was given, and how to name it.
+    """
+    if not isinstance(sharding, NamedSharding) or sum(size > 1 for size in sharding.mesh.shape.values()) < 3:
+        return
+    order = list(sharding.mesh.shape)
+    for entry in sharding.spec:
+        if isinstance(entry, tuple) and list(entry) != sorted(entry, key=order.index):
+            right = tuple(sorted(entry, key=order.index))
+            remedy = "XLA computes wrong numbers with another one"
+            fail(ValueError, where, "sharding", f"axes in the order of the mesh, {right}", str(sharding.spec), remedy)
 
 
 def placement_of(objects: Sequence[Any], roots: Sequence[Any]) -> Placement | None:

@@ -14,6 +14,7 @@ from jax import lax
 from jaxnn.base import modes
 from jaxnn.base.checks import as_int, check_array, check_ndim, check_same_dtype, fail
 from jaxnn.base.dtypes import is_complex, is_inexact
+from jaxnn.base.scattering import multiply
 from jaxnn.functional import _convolution_primitive
 from jaxnn.functional._convolution_geometry import Geometry
 from jaxnn.functional._short_sums import broadcast
@@ -92,7 +93,8 @@ def convolve(
         layout = lax.ConvDimensionNumbers(*[tuple(range(weight.ndim))] * 3)
 
     def run(operand: jax.Array) -> jax.Array:
-        return _convolve(operand, weight, stride, padding, dilation, groups, layout)
+        product = lambda rows, weight: _convolve(rows, weight, stride, padding, dilation, groups, layout)  # noqa: E731
+        return multiply(product, operand, weight, int(layout.lhs_spec[0] == layout.out_spec[0] == 0))
 
     return with_batch_and_bias(run, input, bias, weight.ndim, layout.out_spec[1])
 
@@ -136,7 +138,7 @@ def convolve_transposed(
     geometry = Geometry(stride, pads, dilation, groups, modes.matmul_precision())
 
     def run(operand: jax.Array) -> jax.Array:
-        return _in_parts(of_real, operand, weight)
+        return multiply(lambda rows, weight: _in_parts(of_real, rows, weight), operand, weight, 1)
 
     def of_real(operand: jax.Array, weight: jax.Array) -> jax.Array:
         shape = (operand.shape[0], groups * weight.shape[1], *size)

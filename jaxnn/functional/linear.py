@@ -10,6 +10,7 @@ from jaxtyping import Array, Num
 
 from jaxnn.base.checks import check_array, check_same_dtype, fail
 from jaxnn.base.op import op
+from jaxnn.base.scattering import multiply
 from jaxnn.functional._dot import dot_general
 from jaxnn.functional._short_sums import broadcast
 
@@ -83,7 +84,9 @@ def linear(
 
     Follows ``torch.nn.functional.linear``.
     """
-    return _add_bias(_contract(input, weight, input.ndim - 1, weight.ndim - 1), bias)
+    last = input.ndim - 1
+    product = multiply(lambda rows, weight: _contract(rows, weight, last, weight.ndim - 1), input, weight, last)
+    return _add_bias(product, bias)
 
 
 def _check_bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> None:

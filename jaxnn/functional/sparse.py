@@ -14,6 +14,7 @@ from jaxnn import _compat
 from jaxnn.base.checks import as_int, check_array, check_indices, concrete, fail
 from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
+from jaxnn.base.scattering import multiply
 from jaxnn.boxes.slot import update_owner
 from jaxnn.functional.norms import to_length, vector_norm
 
@@ -94,7 +95,10 @@ def _check_embedding(input: Any, weight: Any, padding_idx: Any = None, *rest: An
 def _embedding(input: jax.Array, weight: jax.Array, padding_idx: int | None, scale_grad_by_freq: bool) -> jax.Array:
     if not weight.shape[0]:
         return jnp.zeros((*input.shape, weight.shape[1]), weight.dtype)
-    rows = take_rows(weight, input, scale_grad_by_freq)
+    if scale_grad_by_freq or input.size < weight.shape[0]:  # then the rows are fewer bytes than the table
+        rows = take_rows(weight, input, scale_grad_by_freq)
+    else:
+        rows = multiply(lambda index, weight: take_rows(weight, index), input, weight, input.ndim)
     if padding_idx is not None:
         padding = (input == padding_idx % weight.shape[0])[..., None]
         rows = jnp.where(padding, lax.stop_gradient(rows), rows)

@@ -63,6 +63,15 @@ class DeviceMesh:
         if isinstance(names, str) or not isinstance(names, Sequence) or not all(name in known for name in names):
             fail(ValueError, "DeviceMesh", "mesh_dim_names", f"names among {known}", repr(names))
         self.mesh_dim_names = tuple(names)
+        order = list(map(str, mesh.axis_names))
+        if [*map(order.index, self.all_axes)] != sorted(map(order.index, self.all_axes)):
+            fail(
+                ValueError,
+                "DeviceMesh",
+                "mesh_dim_names",
+                f"names in the mesh's order, {known}",
+                repr(self.mesh_dim_names),
+            )
 
     # -- shape ----------------------------------------------------------------------------------------------------
 
@@ -121,6 +130,9 @@ class DeviceMesh:
         axes = [axis for name in names for axis in self.axes(name)]
         if not names or len(set(axes)) < len(axes):
             fail(KeyError, "DeviceMesh", "the dimensions of a view", "each of them once", repr(tuple(names)))
+        order = tuple(sorted(names, key=lambda name: list(self.jax_mesh.shape).index(self.axes(name)[0])))
+        if order != tuple(names):  # torch refuses it; XLA multiplies what lies so wrongly
+            fail(KeyError, "DeviceMesh", "the dimensions of a view", f"the mesh's order, {order}", repr(tuple(names)))
         return DeviceMesh(self.device_type, self.jax_mesh, names, self._flattened)
 
     def _flatten(self, mesh_dim_name: str | None = None) -> DeviceMesh:

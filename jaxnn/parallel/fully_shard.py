@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxnn import _compat
 from jaxnn.base.checks import as_int, fail, warn_caller
 from jaxnn.base.dtypes import check_dtype, describe, is_floating
+from jaxnn.base.scattering import Gathered, Sum, gathering
 from jaxnn.base.splits import splitting
 from jaxnn.boxes.slot import Slot, owner
 from jaxnn.core.module import Module
@@ -22,7 +23,7 @@ from jaxnn.parallel.constraints import constrain_batch, mesh_of_here
 from jaxnn.parallel.device_mesh import DeviceMesh, as_device_mesh, init_device_mesh
 from jaxnn.parallel.distribute import current_axes, named_boxes, place_boxes, sharding_with
 from jaxnn.parallel.gathering import gathered_again, on_a_copy, other_values
-from jaxnn.parallel.placement_types import Shard, as_spec
+from jaxnn.parallel.placement_types import Shard, as_spec, axes_of
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class MixedPrecisionPolicy:
 
     Args:
         param_dtype: parameters are cast to it before they are gathered; None leaves them.
-        reduce_dtype: gradients are cast to it when they have been added up over the devices. torch: there they are added up in
-            it. XLA adds up in the dtype of the products that give them, which is `param_dtype`; `fully_shard` warns of another.
+        reduce_dtype: the dtype that gradients are added up in over the devices, in compiled code: those of the weights of
+            linear, embedding and convolution. torch: of all. The compiler adds up other gradients in the dtype of
+            what gives them, which is `param_dtype`; a warning names the matrices among them.
         output_dtype: floating outputs are cast to it; None leaves them.
         cast_forward_inputs: floating inputs are cast to `param_dtype`.
 
@@ -102,12 +104,43 @@ class Unit:
         """`call` with the whole parameters in their boxes; afterwards, what the boxes held before."""
         layouts = {name: (split, whole) for name, split, whole in self.parameters}
         boxes = dict(module.named_parameters(remove_duplicate=False))
+        known: dict[str, Gathered] = {}
 
         def gathered(name: str, value: Any) -> Any:
-            return _gathered(self.mesh, *layouts[name], self.policy, str(value.dtype))(value)
+            new = _gathered(self.mesh, *layouts[name], self.policy, str(value.dtype))(value)
+            added = self._sum(layouts[name][0])
+            if added is not None:
+                known[name] = Gathered(new, value, added)
+            return new
 
-        with other_values({name: boxes[name] for name in layouts}, gathered):
-            return call(module, args, kwargs)
+        with other_values({name: boxes[name] for name in layouts}, gathered), gathering(known.values()):
+            output = call(module, args, kwargs)
+        if _compat.under_jit():
+            self._warn({name: boxes[name] for name in layouts if name not in known or not known[name].is_used})
+        return output
+
+    def _warn(self, boxes: Mapping[str, Slot]) -> None:
+        """Where gradients of matrices are added up in another dtype than was asked for."""
+        asked, param = self.policy.reduce_dtype, self.policy.param_dtype
+        if asked is None:
+            return
+        names = [name for name, box in boxes.items() if box.ndim > 1 and asked != (param or box.dtype)]
+        if names:
+            warn_caller(
+                f"fully_shard: mp_policy: reduce_dtype={asked}: it holds for the weights of linear, embedding and convolution, "
+                f"and others' gradients are added up in the dtype of the products that give them: {', '.join(names)}. "
+                "Leave reduce_dtype out, or give param_dtype the same dtype"
+            )
+
+    def _sum(self, split: PartitionSpec) -> Sum | None:
+        """How a weight's gradient is added up over the unit's devices; None where that is left to the compiler."""
+        mesh, parts = mesh_of_here(self.mesh), self.mesh.axes(self.mesh.ndim - 1)
+        axes = axes_of(split, len(split))
+        dim = next(dim for dim, some in enumerate(axes) if set(parts) & set(some))
+        manual = set(jax.sharding.get_abstract_mesh().manual_axes) & set(self.mesh.all_axes)
+        if axes[dim] != parts or manual or not _compat.under_jit():
+            return None
+        return Sum(mesh, self.mesh.all_axes, self.batch_dim, parts, dim, self.policy.reduce_dtype)
 
 
 def _cast(values: Any, dtype: Any) -> Any:
@@ -232,7 +265,6 @@ def fully_shard(
     chosen, rows = _layouts(own, mesh, shard_placement_fn, where)
     others = [(box, sharding_with(current_axes(box, mesh), mesh, box.shape, where)) for box in _others(module, own)]
     place_boxes([*chosen, *others], where, module)
-    _warn_of_reduce_dtype(mp_policy, [box for _, box in own.values()], where)
     outermost = any(unit_of(child) is not None for child in module.modules())
     reshard = not outermost if reshard_after_forward is None else bool(reshard_after_forward)
     module._register_around_hook(Unit(mesh, tuple(rows), reshard, mp_policy, batch_dim))
@@ -247,18 +279,6 @@ def _check_module(module: Any, where: str) -> None:
         fail(ValueError, where, "module", "a module with a forward", got, remedy)
     if unit_of(module) is not None:
         fail(ValueError, where, "module", "one that is not fully sharded yet", type(module).__name__)
-
-
-def _warn_of_reduce_dtype(policy: MixedPrecisionPolicy, boxes: Iterable[Slot], where: str) -> None:
-    """Where gradients are added up in another dtype than was asked for."""
-    dtypes = {policy.param_dtype or box.dtype for box in boxes if is_floating(box.dtype)}
-    others = sorted(str(dtype) for dtype in dtypes if policy.reduce_dtype not in (None, dtype))
-    if others:
-        warn_caller(
-            f"{where}: mp_policy: reduce_dtype={policy.reduce_dtype}: the compiler adds gradients up over the devices in the "
-            f"dtype of the products that give them, {' and '.join(others)}, and they are cast afterwards. Leave reduce_dtype "
-            "out, or give param_dtype the same dtype"
-        )
 
 
 def _check_reshard(value: Any, size: int, where: str) -> None:

@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnn.base.checks import as_int, check_choice, fail
 from jaxnn.base.dtypes import describe
+from jaxnn.core.placement import check_order
 from jaxnn.parallel.device_mesh import DeviceMesh
 
 
@@ -159,7 +160,9 @@ def sharding_for(value: Any, mesh: DeviceMesh, shape: Sequence[int], where: str)
     else:
         axes = axes_by_dim(as_placements(value, mesh, where), mesh, len(shape), where)
     check_divides(axes, mesh, shape, where)
-    return NamedSharding(mesh.jax_mesh, as_spec(axes))
+    sharding = NamedSharding(mesh.jax_mesh, as_spec(axes))
+    check_order(where, sharding)
+    return sharding
 
 
 def check_divides(axes: Sequence[tuple[str, ...]], mesh: DeviceMesh, shape: Sequence[int], where: str) -> None:

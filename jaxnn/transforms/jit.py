@@ -353,6 +353,7 @@ def jit(
             placement = placement_of(objects, roots) if spreads else None
             if placement is not None:
                 generator.lie(placement.whole, f"nn.jit: {name}")
+                placement.check_inputs(f"nn.jit: {name}", (args, kwargs))
             # Calls at its only item's first reading, and keeps the result in the same act: an interrupt finds it there.
             done: defaultdict[int, Any] = defaultdict()
             claim = threading.Lock()
@@ -396,6 +397,7 @@ def jit(
             key, chosen = home(random.current().slot.value), compiled
             placement = placement_of(objects, roots) if _compat.at_top_level() else None
             if placement is not None:
+                placement.check_inputs(f"nn.jit: {name}", (args, kwargs))
                 chosen = in_place(placement, roots)
                 key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=placement.whole)
             return getattr(chosen, method)((key, bundle), *args, **kwargs)

@@ -21,7 +21,9 @@ def test_a_mesh_and_its_views(mesh):
     np.testing.assert_array_equal(mesh.mesh, np.arange(8).reshape(2, 4))
     assert mesh["tp"].mesh.tolist() == [0, 1, 2, 3] and mesh["fsdp"].mesh.tolist() == [0, 4]
     assert mesh["tp"].get_local_rank() == 0 and mesh.get_coordinate() == [0, 0]
-    assert mesh["tp", "fsdp"].shape == (4, 2) and mesh["tp"].jax_mesh is mesh.jax_mesh
+    assert mesh["fsdp", "tp"].shape == (2, 4) and mesh["tp"].jax_mesh is mesh.jax_mesh
+    with pytest.raises(KeyError, match="the mesh's order, .'fsdp', 'tp'., got .'tp', 'fsdp'"):  # torch's error, too
+        mesh["tp", "fsdp"]
     flat = mesh._flatten("all")
     assert flat.shape == (8,) and mesh["all"] == flat and flat.mesh.tolist() == list(range(8))
     assert distribute_tensor(jnp.ones(16), flat, Shard(0)).sharding.spec == PartitionSpec(("fsdp", "tp"))

@@ -95,3 +95,26 @@ def test_where_it_is_put(cube):
     assert not hooks(distribute_module(Products(), plane, RULES).first)
     model = nn.init_sharded(Products, cube, RULES)
     assert len(hooks(model.first)) == 1
+
+
+def test_axes_out_of_the_mesh_s_order_are_refused(cube):
+    """XLA multiplies such a batch wrongly, with a weight over tp alone."""
+    wrong = PartitionSpec(("fsdp", "data"))
+    expected = r"expected axes in the order of the mesh, \('data', 'fsdp'\), got P.*\('fsdp', 'data'\)"
+    model = distribute_module(Products(), cube, {"*weight": {"tp": Shard(1)}})
+    x = np.ones((8, 8), np.float32)
+    placed = jax.device_put(x, NamedSharding(cube.jax_mesh, wrong))
+    for call in (nn.jit(lambda model, x: model(x)), nn.jit(lambda model, x: model(x)).lower):
+        with pytest.raises(ValueError, match="nn.jit: .*" + expected):
+            call(model, placed)
+    with pytest.raises(ValueError, match="distribute_tensor: .*" + expected):
+        nn.parallel.distribute_tensor(x, cube, wrong)
+    with pytest.raises(ValueError, match="distribute_module: first.weight .*" + expected):
+        distribute_module(model, cube, {"first.weight": wrong})
+    with pytest.raises(KeyError, match="the mesh's order"):
+        cube["fsdp", "data"]
+    with pytest.raises(ValueError, match="names in the mesh's order"):
+        nn.parallel.DeviceMesh("cpu", cube.jax_mesh, ("fsdp", "data"))
+    plane = init_device_mesh("cpu", (2, 4), mesh_dim_names=("data", "fsdp"))
+    assert nn.parallel.distribute_tensor(x, plane, wrong).sharding.spec == wrong  # two axes: XLA is right
+    nn.jit(lambda model, x: model(x))(model, jax.device_put(x, NamedSharding(cube.jax_mesh, PartitionSpec(BATCH))))
