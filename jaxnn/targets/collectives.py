@@ -17,6 +17,7 @@ _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?
 _MESH = re.compile(r"replica_groups=\{?mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 _USED = re.compile(r"'([^']*)'(?::\((\d+)\)(\d+))?")
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
+_SHARED = "1"  # the channel that JAX gives to all collectives of shard_map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,9 @@ def collectives(program: Program, mesh: Any = None) -> list[Collective]:
         if found is None:
             continue
         channel = _CHANNEL.search(instruction.attributes)
-        key = channel[1] if channel else f"line {number}"
+        key: Any = channel[1] if channel else f"line {number}"
+        if key == _SHARED:
+            key = key, found.kind, found.dtype, found.op_name, str(_groups(instruction))
         size = found.bytes // times
         if key not in seen or (-times, size) > (-seen[key][1], seen[key][0].bytes // seen[key][1]):
             seen[key] = found, times
@@ -150,7 +153,9 @@ def _axis_of_groups(groups: list[tuple[int, ...]], mesh: Any) -> str:
             rows = np.moveaxis(numbers, axes, range(-count, 0)).reshape(-1, chips)
             if chips > 1 and {frozenset(map(int, row)) for row in rows} == wanted:
                 return ", ".join(mesh.axis_names[axis] for axis in axes if sizes[axis] > 1)
-    return "?"
+    # A part of one axis: a single dimension of the machine, of the two that the axis runs through.
+    along = _axis_of_pairs([(group[0], other) for group in groups for other in group[1:]], mesh)
+    return along if along in mesh.axis_names else "?"
 
 
 def _axis_of_pairs(pairs: list[tuple[int, ...]], mesh: Any) -> str:

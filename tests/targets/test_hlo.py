@@ -259,6 +259,23 @@ ENTRY %main (x: bf16[16,128]) -> bf16[128,128] {{
     assert (found.kind, found.count, found.bytes) == ("all-gather", 1, 128 * 128 * 2)
 
 
+def test_collectives_of_shard_map_share_a_channel():
+    """Two weights' gradients, each scattered over 8 devices in two steps, along parts of an axis: four exchanges."""
+    rows = []
+    for number, name in enumerate(("up", "down")):
+        for step, groups in enumerate(("{{0,1},{2,3},{4,5},{6,7}}", "{{0,2,4,6},{1,3,5,7}}")):
+            operand = f"%r{number}0" if step else "%x"
+            before, after = (128, 64) if not step else (64, 16)
+            rows.append(
+                f"  {'ROOT ' * (number and step)}%r{number}{step} = bf16[{after},128]{{1,0}} reduce-scatter({operand}), "
+                f'channel_id=1, replica_groups={groups}, dimensions={{0}}, to_apply=%add, metadata={{op_name="{name}"}}'
+            )
+    text = "ENTRY %main (x: bf16[128,128]) -> bf16[16,128] {\n  %x = bf16[128,128]{1,0} parameter(0)\n"
+    found = collectives.collectives(hlo.parse(text + "\n".join(rows) + "\n}\n"), _Mesh(fsdp=8))
+    assert {(one.kind, one.chips, one.count) for one in found} == {("reduce-scatter", 2, 2), ("reduce-scatter", 4, 2)}
+    assert sum(one.bytes for one in found) == 2 * (128 + 64) * 128 * 2 and {one.axis for one in found} == {"fsdp"}
+
+
 def test_axes_are_those_of_numpy():
     """Groups along any axes of a mesh, as the compiler may write them, are told apart."""
     numbers = np.arange(8).reshape(2, 2, 2)
