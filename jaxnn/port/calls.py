@@ -73,6 +73,7 @@ _SAME_MODULE = {
     "type",
     "apply",
 }
+_MOVES = {"cpu", "cuda", "to", "float", "double", "half", "contiguous"}  # a tensor of a tensor, a module of a module
 _MODULE_METHODS = {
     "parameters": listed(BOX), "named_parameters": listed(Fact("tuple", (STR, BOX))), "buffers": listed(BOX),
     "named_buffers": listed(Fact("tuple", (STR, BOX))), "modules": listed(Fact("module")), "children": listed(Fact("module")),
@@ -224,6 +225,8 @@ class Calls:
         if base in TABLE and any(keyword.arg in ("dim", "keepdim") for keyword in node.keywords):
             self.learn(receiver)  # no other library's arrays take these
         match = choose(self.program, self.frame.module.source, base, "method", func.value, node, node)
+        if match is None and receiver.kind == "unknown" and name in _MOVES:
+            return replace(UNKNOWN, origin=receiver.origin)
         if match is None:
             if receiver.kind != "unknown" and base not in TABLE:
                 return ARRAY if name.endswith("_") else UNKNOWN

@@ -6,7 +6,7 @@ import ast
 import functools
 from collections.abc import Callable
 
-from jaxnn.port.match import Bound, Match, number
+from jaxnn.port.match import Bound, Match, listed_one_by_one, negative, number
 from jaxnn.port.rules import Place
 
 # How strongly an expression binds; a name, call, subscript or display needs no parentheses anywhere.
@@ -149,6 +149,8 @@ class Emitter:
             if place.format == "stop":
                 return ""
             return "" if default is None else default.replace("'", '"')
+        if place.format == "kept":
+            return self._kept(value, match)
         if place.format:
             return getattr(self, f"_{place.format}")(value)
         if isinstance(value, list):
@@ -189,6 +191,28 @@ class Emitter:
             value = value[0].elts
         assert isinstance(value, list)
         return ", ".join(self.text(v) for v in value)
+
+    def _kept(self, value: Bound, match: Match) -> str:
+        """Sizes as a tuple; -1 is the size that `x` has there, seen from the end."""
+        sizes, x = listed_one_by_one(value), match.bound["x"]
+        assert isinstance(x, ast.expr)
+        items = [
+            f"{tight(self.text(x))}.shape[{at - len(sizes)}]" if negative(one) else self.text(one)
+            for at, one in enumerate(sizes)
+        ]
+        return f"({', '.join(items)}{',' * (len(items) == 1)})"
+
+    def _ends(self, value: Bound) -> str:
+        """Sizes of pieces as the places where one ends and the next begins."""
+        assert isinstance(value, (ast.List, ast.Tuple))
+        ends: list[str] = []
+        for size in value.elts[:-1]:
+            text = parenthesised(self.text(size), 11)
+            if ends and number(size) and ends[-1].lstrip("-").isdigit():
+                ends.append(str(int(ends[-1]) + ast.literal_eval(size)))
+            else:
+                ends.append(f"{ends[-1]} + {text}" if ends else text)
+        return f"[{', '.join(ends)}]"
 
     def _stop(self, value: Bound) -> str:
         """The dimension after this one; nothing after the last."""

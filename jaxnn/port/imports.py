@@ -35,6 +35,9 @@ _TORCH_PACKAGES = set(
     "flash_attn_interface causal_conv1d causal_conv1d_cuda mamba_ssm fla natten spconv dgl".split()
 )
 
+# Files of these that import no torch have its names (`x.split`) for other things.
+_FOREIGN = {"mxnet", "tensorflow", "keras", "paddle", "mindspore", "oneflow", "jittor", "chainer", "tinygrad"}
+
 
 class Imports:
     """The import statements of one file, and the names of ``jnp``, ``T`` and the others in it."""
@@ -51,6 +54,7 @@ class Imports:
         # A file that is ported already stays as it is.
         roots = {self._root(node, alias) for node in self._statements for alias in node.names}
         self.ported = "jaxnn" in roots and "torch" not in roots
+        self.foreign = bool(roots & _FOREIGN) and "torch" not in roots
         self._aliases: dict[str, str] = {}
         self._have: set[str] = set()  # roots that the file imports already
         self._needed: set[str] = set()

@@ -231,6 +231,10 @@ class Inference(Expressions):
                 kind = "property"
             elif fact.kind == "external" and not fact.of.startswith("torch"):
                 decorated = True
+        if is_kernel(node, self.program):
+            self.program.kernels.add(node.name)
+            env[node.name] = Fact("external", f"triton.{node.name}")
+            return
         function = self.program.functions.get(id(node))
         if function is None:
             function = Function(
@@ -478,7 +482,7 @@ class Inference(Expressions):
         elif isinstance(target, ast.Starred):
             self.assign(target.value, listed(item(fact)), env, None)
         elif isinstance(target, (ast.Tuple, ast.List)):
-            self._unpacked(target, fact, env)
+            self._unpacked(target, self._spread(target, value) or fact, env)
         elif isinstance(target, ast.Attribute):
             base = self.expr(target.value, env)
             if base.kind in ("module", "object", "class") and isinstance(base.of, Class):
@@ -501,6 +505,17 @@ class Inference(Expressions):
             owner.attributes[name] = after
             self.moved(("attribute", name))
 
+    def _spread(self, target: ast.Tuple | ast.List, value: ast.expr | None) -> Fact | None:
+        """What each name gets of ``b, n, device = *x.shape, x.device``."""
+        parts = value.elts if isinstance(value, ast.Tuple) else []
+        starred = [at for at, one in enumerate(parts) if isinstance(one, ast.Starred)]
+        missing = len(target.elts) - (len(parts) - 1)
+        if len(starred) != 1 or missing < 0 or any(isinstance(one, ast.Starred) for one in target.elts):
+            return None
+        facts = [self.program.facts.get(id(one), UNKNOWN) for one in parts]
+        at = starred[0]
+        return Fact("tuple", (*facts[:at], *[item(facts[at])] * missing, *facts[at + 1 :]))
+
     def _unpacked(self, target: ast.Tuple | ast.List, fact: Fact, env: Env) -> None:
         elements = target.elts
         if (
@@ -516,6 +531,12 @@ class Inference(Expressions):
                 self.assign(element.value, SHAPE if fact.kind == "shape" else listed(item(fact)), env, None)
             else:
                 self.assign(element, item(fact), env, None)
+
+
+def is_kernel(node: ast.FunctionDef | ast.AsyncFunctionDef, program: Program) -> bool:
+    """Whether a function is written in Triton's language."""
+    called = [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
+    return any(program.fact(d).kind == "external" and program.fact(d).of.startswith("triton.") for d in called)
 
 
 class _Scope(dict):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from jaxnn.port.facts import NUMBERS
 from jaxnn.port.program import Program
 from jaxnn.port.rules import TABLE, Row
-from jaxnn.port.source import Source
+from jaxnn.port.source import Source, walk
 
 Bound = ast.expr | list[ast.expr] | None
 
@@ -98,6 +98,12 @@ def bind(row: Row, receiver: ast.expr | None, call: ast.Call) -> Match | None:
     return Match(row, bound, tuple(rest))
 
 
+def takes(row: Row, call: ast.Call) -> bool:
+    """Whether torch's method takes the keywords of a call; a call without any is taken for another's."""
+    names = {p.name for p in row.parameters} | DROPPED | _NONE_DROPPED | _OTHER_NAMES.keys()
+    return bool(call.keywords) and all(k.arg is None or k.arg in names for k in call.keywords)
+
+
 def _passes(row: Row) -> bool:
     """Whether ``**keywords`` (device and dtype, mostly) can be passed on: JAX's function takes the same."""
     return row.form == "function" and row.to.startswith(
@@ -151,6 +157,8 @@ def _used(wanted: str, match: Match, source: Source, site: ast.expr) -> bool:
     parent = source.parent(site)
     if wanted == "statement":
         return isinstance(parent, ast.Expr)
+    if wanted == "pieces":
+        return _in_pieces(site, source)
     if not (isinstance(parent, ast.Assign) and len(parent.targets) == 1 and isinstance(parent.targets[0], ast.Tuple)):
         return False
     names = parent.targets[0].elts
@@ -158,6 +166,46 @@ def _used(wanted: str, match: Match, source: Source, site: ast.expr) -> bool:
     if isinstance(chunks, ast.Constant) and len(names) != chunks.value:
         return False
     return not _starred(names) and "chunks" not in match.bound or isinstance(chunks, ast.Constant)
+
+
+# Calls that take their arguments' items, whatever holds these.
+_ITEMS = {
+    "map",
+    "zip",
+    "list",
+    "tuple",
+    "enumerate",
+    "reversed",
+    "iter",
+    "sum",
+    "len",
+    "cat",
+    "stack",
+    "concat",
+    "sorted",
+}
+
+
+def _in_pieces(node: ast.expr, source: Source, named: bool = False) -> bool:
+    """Whether only the items of an expression's value are used, so that a list will do for a tuple."""
+    parent = source.parent(node)
+    if isinstance(parent, (ast.For, ast.comprehension)):
+        return parent.iter is node
+    if isinstance(parent, ast.Starred) or (isinstance(parent, ast.Subscript) and parent.value is node):
+        return isinstance(parent, ast.Starred) or not isinstance(parent.slice, ast.Slice)
+    if isinstance(parent, ast.Call) and node in parent.args:
+        func = parent.func
+        return (func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")) in _ITEMS
+    if not isinstance(parent, ast.Assign) or len(parent.targets) != 1:
+        return False
+    target = parent.targets[0]
+    if isinstance(target, ast.Tuple):
+        return True
+    function = source.enclosing(parent, (ast.FunctionDef, ast.AsyncFunctionDef))
+    if named or not isinstance(target, ast.Name) or function is None:
+        return False
+    reads = [n for n in walk(function) if isinstance(n, ast.Name) and n.id == target.id and isinstance(n.ctx, ast.Load)]
+    return all(_in_pieces(read, source, True) for read in reads)
 
 
 def _starred(nodes: list[ast.expr]) -> bool:
@@ -184,6 +232,14 @@ def negative(node: ast.expr) -> bool:
     return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
 
 
+def listed_one_by_one(value: Bound) -> list[ast.expr]:
+    """Sizes, given one by one or as one tuple that is written out; empty where they are not written."""
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    if len(values) == 1 and isinstance(values[0], (ast.Tuple, ast.List)):
+        return values[0].elts
+    return values if len(values) > 1 or (values and number(values[0])) else []
+
+
 def infinite(node: ast.expr, program: Program) -> bool:
     """A number for arrays of floating numbers alone: an infinity, a limit of theirs, or one that stands for minus infinity."""
     if isinstance(node, ast.UnaryOp):
@@ -197,6 +253,12 @@ def infinite(node: ast.expr, program: Program) -> bool:
 def _is(value: Bound, wanted: str, program: Program) -> bool:
     if value is None:
         return False
+    if wanted == "kept":  # a number for each dimension, of which one -1 at least is written
+        sizes = listed_one_by_one(value)
+        return bool(sizes) and not _starred(sizes) and any(negative(v) for v in sizes)
+    if wanted == "sections":
+        sizes = value.elts if isinstance(value, (ast.List, ast.Tuple)) else []
+        return 1 < len(sizes) < 5 and all(simple(v) or number(v) for v in sizes)
     if wanted == "counts":
         return all(_is(v, "int", program) for v in (value if isinstance(value, list) else [value]))
     if wanted in ("ints", "positive"):

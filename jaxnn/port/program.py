@@ -119,6 +119,7 @@ class Program:
     method_names: set[str] = field(default_factory=set)
     beside: frozenset[str] = frozenset()  # what is ported too, elsewhere
     in_place: bool | None = None  # whether anything in it works in place
+    kernels: set[str] = field(default_factory=set)  # names of functions in Triton's language
     works_in_place: dict[int, dict[str, bool]] = field(default_factory=dict)  # of `sharing.in_place_attributes`
     words: tuple[bool, bool] | None = None  # of `dtypes.words`
     observed: dict[Any, Fact] = field(default_factory=dict)  # by a node's id, or (id of a function's node, parameter)

@@ -14,7 +14,8 @@ from jaxnn.port.emit import Emitter, needed, parenthesised, tight
 from jaxnn.port.facts import ARRAY, NOT_ARRAYS, Fact
 from jaxnn.port.imports import Imports
 from jaxnn.port.in_place import InPlace
-from jaxnn.port.match import Match, choose, simple
+from jaxnn.port.infer import is_kernel
+from jaxnn.port.match import Match, choose, simple, takes
 from jaxnn.port.names import ANSWERS, DTYPES, IDENTITIES, NARROWED, NOTHING, TENSOR_TYPES, is_torch, translate
 from jaxnn.port.observing import guards
 from jaxnn.port.program import Class, Module, Program
@@ -34,6 +35,7 @@ _SEEN = {
     "is_meta": "False",
     "is_leaf": "True",
 }
+_KERNEL = "write the operation in JAX, or the kernel in Pallas"
 _GRADIENTS = {"grad", "grad_fn"}
 
 
@@ -53,7 +55,7 @@ class Rewriter(Scopes, Assignments, InPlace, Decisions):
         self._working_in_place: dict[Class | None, dict[str, bool]] = {}
 
     def run(self) -> Ported:
-        if self.imports.ported:
+        if self.imports.ported or self.imports.foreign:
             return Ported(self.source.path, self.source.text, [])
         self.imports.decide(self)
         for statement in self.source.tree.body:  # type: ignore[attr-defined]
@@ -124,6 +126,9 @@ class Rewriter(Scopes, Assignments, InPlace, Decisions):
     def _ImportFrom(self, node: ast.ImportFrom) -> None: ...
 
     def _FunctionDef(self, node: ast.FunctionDef) -> None:
+        if is_kernel(node, self.program):
+            self._kernel(node)
+            return
         self._decorators(node)
         self._functions.append(node)
         self.begin(node)
@@ -134,6 +139,14 @@ class Rewriter(Scopes, Assignments, InPlace, Decisions):
         self._functions.pop()
 
     _AsyncFunctionDef = _FunctionDef
+
+    def _kernel(self, node: ast.FunctionDef) -> None:
+        """A function in Triton's language is no tensor code: it stays, and raises when it is reached."""
+        first, *others = node.decorator_list
+        self.site(first, "a Triton kernel", "cannot", _KERNEL)
+        self.edits[first] = lambda _: self.imports.not_ported("a Triton kernel", first) + ".decorator"
+        for decorator in others:
+            self.edits[decorator] = GONE
 
     def _ClassDef(self, node: ast.ClassDef) -> None:
         self._decorators(node)
@@ -384,6 +397,9 @@ class Rewriter(Scopes, Assignments, InPlace, Decisions):
     def _Call(self, node: ast.Call) -> None:
         func = node.func
         fact = self.fact(func)
+        if isinstance(func, ast.Subscript) and getattr(func.value, "id", "") in self.program.kernels:
+            self.cannot(node, "a Triton kernel", _KERNEL)
+            return
         if fact.kind == "external" and is_torch(fact.of):
             if self.is_local(func):
                 self.children(node)
@@ -650,7 +666,7 @@ class Rewriter(Scopes, Assignments, InPlace, Decisions):
             return
         if base.kind == "unknown" and not any(row.form in ("method", "both") for row in TABLE[name]):
             return
-        if base.kind == "unknown" and match is None and not node.keywords:
+        if base.kind == "unknown" and match is None and not any(takes(row, node) for row in TABLE[name]):
             return  # called as no tensor method is
         why = (
             "whether this is a tensor is not known: annotate it"

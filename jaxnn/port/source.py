@@ -78,7 +78,7 @@ class Source:
         found = self.enclosing(node, ast.stmt)
         return found if isinstance(found, ast.stmt) else None
 
-    def enclosing(self, node: ast.AST, kind: type[ast.AST]) -> ast.AST | None:
+    def enclosing(self, node: ast.AST, kind: type[ast.AST] | tuple[type[ast.AST], ...]) -> ast.AST | None:
         """The innermost node of a kind that `node` stands in, or is."""
         at: ast.AST | None = node
         while at is not None and not isinstance(at, kind):

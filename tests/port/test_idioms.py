@@ -135,3 +135,69 @@ def test_weights_and_outputs(text):
         np.testing.assert_allclose(np.asarray(ported(jnp.asarray(X))), out.detach().numpy(), rtol=1e-5)
         gradient = nn.grad(lambda x: (ported(x) * jnp.arange(3.0)).sum())(jnp.asarray(X))
         np.testing.assert_allclose(np.asarray(gradient), x.grad.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "body, line",
+    [
+        ("q, k, v = (x, *y.chunk(2, dim=-1))", "q, k, v = (x, *jnp.split(y, 2, axis=-1))"),
+        ("z = x.chunk(3, 1)\na, b, c = map(len, z)", "z = jnp.split(x, 3, axis=1)"),
+        ("z = x.chunk(3, 1)\nassert isinstance(z, tuple)", "z = T.chunk(x, 3, 1)"),
+        ("a, b, c = x.split([k, 2, k], dim=1)", "a, b, c = jnp.split(x, [k, k + 2], axis=1)"),
+        ("a, b = torch.split(x, (3, 4), -1)", "a, b = jnp.split(x, [3], axis=-1)"),
+        ("a, b = x.split(k)", "a, b = T.split(x, k)"),
+        ("a = x.expand(2, -1, 3)", "a = jnp.broadcast_to(x, (2, x.shape[-2], 3))"),
+        ("a = x.expand(*k, -1)", "a = T.expand(x, *k, -1)"),
+        ("i = x.topk(k, dim=-1).indices", "i = jax.lax.top_k(x, k)[1]"),
+        ("i = x.topk(k, dim=1)[1]", "i = T.topk(x, k, dim=1)[1]"),
+        ("a, n, d, t = *x.shape, x.device, x.dtype\nb = y.to(d).to(t)", "b = y.astype(t)"),
+        ("b = g(x).cpu().detach().numpy()", "b = np.asarray(jax.lax.stop_gradient(g(x)))"),
+        ("b = k.split('*', maxsplit=1)", "b = k.split('*', maxsplit=1)"),
+    ],
+)
+def test_text_is_plain_where_it_is_right(body, line):
+    head = "import torch\n\n\ndef f(x: torch.Tensor, y: torch.Tensor, k, g):\n"
+    assert line in port_source(head + textwrap.indent(body, "    ") + "\n").text
+
+
+KERNEL = """
+import torch
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    triton = None
+
+def other(*args):
+    raise RuntimeError
+
+if triton is not None:
+    @triton.autotune(configs=[], key=["n"])
+    @triton.jit
+    def kernel(x, n):
+        tl.store(x, tl.load(x).to(tl.float32).sum(0))
+else:
+    kernel = other
+
+def f(x: torch.Tensor, fast=True):
+    if fast:
+        kernel[(1,)](x, x.stride(0), n=x.size(0))
+    return x.sum(0)
+"""
+
+
+def test_kernels_are_refused_as_a_whole():
+    ported = port_source(KERNEL)
+    assert [site.name for site in ported.sites if site.status == "cannot"].count("a Triton kernel") == 2
+    assert "tl.store(x, tl.load(x).to(tl.float32).sum(0))" in ported.text and "stride" not in ported.text
+    space = {}
+    exec(compile(ported.text, "ported", "exec"), space)
+    np.testing.assert_array_equal(space["f"](jnp.ones((2, 3)), fast=False), [2.0, 2.0, 2.0])
+    with pytest.raises(nn.tensor.NotPorted, match="a Triton kernel has no counterpart here .reached from <source>:22"):
+        space["f"](jnp.ones((2, 3)))
+
+
+def test_files_of_other_frameworks_stay():
+    text = "import mxnet\n\n\ndef f(x, layers):\n    layers.add(x)\n    return mxnet.split(x, 2).cpu()\n"
+    ported = port_source(text)
+    assert ported.text == text and not ported.sites

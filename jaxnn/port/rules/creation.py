@@ -89,7 +89,7 @@ ROWS = (
     Row("long", "x", "{x}.astype(jnp.int32)", "x.long()", form="method", knows="array", status="changed", note=_INT),
     Row("double", "x", "{x}.astype(jnp.float32)", "x.double().float()", form="method", knows="array", status="changed", note="float64 is float32"),
     Row("type_as", "x, other", "{x}.astype({other}.dtype)", "i.type_as(x)", form="method"),
-    Row("type", "x, dtype", "{x}.astype({dtype})", "x.type(torch.int32)", when="dtype:dtype", form="method", knows="array"),
+    Row("type", "x, dtype", "{x}.astype({dtype})", "x.type(torch.int32)", when="dtype.kind=dtype", form="method", knows="array"),
     Row("to", "x, dtype", "{x}.astype({dtype})", "i.to(torch.float32)", when="dtype:dtype", form="method", knows="array"),
     Row("to", "x, *, dtype", "T.to({x}, dtype={dtype})", "i.to(dtype=x.dtype if n else torch.int32)", form="method", status="helper"),
     Row("to", "x, target, dtype", "{x}.astype({dtype})", "i.to(x.device, torch.float32)", when="target:device, dtype:dtype", form="method", knows="array"),

@@ -157,6 +157,10 @@ ROWS = (
     Row("trace", "x", "jnp.trace({x})", "torch.trace(a)", result="array=0"),
     # Orders.
     Row("topk", "x, k, dim=-1, largest=True, sorted=True", "jax.lax.top_k({x}, {k})", "q, r = x.topk(2); q + r", when="dim=-1, largest=True, use:unpack", result="arrays"),
+    *(
+        Row(f"topk{piece}", "x, k, dim=-1, largest=True, sorted=True", f"jax.lax.top_k({{x}}, {{k}})[{at}]", f"x.topk(2){piece}", when="dim=-1, largest=True")
+        for piece, at in (("[0]", 0), (".values", 0), ("[1]", 1), (".indices", 1))
+    ),
     Row("topk", "x, k, dim=-1, largest=True, sorted=True", "T.topk({x}, {k}, dim={dim?}, largest={largest?}, sorted={sorted?})", "x.topk(2, dim=1)[0]", result="arrays", status="helper"),
     *(
         Row(f"sort{piece}", "x, dim=-1, descending=False", f"jnp.{ours}({{x}}, axis={{dim?}}, descending={{descending?}})", f"x.sort(1){piece}")

@@ -26,7 +26,8 @@ class Row:
         to: the text. ``{name}`` is an argument, its default where it was not given. ``{name?}`` stands in an argument of a
             call, which is left out where torch's call leaves it out (or passes the default). ``{name:axes}``: a list of
             dimensions as a tuple; ``{name:tuple}``: numbers one by one as a tuple. ``{name:index}``: a
-            list of arrays as an index. ``T.`` is ``jaxnn.tensor``;
+            list of arrays as an index. ``{name:ends}``: sizes as the places where one ends. ``{name:kept}``: sizes of which -1 is
+            that of `x`. ``T.`` is ``jaxnn.tensor``;
             ``jnp.``, ``jax.``, ``np.``, ``nn.``, ``F.`` are imported where used.
         example: torch's call, on the names of `rules.EXAMPLES` (statements before it end with a semicolon): executed by the
             tests against its port.
@@ -34,6 +35,7 @@ class Row:
             default). ``!dim``: it was not. ``dim=-1``: it is this literal. ``dim:int``, ``other:array``, ``shape:ints``,
             ``dtype:dtype``, ``other:number``: what it is. ``x:fresh``: computed here, no other name can reach it. ``x:simple``: a plain name, which may be written twice.
             ``x.rank=2``, ``x.floating=True``: what is known of it. ``value:infinite``: a number for floating arrays alone. ``use:unpack``: the result is assigned to several names. ``use:statement``: it is not used.
+            ``use:pieces``: its items alone are used. ``size:kept``, ``name:sections``: for the formats above.
         form: where torch has it: ``torch.NAME(x)``, ``x.NAME()``, both, or ``x.NAME``.
         result: what the result is: ``array``, ``x`` (as `x`), ``int``, ``float``, ``bool``, ``shape``, ``arrays`` (a tuple
             of arrays), ``dtype``, ``str``, ``list``, ``none``, ``number``, ``unknown``. ``array+1``, ``array-1``, ``array=2``: its rank beside that of

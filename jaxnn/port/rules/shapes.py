@@ -3,6 +3,7 @@
 from jaxnn.port.rules.row import Row
 
 _DYNAMIC = "raises where the sizes do not divide"
+_LISTS = "a list: torch gives a tuple"
 _EAGER = "Python needs the numbers: fails in a compiled function"
 _VIEW = "array@view"
 
@@ -53,6 +54,7 @@ ROWS = (
     Row("roll", "x, shifts, dims=None", "jnp.roll({x}, {shifts:axes}, axis={dims:axes?})", "torch.roll(x, (1, 2), (0, 1))"),
     # More of the same.
     Row("expand", "x, *size", "jnp.broadcast_to({x}, {size:tuple})", "x.expand(2, 2, 3, 4)", when="size:positive", form="method", result=_VIEW),
+    Row("expand", "x, *size", "jnp.broadcast_to({x}, {size:kept})", "a.expand(2, -1, 4)", when="x:simple, size:kept", form="method", result=_VIEW),
     Row("expand", "x, *size", "T.expand({x}, {size})", "x[:1].expand(2, -1, -1)", form="method", result=_VIEW, status="helper"),
     Row("expand_as", "x, other", "jnp.broadcast_to({x}, {other}.shape)", "v.expand_as(x)", form="method", result=_VIEW),
     Row("broadcast_to", "x, size", "jnp.broadcast_to({x}, {size})", "v.broadcast_to((3, 4))", result=_VIEW),
@@ -73,12 +75,20 @@ ROWS = (
         Row(name, "tensors", f"jnp.{name}({{tensors}})", f"torch.{name}([x, y])", form="function")
         for name in ("hstack", "vstack", "dstack", "column_stack")
     ),
+    Row(
+        "split", "x, split_size_or_sections, dim=0", "jnp.split({x}, {split_size_or_sections:ends}, axis={dim?})", "q, r = x.split([1, 3], 2); q.sum() + r",
+        when="split_size_or_sections:sections, use:pieces", result="arrays", knows="array", note=_LISTS,
+    ),
     Row("split", "x, split_size_or_sections, dim=0", "T.split({x}, {split_size_or_sections}, {dim?})", "x.split(2, 2)", result="arrays", knows="array", status="helper"),
     Row(
         "chunk", "x, chunks, dim=0", "jnp.split({x}, {chunks}, axis={dim?})", "q, r = x.chunk(2, dim=2); q + r",
         when="use:unpack", result="arrays", note=_DYNAMIC,
     ),
-    Row("chunk", "x, chunks, dim=0", "T.chunk({x}, {chunks}, {dim?})", "x.chunk(2, dim=1)[0]", result="arrays", status="helper"),
+    Row(
+        "chunk", "x, chunks, dim=0", "jnp.split({x}, {chunks}, axis={dim?})", "sum(x.chunk(2, dim=2)[i] for i in range(2))",
+        when="chunks:literal, use:pieces", result="arrays", note=_DYNAMIC,
+    ),
+    Row("chunk", "x, chunks, dim=0", "T.chunk({x}, {chunks}, {dim?})", "x.chunk(n, dim=1)[0]", result="arrays", status="helper"),
     Row("tensor_split", "x, indices_or_sections, dim=0", "jnp.array_split({x}, {indices_or_sections}, axis={dim?})", "x.tensor_split(2, 1)[1]", result="arrays"),
     Row("unbind", "x, dim=0", "jnp.unstack({x}, axis={dim?})", "x.unbind(1)[0]", result="arrays"),
     Row("narrow", "x, dim, start, length", "jax.lax.slice_in_dim({x}, {start}, {start} + {length}, axis={dim})", "x.narrow(1, 1, 2)", when="start:simple", result=_VIEW),
