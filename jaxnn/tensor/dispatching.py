@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnn import functional as F
+from jaxnn.base.dtypes import held_as
 from jaxnn.boxes.arithmetic import IN_PLACE, METHODS, Arithmetic
 from jaxnn.boxes.slot import Slot, owner
 from jaxnn.tensor import indexing, measures, ordering, shapes, spectral, writing
@@ -55,16 +59,36 @@ def _methods() -> dict[str, Callable[..., Any]]:
     return METHODS | _OWN | _MORE
 
 
+# torch's methods that leave the array alone: a NumPy array keeps its 64 bits in them.
+_KEEPS = frozenset(
+    "size dim ndimension numel nelement element_size get_device is_contiguous is_floating_point is_complex is_signed "
+    "cpu cuda contiguous numpy item tolist".split()
+)
+# NumPy's methods of the same name give other numbers without an error, unless an argument below says whose they are.
+_DIFFER = {
+    "repeat": (),
+    "transpose": (),
+    "std": ("ddof", "correction", "unbiased"),
+    "var": ("ddof", "correction", "unbiased"),
+}
+_NUMPYS_NAMES = {"axis": "dim", "keepdims": "keepdim"}  # torch takes them too
+
+
 def dispatch(x: Any, name: str) -> Any:
     """The method `name` of `x`, which is torch's method where `x` is an array, and its own where it is anything else.
 
+    A NumPy array stands for a tensor: `DataLoader` and `nn.load` give them. It has torch's methods where they are called
+    as torch takes them, and NumPy's where only NumPy takes the arguments, as ``repeat(2, axis=0)``. Where both take them
+    and mean different things (``repeat``, ``transpose``, ``std``, ``var``) the result is torch's, with a warning.
+
     Args:
-        x: an array of JAX, a parameter, or any object: a str, a list, a module.
+        x: an array of JAX or NumPy, a parameter, or any object: a str, a list, a module.
         name: of a method.
 
     Raises:
         NotPorted: an array has no such method here.
         AttributeError: neither has the object.
+        OverflowError: integers of 64 bits in a NumPy array, which 32 bits cannot hold.
 
     Example:
         >>> import jax.numpy as jnp
@@ -74,6 +98,8 @@ def dispatch(x: Any, name: str) -> Any:
 
     Follows the methods of ``torch.Tensor``.
     """
+    if is_numpy_tensor(x):
+        return _of_numpy(x, name)
     if not isinstance(x, jax.Array):
         if isinstance(x, tuple) and name == "numel":  # torch.Size
             return lambda: math.prod(x)
@@ -89,8 +115,60 @@ def dispatch(x: Any, name: str) -> Any:
     raise NotPorted(f"dispatch: an array has no method {name!r} here; jnp may have the function")
 
 
+def _of_numpy(x: np.ndarray[Any, Any], name: str) -> Callable[..., Any]:
+    function = _methods().get(name)
+    if function is None:
+        if hasattr(x, name):
+            return getattr(x, name)
+        return dispatch(jnp.zeros(0), name)  # which says what there is instead
+
+    def method(*args: Any, **kwargs: Any) -> Any:
+        torchs = _in_torchs_way(name, function, args, kwargs)
+        if torchs is None:
+            return getattr(x, name)(*args, **kwargs)
+        if name in _DIFFER and not any(key in kwargs for key in _DIFFER[name]):
+            warnings.warn(
+                f"dispatch: {name} of a NumPy array: taken as torch's, which differs from NumPy's. Annotate the tensor in "
+                f"the original (x: torch.Tensor), or write numpy.{name}(x, ...)",
+                stacklevel=2,
+            )
+        if name in ("detach", "requires_grad_"):
+            return x
+        array = x if name in _KEEPS else jnp.asarray(x, None if x.dtype.kind in "fc" else held_as(x, name))
+        return function(array, *args, **torchs)
+
+    return method
+
+
+def _in_torchs_way(
+    name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The keyword arguments by the names that `function` takes; None where the call is one of NumPy's methods alone."""
+    if not hasattr(np.ndarray, name):
+        return kwargs
+    if name == "transpose" and len(args) + len(kwargs) != 2:
+        return None
+    if name == "repeat" and not (args or kwargs):
+        return None
+    signature = inspect.signature(function)
+    for named in (kwargs, {_NUMPYS_NAMES.get(key, key): value for key, value in kwargs.items()}):
+        try:
+            signature.bind(None, *args, **named)
+            return named
+        except TypeError:
+            continue
+    return None
+
+
+def is_numpy_tensor(obj: Any) -> bool:
+    """Whether `obj` is a NumPy array that stands for a tensor: one of numbers, not of text or objects."""
+    return isinstance(obj, np.ndarray) and (obj.dtype.kind in "biufc" or jnp.issubdtype(obj.dtype, np.number))
+
+
 def is_tensor(obj: Any) -> bool:
     """Whether `obj` is a tensor to torch: an array of JAX (a traced one too), a Parameter or a Buffer, or its ``data``.
+
+    So is a NumPy array of numbers: `DataLoader` and `nn.load` give them where torch's give tensors.
 
     Args:
         obj: anything.
@@ -104,7 +182,7 @@ def is_tensor(obj: Any) -> bool:
 
     Follows ``torch.is_tensor``.
     """
-    return isinstance(obj, (jax.Array, Slot, Arithmetic))
+    return isinstance(obj, (jax.Array, Slot, Arithmetic)) or is_numpy_tensor(obj)
 
 
 def _on_box(box: Any, name: str) -> Callable[..., Any]:

@@ -95,7 +95,7 @@ def test_dispatch_takes_torchs_methods_of_arrays_and_all_others_as_they_are():
     x = jnp.arange(6.0).reshape(2, 3)
     assert [piece.shape for piece in T.dispatch(x, "split")(2, dim=1)] == [(2, 2), (2, 1)]
     assert T.dispatch("a b", "split")(" ") == ["a", "b"] and T.dispatch([1, 2], "index")(2) == 1
-    assert T.dispatch(x, "transpose")(0, 1).shape == (3, 2) == T.dispatch(np.asarray(x), "transpose")(1, 0).shape
+    assert T.dispatch(x, "transpose")(0, 1).shape == (3, 2)
     assert T.dispatch(x, "repeat")(2, 1).shape == (4, 3) and T.dispatch(x, "std")(1).tolist() == [1, 1]
     assert T.dispatch(x, "max")(1).indices.tolist() == [2, 2] and T.dispatch(x, "size")(0) == 2
     assert T.dispatch(x.shape, "numel")() == 6 and T.dispatch(nn.Linear(2, 3), "eval")().training is False
