@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 class Way(NamedTuple):
@@ -77,6 +77,7 @@ class Sum:
         row_dim: the dimension of the batch.
         parts: those of the axes that the gradient is split over; along the others its parts are copied.
         dim: the dimension of the weight that they split.
+        others: how the weight lies over the mesh's other axes, which XLA divides.
         dtype: of the sum; None for that of the product.
     """
 
@@ -85,9 +86,23 @@ class Sum:
     row_dim: int
     parts: tuple[str, ...]
     dim: int
+    others: PartitionSpec = PartitionSpec()
     dtype: Any = None
 
-    def scattered(self, term: Any) -> Any:
+    def __call__(self, terms: Any) -> Any:
+        """Of each device's term, stacked along a dimension before the weight's own, the sum, split."""
+        given = PartitionSpec(self.rows, *self.others)
+        result: list[Any] = [*self.others, *[None] * (terms.ndim - 1 - len(self.others))]
+        result[self.dim] = self.parts
+        # XLA divides no reduce-scatter over further axes, so that all of them are ours here.
+        free = set(self.mesh.axis_names) - set(jax.sharding.get_abstract_mesh().manual_axes)
+        scattered = jax.shard_map(
+            lambda term: self._scattered(term[0]), mesh=self.mesh, in_specs=given, out_specs=PartitionSpec(*result),
+            axis_names=free,
+        )  # fmt: skip
+        return scattered(lax.with_sharding_constraint(terms, NamedSharding(self.mesh, given)))
+
+    def _scattered(self, term: Any) -> Any:
         """Inside shard_map, of each device's term its part of the sum."""
         term = term if self.dtype is None else term.astype(self.dtype)
         for axis in self.parts:
@@ -168,12 +183,13 @@ def _scattering(product: Callable[[Any, Any], Any], sum: Sum, dim: int) -> Calla
         def term(rows: Any, cotangent: Any) -> Any:
             # The product is linear in the weight: any will do. JAX would sum the gradient of one that did not vary.
             any_weight = lax.pcast(jnp.zeros(like.shape[1:], like.dtype), sum.rows, to="varying")
-            return sum.scattered(jax.vjp(lambda weight: product(rows, weight), any_weight)[1](cotangent)[0])
+            return jax.vjp(lambda weight: product(rows, weight), any_weight)[1](cotangent)[0][None]
 
         given = PartitionSpec(*[None] * dim, sum.rows)
-        result = PartitionSpec(*[None] * sum.dim, sum.parts)
-        mapped = jax.shard_map(term, mesh=sum.mesh, in_specs=(given, given), out_specs=result, axis_names=set(sum.rows))
-        return to_rows, None, mapped(rows, cotangent).astype(held.dtype)
+        terms = jax.shard_map(
+            term, mesh=sum.mesh, in_specs=(given, given), out_specs=PartitionSpec(sum.rows), axis_names=set(sum.rows)
+        )
+        return to_rows, None, sum(terms(rows, cotangent)).astype(held.dtype)
 
     scattering = jax.custom_vjp(run)
     scattering.defvjp(save, pass_back, symbolic_zeros=True)

@@ -36,12 +36,12 @@ class Placement:
         self._in_order: set[Any] | None = set() if sum(size > 1 for size in whole.mesh.shape.values()) > 2 else None
 
     def check_inputs(self, where: str, values: Any) -> None:
-        """The arrays in `values` beside the trees name a mesh's axes in its order (`check_order`)."""
+        """The arrays in `values` beside modules and optimizers name a mesh's axes in its order (`check_order`)."""
         if self._in_order is None:
             return
-        for leaf in jax.tree.leaves(values):
+        for leaf in jax.tree.leaves(values, is_leaf=lambda leaf: hasattr(type(leaf), "__jaxnn_stateful__")):
             sharding = sharding_of(leaf)
-            if sharding is not None and sharding not in self._in_order:
+            if isinstance(sharding, NamedSharding) and sharding not in self._in_order:
                 check_order(where, sharding)
                 self._in_order.add(sharding)
 

@@ -98,7 +98,8 @@ def _embedding(input: jax.Array, weight: jax.Array, padding_idx: int | None, sca
     if scale_grad_by_freq or input.size < weight.shape[0]:  # then the rows are fewer bytes than the table
         rows = take_rows(weight, input, scale_grad_by_freq)
     else:
-        rows = multiply(lambda index, weight: take_rows(weight, index), input, weight, input.ndim)
+        product = lambda index, weight: take_rows(weight, index).astype(weight.dtype)  # noqa: E731
+        rows = multiply(product, input, weight, input.ndim)
     if padding_idx is not None:
         padding = (input == padding_idx % weight.shape[0])[..., None]
         rows = jnp.where(padding, lax.stop_gradient(rows), rows)

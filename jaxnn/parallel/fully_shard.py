@@ -108,7 +108,7 @@ class Unit:
 
         def gathered(name: str, value: Any) -> Any:
             new = _gathered(self.mesh, *layouts[name], self.policy, str(value.dtype))(value)
-            added = self._sum(layouts[name][0])
+            added = self._sum(*layouts[name])
             if added is not None:
                 known[name] = Gathered(new, value, added)
             return new
@@ -132,7 +132,7 @@ class Unit:
                 "Leave reduce_dtype out, or give param_dtype the same dtype"
             )
 
-    def _sum(self, split: PartitionSpec) -> Sum | None:
+    def _sum(self, split: PartitionSpec, whole: PartitionSpec) -> Sum | None:
         """How a weight's gradient is added up over the unit's devices; None where that is left to the compiler."""
         mesh, parts = mesh_of_here(self.mesh), self.mesh.axes(self.mesh.ndim - 1)
         axes = axes_of(split, len(split))
@@ -140,7 +140,7 @@ class Unit:
         manual = set(jax.sharding.get_abstract_mesh().manual_axes) & set(self.mesh.all_axes)
         if axes[dim] != parts or manual or not _compat.under_jit():
             return None
-        return Sum(mesh, self.mesh.all_axes, self.batch_dim, parts, dim, self.policy.reduce_dtype)
+        return Sum(mesh, self.mesh.all_axes, self.batch_dim, parts, dim, whole, self.policy.reduce_dtype)
 
 
 def _cast(values: Any, dtype: Any) -> Any:

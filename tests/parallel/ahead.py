@@ -5,8 +5,9 @@
     python -m tests.parallel.ahead fsdp --keep   # reshard_after_forward=False
 
 It fails where attention's kernel is not there once a layer on each chip (three calls, forward and back), where a weight is
-gathered more than once a pass, in another dtype than bfloat16, where an activation is gathered over fsdp, where not all of
-what is donated is reused, or where a chip's arguments are not 12 bytes for each of its parameters.
+gathered more than once a pass, in another dtype than bfloat16, where an activation is gathered over fsdp, where a matrix's
+gradient is summed whole and not scattered, where not all of what is donated is reused, or where a chip's arguments are not 12
+bytes for each of its parameters.
 A compilation takes minutes.
 """
 
@@ -120,7 +121,9 @@ def main() -> int:
         print(f"gathered {number:3} times: {shape}")
     for each in program.collectives:
         if each.kind != "all-gather":
-            print(f"{each.kind} over {each.axis}: {each.dtype}, {each.count}, {each.bytes / mega:.1f} MiB")
+            print(
+                f"{each.kind} over {each.axis}: {each.dtype}, {each.chips}, {each.count}, {each.bytes / mega:.1f} MiB"
+            )
     problems = []
     print(f"kernels: {program.custom_calls}")
     if program.custom_calls.get("tpu_custom_call") != 3 * LAYERS:
@@ -129,6 +132,13 @@ def main() -> int:
         problems.append("the arguments are not 12 bytes a parameter")
     if program.alias_bytes < 0.999 * program.argument_bytes - BATCH * TIME * 8:
         problems.append("not all of what is donated is reused")
+    scattered = [each for each in program.collectives if each.kind == "reduce-scatter" and each.axis == "fsdp"]
+    sums = [each for each in program.collectives if each.kind == "all-reduce" and each.axis == "fsdp"]
+    matrices = 7 * LAYERS + 2  # each in two steps where fsdp runs through both dimensions of the torus
+    if sum(each.count for each in scattered) != matrices * (2 if options.names == "fsdp" else 1):
+        problems.append("expected each matrix's gradient to be scattered")
+    if any(each.bytes > mega for each in sums):
+        problems.append("expected no matrix's gradient to be summed whole")
     if options.names == "fsdp":
         passes = 1 if options.keep else 2
         square, inner = f"bf16[{WIDTH},{WIDTH}]", f"bf16[{INNER},{WIDTH}]"

@@ -62,6 +62,7 @@ MESHES = {
     "two axes as one": (_flattened, 2),
     "a ring": (lambda: init_device_mesh("cpu", (8,), mesh_dim_names=("fsdp",)), 2),
     "tensor parallelism": (lambda: init_device_mesh("cpu", (2, 4), mesh_dim_names=("fsdp", "tp")), 1),
+    "all of them": (lambda: init_device_mesh("cpu", (2, 2, 2), mesh_dim_names=("data", "fsdp", "tp")), 1),
 }
 
 
@@ -71,13 +72,15 @@ def test_each_weight_has_one_device_s_gradient_by_reduce_scatter(kind, alone, mo
     mesh, model = make(), _built()
     if kind == "a ring":
         monkeypatch.setattr(scattering, "way_along", lambda mesh, axis: way_through(RING))
-    if kind == "tensor parallelism":
+    if "tp" in mesh.mesh_dim_names:
         parallelize_module(model, mesh["tp"], {"head": ColwiseParallel()})
-        mesh = mesh["fsdp"]
+        mesh = mesh["fsdp"] if mesh.ndim == 2 else mesh["data", "fsdp"]
     fully_shard(model, mesh=mesh)
     step, x = nn.jit(nn.grad(_loss)), shard_batch(IDS, mesh)
     text = step.lower(model, x).compile().as_text()
     assert len(re.findall(r" reduce-scatter\(", text)) == 4 * steps
+    if kind == "tensor parallelism":  # the head's, which a device has a fourth of before the exchange
+        assert re.search(r"f32\[8,8\]\S* reduce-scatter\(", text)
     grads = step(model, x)
     for name, value in alone.items():
         np.testing.assert_allclose(grads[name], value, rtol=1e-5, atol=1e-5 * np.abs(value).max())
