@@ -14,6 +14,7 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxnn.base.idioms import IDIOMS, Idiom, code
 
@@ -110,7 +111,7 @@ def explain(error: BaseException) -> None:
 
 
 def _owner(obj: Any) -> str:
-    if isinstance(obj, jax.Array):
+    if isinstance(obj, (jax.Array, np.ndarray, np.generic)):  # NumPy's are what a DataLoader and `nn.load` give
         return "array"
     if isinstance(obj, ModuleType):
         return _MODULES.get(obj.__name__, "")

@@ -53,7 +53,7 @@ def _row(torch: str, here: str, names: str = "", why: str = "", of: str = "array
 
 
 _FINAL = "Arrays do not change in place"
-_FLOAT0 = "Gradients are values here, no attributes: see docs/optimizers.md"
+_FLOAT0 = 'Gradients are values here, no attributes: see the page "Optimizers"'
 _DEVICE = "JAX computes on its default device; jax.device_put(x, device) chooses another"
 _STATIC = "Values are not known while the function is compiled"
 
@@ -211,7 +211,7 @@ IDIOMS: tuple[Idiom, ...] = (
     _row("torch.no_grad()", "nn.no_grad()", of="jnp"),
     _row(
         "torch.{}(x, ...)",
-        "the function of `jnp` that docs/porting.md names",
+        'the function of `jnp` that the page "Porting" names',
         "bmm mm unsqueeze permute clamp gather chunk masked_fill flatten numel topk index_select norm",
         of="jnp",
     ),  # fmt: skip

@@ -172,7 +172,12 @@ class Structure:
         return isinstance(other, Structure) and self._hash == other._hash and self.key == other.key
 
     def __repr__(self) -> str:
-        return f"{self.nodes[0].kind.__name__}({len(self.nodes)} modules, {len(self.names)} arrays)"
+        # JAX shows two of them where they differ, so what usually differs is in it: the mode, and a number of all the rest.
+        modes = [node.fixed.get("training") for node in self.nodes]
+        on, flagged = modes.count(True), len(modes) - modes.count(None)
+        mode = "training" if on == flagged else "eval" if on == 0 else f"{on} of {flagged} in training"
+        size = f"{len(self.nodes)} modules, {len(self.names)} arrays"
+        return f"{self.nodes[0].kind.__name__}({size}, {mode}, options #{self._hash & 0xFFFF:04x})"
 
 
 class WrittenStructure:

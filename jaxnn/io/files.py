@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxnn.base.dtypes import describe
 from jaxnn.io import _across, _content, gguf_files
 from jaxnn.io._atomic import write_atomically
 from jaxnn.io.errors import CheckpointError, plain, quoted
 
-TORCH_ENDINGS = (".pt", ".pth", ".ckpt", ".bin")
+TORCH_ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".tar")  # "checkpoint.pth.tar" is a usual name for one
 INDEX_ENDING = ".index.json"
 
 
@@ -28,7 +29,7 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
 
     Args:
         obj: what to write. As ``.safetensors``: names to arrays, as ``model.state_dict()`` gives. As ``.pt``,
-            ``.pth``, ``.ckpt`` or ``.bin``: also nested dicts, lists and tuples of arrays and plain values, which
+            ``.pth``, ``.ckpt``, ``.bin`` or ``.tar``: also nested dicts, lists and tuples of arrays and plain values, which
             ``torch.load(path, weights_only=True)`` reads; arrays that occur twice stay tied.
         path: the ending chooses the format.
 
@@ -69,6 +70,8 @@ def load(
     strict: bool = True,
     mmap: bool | None = None,
     dtype: Any = None,
+    map_location: Any = None,
+    weights_only: bool | None = None,
 ) -> Any:
     """Read a checkpoint: PyTorch's (either format), .safetensors, .gguf, or a sharded one's index. No code in it is run.
 
@@ -91,6 +94,7 @@ def load(
             Default: files of more than 1 GiB are mapped.
         dtype: float32, bfloat16 or float16, for all floating tensors of a GGUF file. Default: float32 for what is
             quantized, the rest as it is.
+        map_location, weights_only: torch.load's, without effect: arrays come on the host, and no code is run in any case.
 
     Returns:
         What was saved: a dict of names and arrays, or whatever containers ``torch.save`` was given.
@@ -100,7 +104,7 @@ def load(
         CheckpointError: (a ValueError) a broken file, or one that asks for anything but tensors, plain values and
             containers; the message names it.
         ModuleNotFoundError: a quantized GGUF file, and no gguf package: ``pip install "jaxnn-torch[gguf]"``.
-        TypeError: another `dtype`.
+        TypeError: another `dtype`; a `verify` that is not a bool, such as torch.load's second argument, a device.
         ValueError: a `dtype` for a file that is not GGUF.
 
     Example:
@@ -110,6 +114,9 @@ def load(
         >>> nn.load(path)["weight"].shape
         (2, 3)
     """
+    if not isinstance(verify, (bool, np.bool_)):
+        got = f"expected a bool, got {describe(verify)}"
+        raise TypeError(f"load: verify: {got}; a device is not needed: arrays come on the host")
     path = Path(path)
     obj, left_out = _load(path, verify, strict, mmap, _gguf_dtype(dtype))
     if left_out:

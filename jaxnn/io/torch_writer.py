@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import zipfile
 from typing import Any
@@ -36,9 +37,8 @@ class _Tensors:
             plain = _plain(value)
             if plain is not value:
                 return plain
-            raise TypeError(
-                f"save: {where_text(where)}: expected arrays, plain values and containers, got {describe(value)}"
-            )
+            expected = f"save: {where_text(where)}: expected arrays, plain values and containers"
+            raise TypeError(f"{expected}, got {_instead(value) or describe(value)}")
         array = value if processes.spans(value) else np.asarray(value)  # those are gathered when they are written
         array = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
         name = NAMES.get(array.dtype)
@@ -121,3 +121,15 @@ def _add(archive: zipfile.ZipFile, name: str, data: Any) -> None:
     entry.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
     with archive.open(entry, "w", force_zip64=large) as record:
         record.write(data)
+
+
+def _instead(value: Any) -> str:
+    """A thing that training scripts save and that only code could read, and what to save for it; "" for others."""
+    if isinstance(value, type):
+        return ""
+    if hasattr(value, "state_dict"):  # its text would be a page
+        return f"a {type(value).__name__}; save its state_dict()"
+    if isinstance(value, os.PathLike):
+        return f"{describe(value)}; save str(path)"
+    attributes = isinstance(getattr(value, "__dict__", None), dict) and not callable(value)
+    return f"{describe(value)}; save vars(it), a dict of its attributes" if attributes else ""

@@ -82,6 +82,9 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         options.json.write_text(json.dumps(report.as_json(ported), indent=1) + "\n", encoding="utf-8")
     print(report.summary(ported), file=sys.stderr)
+    if options.output is not None:
+        held = options.strict and undecided
+        print("nothing was written: --strict" if held else f"written: {options.output}", file=sys.stderr)
     if options.check and not (options.strict and undecided):
         try:
             held = _prove(options, [site for one in ported.values() for site in one.sites])

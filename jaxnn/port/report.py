@@ -59,6 +59,10 @@ def summary(ported: dict[str, Ported]) -> str:
     complete = sum(all(s.decided for s in one.sites) for one in ported.values())
     lines = [f"{len(ported)} file(s), {complete} complete; {total} places with torch:"]
     lines += [f"  {status:9} {number:6}  {_MEANING[status]}" for status, number in found.items() if number]
+    undecided = [site for one in ported.values() for site in one.sites if not site.decided]
+    lines += ["open places (--report FILE.md has all, with the remedies):"] if undecided else []
+    lines += [f"  {site.path}:{site.line}: {' '.join(site.before.split())[:80]}: {site.why}" for site in undecided[:12]]
+    lines += [f"  and {len(undecided) - 12} more"] if len(undecided) > 12 else []
     return "\n".join(lines)
 
 

@@ -55,6 +55,15 @@ def test_every_missing_attribute_of_an_array_says_what_to_write(mode):
             assert notes(MODES[mode], Runs(f"x.{name}")) == [row.text(name)], name
 
 
+def test_numpys_arrays_are_explained_too():
+    """They are what a DataLoader and `nn.load` give, and so what the first line of a script meets."""
+    for array, name, says in ((np.ones(3), "to", "For .to(device)"), (np.float32(1), "cpu", "jaxnn: instead of")):
+        with pytest.raises(AttributeError) as caught:
+            getattr(array, name)
+        explaining.explain(caught.value)
+        assert says in caught.value.__notes__[0]
+
+
 def test_what_a_parameter_and_modules_lack():
     owners = {"box": "next(self.parameters())", "jnp": "jnp"}
     for row, name in MISSING:

@@ -471,3 +471,13 @@ def test_what_a_trace_writes_into_a_dict_comes_back():
     assert model.factor == 5.0
     model.drop.__dict__["p"] = 0.25
     assert float(nn.jit(lambda m: m(1.0))(model)) == model(1.0)
+
+
+def test_two_structures_that_differ_look_different():
+    """jax shows nothing else of them where two trees do not fit."""
+    one, other = (nn.Sequential(nn.Linear(2, 3), nn.Dropout(p)) for p in (0.2, 0.3))
+    shown = [str(jax.tree.structure(model)) for model in (one, other)]
+    assert shown[0] != shown[1] and "3 modules, 2 arrays, training, options #" in shown[0]
+    assert "eval" in str(jax.tree.structure(one.eval())) and "training" in str(jax.tree.structure(one.train()))
+    one[1].eval()
+    assert "2 of 3 in training" in str(jax.tree.structure(one))

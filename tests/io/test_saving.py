@@ -1,6 +1,8 @@
 """What `save` leaves on the disk: the old file or the new one, whatever happens, with its links and permissions."""
 
+import argparse
 import os
+import pathlib
 import signal
 import stat
 import subprocess
@@ -212,3 +214,23 @@ def test_parameters_and_their_data_are_saved_as_arrays(tmp_path, ending):
     path = tmp_path / f"weights{ending}"
     nn.save({"box": layer.get_parameter("weight"), "data": layer.get_parameter("bias").data}, path)
     chex.assert_trees_all_equal(nn.load(path), {"box": np.asarray(layer.weight), "data": np.asarray(layer.bias)})
+
+
+@pytest.mark.parametrize(
+    "value, remedy",
+    [
+        (argparse.Namespace(lr=0.1), r"Namespace\(lr=0.1\) \(Namespace\); save vars\(it\), a dict of its attributes"),
+        (pathlib.PurePosixPath("run"), r"; save str\(path\)"),
+        (nn.Sequential(nn.Linear(2, 3)), r"got a Sequential; save its state_dict\(\)$"),
+    ],
+)
+def test_what_scripts_save_and_only_code_could_read_has_a_remedy(value, remedy, tmp_path):
+    with pytest.raises(TypeError, match=remedy):
+        nn.save({"args": value}, tmp_path / "run.pt")
+
+
+def test_torchs_arguments_and_endings_are_taken(tmp_path):
+    nn.save({"epoch": 3}, tmp_path / "checkpoint.pth.tar")
+    assert nn.load(tmp_path / "checkpoint.pth.tar", map_location="cuda", weights_only=True) == {"epoch": 3}
+    with pytest.raises(TypeError, match="verify: expected a bool, got 'cuda'.*a device is not needed"):
+        nn.load(tmp_path / "checkpoint.pth.tar", "cuda")
