@@ -271,6 +271,8 @@ def _precision(pair: Pair) -> str | None:
     theirs, ours = pair.reference.outputs.get(""), pair.ours.outputs.get("")
     if theirs is None or ours is None or theirs.shape != ours.shape or not close(ours, theirs, 3e-2):
         return None
+    if _parted_gradient(pair, 3e-2):
+        return None
     if close(_to_bfloat16(theirs), ours, 1e-7) or np.array_equal(_to_bfloat16(ours), ours):
         return "precision mode: this runs in bfloat16 (autocast, or a module in half precision)"
     from jaxnn.base import modes
@@ -282,6 +284,23 @@ def _precision(pair: Pair) -> str | None:
         else "look for a product without precision='highest'"
     )
     return f"precision mode: equal in the leading digits only; {said}"
+
+
+def _parted_gradient(pair: Pair, tolerance: float) -> bool:
+    theirs, ours = pair.reference.gradients, pair.ours.gradients
+    return any(not close(ours[key], theirs[key], tolerance) for key in theirs.keys() & ours.keys())
+
+
+def _backward(pair: Pair) -> str | None:
+    """The same outputs, and another gradient that comes back to them."""
+    theirs, ours = pair.reference.outputs, pair.ours.outputs
+    agree = theirs.keys() == ours.keys() and all(close(ours[key], theirs[key]) for key in theirs)
+    if not agree or not _parted_gradient(pair, CLOSE):
+        return None
+    return (
+        "backward pass: its output agrees, the gradient that comes back to it does not. Look at what is done with the "
+        "output: stop_gradient or detach(), or a backward pass of one's own"
+    )
 
 
 def _to_bfloat16(array: Any) -> Any:
@@ -309,6 +328,7 @@ PROBES: tuple[Callable[[Pair], str | None], ...] = (
     _random,
     _statistics,
     _precision,
+    _backward,
     _inputs,
     _activation,
     _output,

@@ -170,13 +170,22 @@ def _config(module: Any) -> dict[str, Any]:
 
 @contextmanager
 def _hooked(model: Any, hook: Callable[..., Any]) -> Iterator[None]:
-    """`hook(path, module, args, kwargs, output)` after every call of every submodule, once for each shared module."""
+    """`hook(path, module, inputs, output)` after every call of every submodule, once for each shared module.
+
+    The inputs are copied before the call: PyTorch's in-place layers write to them.
+    """
     handles = []
+    entered: list[Arrays] = []  # calls end in the reverse order in which they begin
+
+    def before(module: Any, args: Any, kwargs: Any) -> None:
+        entered.append(flat([*args, kwargs]))
+
     for path, module in model.named_modules():
 
         def after(module: Any, args: Any, kwargs: Any, output: Any, path: str = path) -> Any:
-            return hook(path, module, args, kwargs, output)
+            return hook(path, module, entered.pop(), output)
 
+        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(module.register_forward_hook(after, with_kwargs=True))
     try:
         yield
@@ -200,21 +209,24 @@ def _record_torch(model: Any, inputs: list[Any], kwargs: dict[str, Any], float64
         if not isinstance(value, np.ndarray):
             return value
         made = torch.tensor(value, dtype=wide.get(value.dtype))
-        return made.requires_grad_() if gradients and made.is_floating_point() else made
+        # A copy, since PyTorch lets no in-place layer write to a leaf that requires gradients.
+        return made.requires_grad_().clone() if gradients and made.is_floating_point() else made
 
     args = jax.tree.map(tensor, inputs)
     named = {key: jax.tree.map(tensor, value) for key, value in kwargs.items()}
     calls: list[Call] = []
-    alive: list[tuple[Call, str, Any]] = []
+    views: list[tuple[Call, str, Any, int]] = []
 
-    def hook(path: str, module: Any, args: Any, kwargs: Any, output: Any) -> None:
-        call = Call(path, type(module).__name__, flat([*args, kwargs]), flat(output), config=_config(module))
+    def hook(path: str, module: Any, inputs: Arrays, output: Any) -> None:
+        call = Call(path, type(module).__name__, inputs, flat(output), config=_config(module))
         calls.append(call)
         if gradients:
             for key, value in _tensors(output):
                 if value.requires_grad:
-                    value.retain_grad()
-                    alive.append((call, key, value))
+                    # Not retain_grad: that follows the tensor to what is written to it in place afterwards.
+                    value.register_hook(lambda grad, key=key: call.gradients.__setitem__(key, _numpy(grad)))
+                    if value._is_view():
+                        views.append((call, key, value, value._version))
 
     state = _torch_state(model)
     with _hooked(model, hook), torch.set_grad_enabled(gradients):
@@ -227,9 +239,9 @@ def _record_torch(model: Any, inputs: list[Any], kwargs: dict[str, Any], float64
                 for at, value in enumerate(outputs)
             ]
             torch.stack(weighted).sum().backward()
-        for call, key, value in alive:
-            if value.grad is not None:
-                call.gradients[key] = _numpy(value.grad)
+        for call, key, value, version in views:
+            if value._version != version:  # written to in place, a view gets a new history: this gradient is a part
+                call.gradients.pop(key, None)
     parameters = {name: box.grad for name, box in model.named_parameters() if box.grad is not None}
     return Trace(inputs, calls, state, _torch_state(model), flat(parameters), model.training)
 
@@ -261,8 +273,8 @@ def _record_ours(model: Module, inputs: list[Any], kwargs: dict[str, Any], gradi
     initial = model.state_dict()
     calls: list[Call] = []
 
-    def hook(path: str, module: Any, args: Any, kwargs: Any, output: Any) -> None:
-        calls.append(Call(path, type(module).__name__, flat([*args, kwargs]), flat(output), config=_config(module)))
+    def hook(path: str, module: Any, inputs: Arrays, output: Any) -> None:
+        calls.append(Call(path, type(module).__name__, inputs, flat(output), config=_config(module)))
 
     from jaxnn.core.random import get_rng_state, set_rng_state
 
@@ -293,7 +305,7 @@ def _our_gradients(model: Module, args: Any, kwargs: Any, calls: list[Call]) -> 
     def loss(model: Module, zeros: Any) -> Any:
         number = iter(range(len(calls)))
 
-        def hook(path: str, module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        def hook(path: str, module: Any, inputs: Arrays, output: Any) -> Any:
             at = next(number)
             return _shifted(output, zeros[at])
 

@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -240,6 +241,99 @@ def test_a_right_port_agrees(train):
         assert all(row.own_gradient > 0 for row in found.rows)
 
 
+def _in_place(package, forward):
+    """A model of either package whose forward may write to what its layers gave."""
+
+    class Model(package.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = package.Conv2d(3, 3, 1), package.Conv2d(3, 3, 1)
+            self.relu, self.same = package.ReLU(inplace=True), package.Identity()
+            self.flat, self.drop = package.Flatten(), package.Dropout(0.0, inplace=True)
+            self.act = package.Hardswish(inplace=True)
+
+        def forward(self, x):
+            return forward(self, x)
+
+    return Model()
+
+
+def _added(m, x):
+    out = m.a(x)
+    out += x
+    return m.relu(out)
+
+
+def _doubled(m, x):
+    out = m.a(x)
+    out *= 2
+    return out
+
+
+def _block(m, x):
+    out = m.b(m.relu(m.a(x)))
+    out += x
+    out = m.relu(out)
+    return m.b(out)
+
+
+def _view(m, x):
+    out = m.flat(m.a(x))
+    out += 1
+    out = m.same(out)
+    out *= 2
+    return out
+
+
+def _view_used_before(m, x):
+    out = m.flat(m.a(x))
+    before = out * 3
+    out += 1
+    return out + before
+
+
+IN_PLACE = {
+    "relu": lambda m, x: m.relu(m.a(x)),
+    "+=": _added,
+    "*=": _doubled,
+    "block": _block,
+    "chain": lambda m, x: m.relu(m.drop(m.act(m.a(x)))),
+    "the input": lambda m, x: m.b(m.relu(x)),
+    "a view": _view,
+    "a view used before": _view_used_before,
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_what_pytorch_writes_in_place_is_no_difference(name, tmp_path):
+    torch.manual_seed(0)
+    theirs = _in_place(torch.nn, IN_PLACE[name])
+    ours = _load(_in_place(nn, IN_PLACE[name]), theirs)
+    found = compare(theirs, ours, X)
+    assert found, found.summary()
+    mine = record(ours, X)
+    for wide in (False, True):
+        record(theirs, X, float64=wide).save(tmp_path / "run.pt")
+        run = Trace.load(tmp_path / "run.pt")
+        assert compare(run, ours), compare(run, ours).summary()
+        for call, other in zip(run.calls, mine.calls):
+            assert call.path == other.path and (call.gradients or "view" in name)
+            for key, value in call.inputs.items():  # as the call found them
+                np.testing.assert_allclose(value, other.inputs[key], atol=1e-5)
+
+
+def test_a_gradient_that_parts_is_found_among_in_place_layers():
+    theirs = _in_place(torch.nn, IN_PLACE["block"])
+
+    def leaks(m, x):
+        out = m.b(m.relu(m.a(x)))
+        return m.b(m.relu(out * 0.5 + jax.lax.stop_gradient(out) * 0.5 + x))
+
+    found = compare(theirs, _load(_in_place(nn, leaks), theirs), X)
+    assert found.what == "gradient" and found.first == "b"
+    assert "backward pass" in found.cause and "stop_gradient" in found.cause
+
+
 def test_models_are_left_as_they_were():
     theirs, ours, inputs = _planted_cnn()
     before = {name: np.array(value) for name, value in ours.state_dict().items()}
@@ -258,8 +352,6 @@ def test_gradients_that_part():
 
     class Leaks(nn.Module):
         def forward(self, x):
-            import jax
-
             return jax.lax.stop_gradient(x) * 2 + x
 
     theirs = torch.nn.Sequential(torch.nn.Linear(8, 8), Stops())
