@@ -77,6 +77,19 @@ def transform_around() -> tuple[str, str]:
     return _TRANSFORMS.get(kind, "" if kind.endswith("Trace") else kind), getattr(info, "func_src_info", "")
 
 
+def source_of(trace: Any) -> str:
+    """The function that `trace` is of, as "name at file:line"; "" where JAX does not keep it (gradients)."""
+    frame = getattr(trace, "frame", None)
+    return getattr(getattr(frame, "debug_info", None), "func_src_info", "") or ""
+
+
+def as_outside(trace: Any, value: Any) -> Any:
+    """What a value of `trace` is to the code around it when it is returned as aux of a gradient; None: nobody knows."""
+    if not isinstance(value, Tracer) or value._trace is not trace:
+        return value
+    return getattr(value, "primal", None)
+
+
 def may_hold(home: Any, value: Any) -> bool:
     """Whether a box created under the trace `home` (None: top level) may hold `value` without leaking it.
 

@@ -214,10 +214,28 @@ _OURS = ("jaxnn.", "jax.", "contextlib")
 
 def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn on the line outside jaxnn and jax that led here, however deep the helpers and traces between."""
-    level, frame = 2, sys._getframe(1)
+    level, _ = _caller()
+    warnings.warn(message, category, stacklevel=level)
+
+
+def place_of_caller() -> tuple[str, int]:
+    """File and line outside jaxnn and jax that led here."""
+    _, frame = _caller()
+    return frame.f_code.co_filename, frame.f_lineno
+
+
+def _caller() -> tuple[int, Any]:
+    """Of the function that calls this: the stacklevel of its caller outside jaxnn and jax, and that frame."""
+    level, frame = 2, sys._getframe(2)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_OURS):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level)
+    return level, frame
+
+
+def listed(names: Iterable[str], shown: int = 3) -> str:
+    """The first of some names, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def check_broadcast(function: str, into: tuple[int, ...] | None = None, **arrays: Any) -> None:

@@ -24,21 +24,30 @@ class DeletedArrayError(RuntimeError):
 class TraceHome:
     """Where boxes were made: the trace they belong to, and what of them was changed and not yet flattened again."""
 
-    __slots__ = ("trace", "changed", "on_drop", "unread")
+    __slots__ = ("trace", "changed", "on_drop", "kind", "unread")
 
-    def __init__(self, trace: Any, on_drop: Callable[[Slot], None] | None = None) -> None:
+    def __init__(
+        self, trace: Any, on_drop: Callable[[TraceHome], None] | None = None, kind: type | None = None
+    ) -> None:
         self.trace = trace
-        self.changed: Slot | None = None
+        self.changed: dict[str, None] | None = None  # names, in order; a reference to a box would be a cycle
         self.on_drop = on_drop
+        self.kind = kind  # the class of the object whose copy was made here
         self.unread: type | None = None  # the class of the object that nobody has looked at yet
 
     def __del__(self) -> None:
         if self.changed is not None and self.on_drop is not None:
-            self.on_drop(self.changed)
+            self.on_drop(self)
         if self.unread is not None:
             called_in = called_outside.get(self.unread)
             if called_in is not None and called_in() is self.trace:
                 _warn_unread(self.unread)
+
+    def note(self, box: Slot) -> None:
+        """A box of this home was changed."""
+        if self.changed is None:
+            self.changed = {}
+        self.changed[box.label or type(box).__name__] = None
 
 
 # Class of a module made outside of all traces -> the trace that it was last called in. (Another may get the id of one

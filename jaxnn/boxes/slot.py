@@ -165,7 +165,7 @@ class Slot:
         if value is self._value:
             return
         if home is not None:
-            home.changed = self
+            home.note(self)
         set_value(self, value)
 
     def replace(self, value: Any) -> None:

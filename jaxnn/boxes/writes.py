@@ -47,7 +47,7 @@ def assign_all(boxes: Sequence[Slot], values: Sequence[Any]) -> None:
             raise TraceLeakError(leak_message(box.label or type(box).__name__))
     for box, value in zip(boxes, stored):
         if box.home is not None and value is not box._value:
-            box.home.changed = box
+            box.home.note(box)
     write_all(boxes, stored)
 
 

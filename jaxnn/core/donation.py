@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import _compat
+from jaxnn.base.checks import listed
 from jaxnn.boxes.homes import WAY_OUT, DeletedArrayError, deleted_message
 from jaxnn.boxes.slot import Slot, is_deleted
 from jaxnn.core import tree
 from jaxnn.core.tree import namespace
 
-_SHOWN = 4
 _OF_JAX = ("has been deleted", "deleted or donated")  # what jax says of such an array
 
 
@@ -33,8 +33,7 @@ def lost(objects: Iterable[Any]) -> str:
     """The names of the boxes below `objects` whose arrays are gone, as text; "" where all are there."""
     named = (pair for obj in objects for pair in _named_boxes(obj, type(obj).__name__))
     names = [name for name, box in {id(box): (name, box) for name, box in named}.values() if is_deleted(box)]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return listed(names, 4)
 
 
 def explain(error: BaseException, objects: Iterable[Any], donated: bool = False) -> None:

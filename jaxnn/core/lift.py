@@ -264,7 +264,7 @@ def write_back(
                 raise TraceLeakError(leak_message(box.label))
         for box in boxes:
             if box.home is not None:
-                box.home.changed = box
+                box.home.note(box)
     if boxes or acts:
         write_all(boxes, arrays, (*acts, *last))
 

@@ -31,6 +31,7 @@ from jaxnn.boxes.reads import note_reads, open_reads
 from jaxnn.boxes.slot import Slot, note_structure, recently_read, set_label, settle, structure_epoch
 from jaxnn.boxes.writes import written
 from jaxnn.core import freezing
+from jaxnn.core.lost_changes import arriving, note_leaving, warn_dropped
 
 REGISTRIES = ("_parameters", "_buffers", "_slots")
 # What a stateful object's __dict__ holds besides its attributes.
@@ -384,15 +385,6 @@ def _warn_foreign(holder: Any, name: str, value: Any) -> None:
         )
 
 
-def _warn_dropped(box: Slot) -> None:
-    _warn_once(
-        ("dropped", type(box), box.label),
-        f"{box.label}: changed inside a jax transformation, and the change was lost: a plain jax transform hands the "
-        "function a copy of the module. Return the module from the function, or use nn.jit (nn.grad, nn.vmap ...), "
-        "which bring changes back out",
-    )
-
-
 class _Recheck(freezing.Places):
     """Freezes again what can change in place, with the numbers that a cache gave."""
 
@@ -474,16 +466,19 @@ def flatten(obj: Any) -> tuple[Sequence[Any], Structure]:
     if pending is not None:
         if pending[2] is not None:
             pending[2].unread = None
+        if pending[3] is not None:
+            pending[3].lost = None
         return pending[1], pending[0]
     cache, extra = cache_of(obj)
-    for home in cache.homes:
-        home.changed = None
+    changed = [home for home in cache.homes if home.changed is not None]
     moment = written[0]
     leaves = [box._value for box in cache.boxes]
     if written[0] is not moment:  # another thread has written: what was read may be of two moments
         return flatten(obj)
     if open_reads:
         note_reads(cache.boxes)
+    if changed:
+        note_leaving(changed, cache.structure.names, leaves)
     if extra:
         leaves.extend(extra)
     return leaves, cache.structure
@@ -503,8 +498,8 @@ def unflatten(structure: Structure, leaves: Any) -> Any:
     obj = object.__new__(root.kind)
     held = namespace(obj)
     held.update(root.fixed)
-    home = None if _compat.at_top_level() else TraceHome(_compat.current_trace(), _warn_dropped)
-    held["_pending"] = (structure, leaves, home)
+    home = None if _compat.at_top_level() else TraceHome(_compat.current_trace(), warn_dropped, root.kind)
+    held["_pending"] = (structure, leaves, home, arriving(leaves))
     if home is not None:
         home.unread = root.kind
     if root.plain:
@@ -527,9 +522,11 @@ def build(obj: Any) -> None:
         pending = namespace(obj).get("_pending")
         if pending is None:
             return
-        structure, leaves, home = pending
+        structure, leaves, home, unseen = pending
         if home is not None:
             home.unread = None
+        if unseen is not None:
+            unseen.lost = None
         objects = [obj, *(object.__new__(node.kind) for node in structure.nodes[1:])]
         boxes = Slot.from_metas(structure.metas, leaves, home, structure.names)
         fill(structure, leaves, objects, boxes, home)
@@ -597,7 +594,7 @@ def _read(data: bytes | bytearray) -> WrittenStructure:
 def _stub(kind: type, structure: Any, leaves: Sequence[Any]) -> Any:
     """An object that flattens to `structure`, which is all that jax asks of it."""
     obj = object.__new__(kind)
-    namespace(obj)["_pending"] = (structure, leaves, None)
+    namespace(obj)["_pending"] = (structure, leaves, None, None)
     return obj
 
 
@@ -633,7 +630,7 @@ def _flatten_box_with_keys(box: Slot) -> tuple[Any, Any]:
 
 def _unflatten_box(structure: Any, leaves: Any) -> Slot:
     meta, label = structure
-    home = None if _compat.at_top_level() else TraceHome(_compat.current_trace(), _warn_dropped)
+    home = None if _compat.at_top_level() else TraceHome(_compat.current_trace(), warn_dropped, meta[0])
     return Slot.from_meta(meta, leaves[0], home, str(label))
 
 

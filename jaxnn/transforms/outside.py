@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.base.checks import warn_caller
+from jaxnn.base.checks import listed, warn_caller
 from jaxnn.base.dtypes import x64_enabled
 from jaxnn.boxes.reads import Reads, note_reads, open_reads
 from jaxnn.boxes.slot import Slot, structure_epoch
@@ -17,13 +17,10 @@ from jaxnn.core import freezing, tree
 from jaxnn.core.lift import Plan, find_objects
 from jaxnn.core.stateful import Stateful
 
-_SHOWN = 3
-
 
 def names_of(boxes: Sequence[Slot]) -> str:
     """The boxes' names, as text."""
-    names = [box.label or type(box).__name__ for box in boxes]
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return listed(box.label or type(box).__name__ for box in boxes)
 
 
 def _below(module: Any) -> list[Any]:

@@ -63,6 +63,29 @@ def test_inside_transforms():
         assert _inside(transform, x) == dict(top=False, jit=jit, own=True, holds=True, leaks=True)
 
 
+def test_what_a_trace_is_of_and_what_aux_of_a_gradient_is_outside():
+    def inner(x):
+        assert _compat.as_outside(_compat.current_trace(), x * 2) is not None
+        return (x * 3).sum(), x
+
+    def outer(x):
+        assert _compat.source_of(_compat.current_trace()).startswith("outer at ") and __file__ in _compat.source_of(
+            _compat.current_trace()
+        )
+        assert _compat.as_outside(_compat.current_trace(), x) is None
+
+        def seen(y):
+            seen.outside = _compat.as_outside(_compat.current_trace(), y)
+            return inner(y)
+
+        (_, aux), _ = jax.value_and_grad(seen, has_aux=True)(x)
+        assert aux is seen.outside and _compat.source_of(None) == ""
+        return aux
+
+    jax.jit(outer)(jnp.ones(2))
+    assert _compat.as_outside(_compat.current_trace(), jnp.ones(2)) is not None
+
+
 def test_a_nested_trace_may_hold_the_outer_ones_tracers_and_not_the_reverse():
     def outer(x):
         home = _compat.current_trace()

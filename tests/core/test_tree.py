@@ -366,13 +366,11 @@ def test_flattening_reads_boxes_and_walks_nothing(monkeypatch):
 # -- dropped changes and leaks --------------------------------------------------------------------------------------
 
 
-def test_a_change_that_is_dropped_in_a_plain_transform_warns_once():
-    tree._warned.clear()
+def test_a_change_that_is_dropped_in_a_plain_transform_warns():
     net = Net()
     x = jnp.ones((2, 3))
-    with pytest.warns(UserWarning, match=r"(mean|calls): changed inside a jax transformation.*nn\.jit"):
+    with pytest.warns(UserWarning, match=r"first\.mean.*: changed inside a jax transformation.*nn\.jit"):
         jax.jit(lambda m, x: m(x))(net, x)
-        gc.collect()
     assert int(net.first.calls) == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -382,7 +380,6 @@ def test_a_change_that_is_dropped_in_a_plain_transform_warns_once():
 
 
 def test_returning_the_module_keeps_the_change():
-    tree._warned.clear()
     net, x = Net(), jnp.ones((2, 3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
