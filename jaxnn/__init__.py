@@ -214,6 +214,7 @@ from jaxnn.transforms.checkpoint import checkpoint as checkpoint
 from jaxnn.transforms.functional_call import functional_call as functional_call
 from jaxnn.transforms.gradients import value_and_grad as value_and_grad
 from jaxnn.transforms.jit import jit as jit
+from jaxnn.transforms.parameter_mask import parameter_mask as parameter_mask
 from jaxnn.transforms.scan import scan as scan
 from jaxnn.transforms.scan_layers import scan_layers as scan_layers
 from jaxnn.transforms.shard_map import shard_map as shard_map

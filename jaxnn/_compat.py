@@ -90,6 +90,11 @@ def as_outside(trace: Any, value: Any) -> Any:
     return getattr(value, "primal", None)
 
 
+def is_differentiated(value: Any) -> bool:
+    """Whether `value` is what jax.grad, jax.vjp or jax.jvp gives the function that it differentiates."""
+    return isinstance(value, Tracer) and _TRANSFORMS.get(type(value._trace).__name__) == "grad"
+
+
 def may_hold(home: Any, value: Any) -> bool:
     """Whether a box created under the trace `home` (None: top level) may hold `value` without leaking it.
 

@@ -52,9 +52,14 @@ def as_leaf(count: Any) -> Any:
     return jnp.where(count < 0, -leaf, leaf)
 
 
+def is_count(leaf: Any) -> Any:
+    """Whether counting can give what `leaf` holds, element by element; of a NumPy array."""
+    return np.rint(leaf) == leaf
+
+
 def as_count(leaf: Any) -> Any:
-    """The count that `leaf` holds, an integer array."""
-    leaf = leaf if leaf.dtype == np.float64 else leaf.astype(np.float32)
+    """The count that `leaf` holds, an integer array; of a leaf that a weight decay has moved a little, the nearest."""
+    leaf = jnp.round(leaf if leaf.dtype == np.float64 else leaf.astype(np.float32))
     dtype = leaf.dtype
     size = jnp.abs(leaf)
     after = lax.bitcast_convert_type(size, count_dtype(dtype)) - (_bits(dtype, float(_whole(dtype))) - _whole(dtype))

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxnn import _compat
 from jaxnn.base import counts
+from jaxnn.base.checks import warn_caller
 from jaxnn.base.dtypes import check_dtype, describe, is_floating
 from jaxnn.base.meta import META, MetaArray, as_meta, is_wanted
 from jaxnn.boxes.arithmetic import METHODS, Arithmetic
@@ -245,12 +246,8 @@ class Buffer(Attributed, _ReadsAsArray):
             return value
         if type(value) is not _compat.ArrayImpl:
             return counts.as_count(value)
-        if (value.is_fully_addressable or value.is_fully_replicated) and np.isinf(value).any():
-            raise OverflowError(
-                f"{self.label or 'Buffer'}: more was counted in compiled code than the {counts.limit(value.dtype)} that its "
-                "leaf can hold. Keep the count in an integer buffer, nn.Buffer(jnp.zeros((), jnp.int32)), which jax.grad "
-                "refuses and nn.grad takes; or set jax_enable_x64"
-            )
+        if value.is_fully_addressable or value.is_fully_replicated:
+            _check_count(self.label or "Buffer", np.asarray(value))
         return _count(value)
 
     @value.setter
@@ -278,8 +275,8 @@ class Buffer(Attributed, _ReadsAsArray):
         value = self._value
         if self.counter and type(value) is _compat.ArrayImpl and _compat.at_top_level():
             counted = getattr(self, "_counted", None)
-            number = counted[1] if counted is not None and counted[0] is value else int(value)
-            if abs(number) < 2**24:
+            number = counted[1] if counted is not None and counted[0] is value else float(value)
+            if abs(number) < 2**24 and number == int(number):
                 new = _plus_one(value)
                 _set_counted(self, (new, number + 1))
                 return new
@@ -311,6 +308,23 @@ class Buffer(Attributed, _ReadsAsArray):
             raise RuntimeError(
                 f"{self.label or 'Buffer'}: requires_grad: a buffer is not trained here; make it nn.Parameter"
             )
+
+
+def _check_count(name: str, leaf: np.ndarray[Any, Any]) -> None:
+    """Say where a counter's leaf holds what no counting gives."""
+    if np.isinf(leaf).any():
+        raise OverflowError(
+            f"{name}: more was counted in compiled code than the {counts.limit(leaf.dtype)} that its leaf can hold. Keep "
+            "the count in an integer buffer, nn.Buffer(jnp.zeros((), jnp.int32)), which jax.grad refuses and nn.grad takes; "
+            "or set jax_enable_x64"
+        )
+    if not counts.is_count(leaf).all():
+        warn_caller(
+            f"{name}: its leaf holds {leaf}, which no counting gives; read as the nearest whole number. A counter's leaf is "
+            "floating (jax.grad takes no integers), and here an optimizer, an average or a cast has taken it for a weight. "
+            "Leave out what is not trained: optax.partition({True: optimizer, False: optax.set_to_zero()}, "
+            "nn.parameter_mask), jax.tree.map over nn.parameter_mask(model) too, model.to(dtype)"
+        )
 
 
 def _to_meta(box: Slot) -> None:

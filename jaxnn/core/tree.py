@@ -24,6 +24,7 @@ from jax.tree_util import GetAttrKey, register_pytree_with_keys
 
 from jaxnn import _ambient as ambient
 from jaxnn import _compat
+from jaxnn.base.checks import warn_caller
 from jaxnn.base.locks import Lock
 from jaxnn.boxes.homes import TraceHome
 from jaxnn.boxes.parameter import Attributed, Buffer, Parameter
@@ -385,6 +386,23 @@ def _warn_foreign(holder: Any, name: str, value: Any) -> None:
         )
 
 
+def _warn_of_derivatives(structure: Structure, leaves: Sequence[Any]) -> None:
+    """Frozen parameters are frozen for nn.grad and nn.optim, which is no use where JAX's own functions train them."""
+    frozen = (at for at, meta in enumerate(structure.metas) if not is_trained(meta) and issubclass(meta[0], Parameter))
+    name = next((structure.names[at] for at in frozen if _compat.is_differentiated(leaves[at])), None)
+    if name is not None:
+        warn_caller(
+            f"{name}: requires_grad is False, and a plain JAX transform differentiates with respect to it all the same. "
+            "nn.grad and nn.value_and_grad leave it out; with optax, leave it as it is by "
+            "optax.partition({True: optimizer, False: optax.set_to_zero()}, nn.parameter_mask)"
+        )
+
+
+def is_trained(meta: tuple[Any, ...]) -> bool:
+    """Whether a box of this meta is a Parameter that requires gradients."""
+    return issubclass(meta[0], Parameter) and meta[1 + meta[0]._options.index("_requires_grad")]
+
+
 class _Recheck(freezing.Places):
     """Freezes again what can change in place, with the numbers that a cache gave."""
 
@@ -525,6 +543,7 @@ def build(obj: Any) -> None:
         structure, leaves, home, unseen = pending
         if home is not None:
             home.unread = None
+            _warn_of_derivatives(structure, leaves)
         if unseen is not None:
             unseen.lost = None
         objects = [obj, *(object.__new__(node.kind) for node in structure.nodes[1:])]
