@@ -174,12 +174,21 @@ class Structure:
         return isinstance(other, Structure) and self._hash == other._hash and self.key == other.key
 
     def __repr__(self) -> str:
-        # JAX shows two of them where they differ, so what usually differs is in it: the mode, and a number of all the rest.
+        # JAX shows two of them where they differ, so what usually differs is in it, and a number of everything.
         modes = [node.fixed.get("training") for node in self.nodes]
         on, flagged = modes.count(True), len(modes) - modes.count(None)
         mode = "training" if on == flagged else "eval" if on == 0 else f"{on} of {flagged} in training"
-        size = f"{len(self.nodes)} modules, {len(self.names)} arrays"
-        return f"{self.nodes[0].kind.__name__}({size}, {mode}, options #{self._hash & 0xFFFF:04x})"
+        frozen = sum(issubclass(meta[0], Parameter) and not meta[1] for meta in self.metas)
+        parts = [f"{len(self.nodes)} modules", f"{len(self.names)} arrays", mode if flagged else "", f"{frozen} frozen"]
+        shown = ", ".join(part for part in parts if part and part != "0 frozen")
+        return f"{self.nodes[0].kind.__name__}({shown}, options #{self._mark()})"
+
+    def _mark(self) -> str:
+        """A short number of what `__eq__` compares; the same in every process wherever there is such a one."""
+        try:
+            return self.digest().hex()[:8]
+        except ValueError:
+            return f"{self._hash & 0xFFFFFFFF:08x}"
 
 
 class WrittenStructure:

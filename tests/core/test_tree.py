@@ -478,3 +478,37 @@ def test_two_structures_that_differ_look_different():
     assert "eval" in str(jax.tree.structure(one.eval())) and "training" in str(jax.tree.structure(one.train()))
     one[1].eval()
     assert "2 of 3 in training" in str(jax.tree.structure(one))
+
+
+def _hooked(m):
+    m.register_forward_hook(lambda *_: None)
+
+
+CHANGES_OF_STRUCTURE = {
+    "as it was": lambda m: None,
+    "eval": lambda m: m.eval(),
+    "a part in eval": lambda m: m[0].eval(),
+    "another part in eval": lambda m: m[1].eval(),
+    "dropout": lambda m: setattr(m[1], "p", 0.25),
+    "requires_grad": lambda m: m[0].requires_grad_(False),
+    "an attribute": lambda m: setattr(m, "note", "x"),
+    "a hook": _hooked,
+    "another hook": _hooked,
+}
+
+
+def test_structures_read_alike_where_they_are_equal_and_only_there():
+    shown = {}
+    for name, change in CHANGES_OF_STRUCTURE.items():
+        model = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5))
+        change(model)
+        structure = jax.tree.structure(model)
+        assert str(structure) == str(jax.tree.structure(jax.tree.map(lambda a: a, model)))
+        shown[name] = str(structure)
+    assert len(set(shown.values())) == len(shown)
+    assert "2 frozen" in shown["requires_grad"]
+    # Of what the model is, and no number of this process: exported files hold the text.
+    digest = tree.cache_of(nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5)))[0].structure.digest().hex()
+    assert f"#{digest[:8]})" in shown["as it was"]
+    with pytest.raises(ValueError, match=r"(?s)training, options #\w+\).*eval, options #\w+\)"):
+        jax.tree.map(lambda a, b: a, nn.Linear(2, 3), nn.Linear(2, 3).eval())
