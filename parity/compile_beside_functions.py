@@ -204,7 +204,7 @@ FUNCTIONS = (
         "normalization",
         _TOKENS,
         lambda a: F.normalize(a.x),
-        lambda a: a.x * lax.rsqrt(jnp.maximum(jnp.square(a.x).sum(1, keepdims=True), 1e-24)),
+        lambda a: a.x / jnp.maximum(jnp.linalg.norm(a.x, axis=1, keepdims=True), 1e-12),
     ),
     Row(
         "dropout",

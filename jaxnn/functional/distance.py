@@ -17,7 +17,7 @@ from jaxnn.base.dtypes import common_dtype, compute_dtype, floating, is_floating
 from jaxnn.base.op import op
 from jaxnn.functional._elementwise import check_dim
 from jaxnn.functional._loss import prepare
-from jaxnn.functional.norms import over, vector_norm
+from jaxnn.functional.norms import over, over_length, vector_norm
 from jaxnn.lowering.by_platform import by_platform
 
 
@@ -47,11 +47,11 @@ def _cosine_jvp(axis: int, primals: tuple[Any, ...], tangents: tuple[Any, ...]) 
     cosine = _cosine(*vectors, eps, axis)
     norms = [vector_norm(x, 2.0, axis, True) for x in vectors]
     lengths = [jnp.maximum(norm, eps) for norm in norms]
-    units = [over(x, length) for x, length in zip(vectors, lengths)]
+    units = [over_length(x, length) for x, length in zip(vectors, lengths)]
     moved = jnp.zeros_like(cosine)
     for i in (0, 1):
         along = vectors[i] * over(cosine, jnp.where(norms[i] == 0, 1, norms[i]))  # at most 1 / eps of the vector
-        slope = over(units[1 - i] - along, lengths[i])
+        slope = over_length(units[1 - i] - along, lengths[i])
         moved = moved + jnp.sum(slope * tangents[i], axis=axis, keepdims=True)
     return cosine, moved
 

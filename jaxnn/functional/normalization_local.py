@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Inexact
 from jaxnn.base.checks import check_array, fail
 from jaxnn.base.op import op
 from jaxnn.functional._normalization import check_input, to_computing
-from jaxnn.functional.norms import over, vector_norm
+from jaxnn.functional.norms import over, over_length, vector_norm
 
 
 def _channel_window(x: Array, before: int, after: int) -> Array:
@@ -188,4 +188,5 @@ def normalize(
     x = to_computing(input)
     norm = vector_norm(x, p, _dimensions(input, dim), keepdims=True)
     least = jnp.asarray(eps, norm.dtype)
-    return over(x, jnp.where(norm < least, least, norm)).astype(input.dtype)
+    divide = over if jnp.iscomplexobj(x) else over_length
+    return divide(x, jnp.where(norm < least, least, norm)).astype(input.dtype)

@@ -54,6 +54,23 @@ def over(x: jax.Array, norm: jax.Array) -> jax.Array:
     return (x * unit) / (norm * unit).astype(x.dtype)
 
 
+def over_length(x: jax.Array, length: jax.Array) -> jax.Array:
+    """``x / length`` for real vectors and their lengths, as far as torch's norms on a GPU go: lengths below 2 ** 126.
+
+    Off the CPU a product with the reciprocal: so what it passes back to `length` is a sum that needs no length, and XLA
+    takes it in the pass over the numbers in which it takes the norm.
+    """
+    return by_platform(x, length, default=_by_reciprocal, cpu=_by_quotient)[0]
+
+
+def _by_reciprocal(x: jax.Array, length: jax.Array) -> tuple[jax.Array]:
+    return (x * (1 / length),)
+
+
+def _by_quotient(x: jax.Array, length: jax.Array) -> tuple[jax.Array]:
+    return (over(x, length),)
+
+
 def to_length(x: jax.Array, norm: jax.Array, length: Any) -> jax.Array:
     """``x * (length / norm)``, also where that factor is below the normal numbers."""
     unit = 1 / jnp.maximum(_binade(norm), 1)
