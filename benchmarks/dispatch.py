@@ -1,9 +1,11 @@
 """What a call costs before any arithmetic: nn.jit and plain jax.jit on a module beside raw jax.jit on a dict.
 
     python -m benchmarks.dispatch [--layers 50 200] [--rounds 25] [--without-peers]
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 NPROC=64 python -m benchmarks.dispatch --devices 8 --layers 50
 
 Layers of 16 features and a batch of 4, so that dispatch is what is timed. All contenders run in one process,
-in turn. equinox and flax are timed where they are installed. On a machine that does other work, too, the median of
+in turn. equinox and flax are timed where they are installed. On several devices the batch is split over them, and each
+has a copy of the parameters: 100 leaves with 50 layers. On a machine that does other work, too, the median of
 the wall time says more of that work than of a call: there the calling thread's CPU time is what to look at.
 """
 
@@ -46,9 +48,9 @@ def _forward(params, x, depth):
     return x
 
 
-def ours(depth: int, x):
+def ours(depth: int, x, place=lambda model: model):
     """Forward and step of raw jax.jit on a dict of arrays, plain jax.jit on a module, and nn.jit."""
-    model = Stack(depth)
+    model = place(Stack(depth))
     params = {name: box.value for name, box in model.named_parameters()}
     raw = jax.jit(lambda p, x: _forward(p, x, depth))
     plain = jax.jit(lambda m, x: m(x))
@@ -76,7 +78,7 @@ def ours(depth: int, x):
             box.value = box.value - RATE * grads[name]
         return loss
 
-    held = {"raw": params, "plain": Stack(depth), "lifted": Stack(depth)}
+    held = {"raw": params, "plain": place(Stack(depth)), "lifted": place(Stack(depth))}
 
     def run_raw():
         held["raw"], loss = raw_step(held["raw"], x)
@@ -199,12 +201,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[50, 200])
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--without-peers", action="store_true")
+    parser.add_argument(
+        "--devices", type=int, default=1, help="of the CPU, which has to have them; without peers and costs"
+    )
     options = parser.parse_args(argv)
     print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, {time.strftime('%Y-%m-%d')}\n")
+    alone = options.devices == 1
+    mesh = None if alone else nn.parallel.init_device_mesh("cpu", (options.devices,), mesh_dim_names=("data",))
     for depth in options.layers:
-        x = jnp.ones((4, WIDTH))
-        forward, step = ours(depth, x)
-        for peer in () if options.without_peers else (equinox_contenders, flax_contenders):
+        if mesh is None:
+            x = jnp.ones((4, WIDTH))
+            forward, step = ours(depth, x)
+        else:
+            x = nn.parallel.shard_batch(jnp.ones((options.devices, WIDTH)), mesh)
+            forward, step = ours(depth, x, lambda model: nn.parallel.distribute_module(model, mesh))
+        for peer in (equinox_contenders, flax_contenders) if alone and not options.without_peers else ():
             try:
                 more_forward, more_step = peer(depth, x)
             except ImportError:
@@ -215,7 +226,10 @@ def main(argv: list[str] | None = None) -> None:
         for what, contenders, count in (("forward", forward, calls), ("SGD step", step, max(1, calls // 4))):
             found = shares(contenders, count, options.rounds)
             print(table_of_shares(f"{what}, {depth} layers", found, "raw jax.jit"), "\n")
-        print(table(f"{depth} layers", costs(depth), "flatten a dict"), "\n")
+        if alone:
+            print(table(f"{depth} layers", costs(depth), "flatten a dict"), "\n")
+    if not alone:
+        return
     for name, seconds in import_seconds().items():
         print(f"{name}: {seconds:.3f} s")
 
