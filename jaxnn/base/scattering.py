@@ -158,7 +158,8 @@ def _dimension(sum: Sum, shape: tuple[int, ...]) -> int | None:
     """The dimension that the devices split: that of the batch, or another one that divides. All of them are summed over."""
     count = math.prod(sum.mesh.shape[axis] for axis in sum.rows)
     order = sorted(range(len(shape)), key=lambda dim: dim != sum.row_dim)
-    return next((dim for dim in order if shape[dim] and shape[dim] % count == 0), None)
+    known = [dim for dim in order if isinstance(shape[dim], int)]  # in an export some are symbols
+    return next((dim for dim in known if shape[dim] and shape[dim] % count == 0), None)
 
 
 def _scattering(product: Callable[[Any, Any], Any], sum: Sum, dim: int) -> Callable[[Any, Any, Any], Any]:

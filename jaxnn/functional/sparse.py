@@ -95,8 +95,7 @@ def _check_embedding(input: Any, weight: Any, padding_idx: Any = None, *rest: An
 def _embedding(input: jax.Array, weight: jax.Array, padding_idx: int | None, scale_grad_by_freq: bool) -> jax.Array:
     if not weight.shape[0]:
         return jnp.zeros((*input.shape, weight.shape[1]), weight.dtype)
-    known = isinstance(input.size, int)  # in an export it may be a symbol
-    if scale_grad_by_freq or not known or input.size < weight.shape[0]:  # then the rows are fewer bytes than the table
+    if scale_grad_by_freq:  # counts how often an index occurs on all devices
         rows = take_rows(weight, input, scale_grad_by_freq)
     else:
         product = lambda index, weight: take_rows(weight, index).astype(weight.dtype)  # noqa: E731
