@@ -92,7 +92,9 @@ def describe(value: Any) -> str:
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         shape = f"{value.dtype}[{', '.join(map(str, value.shape))}]"
         return f"{shape} without numbers" if getattr(value, "is_meta", False) is True else shape
-    return f"{value!r} ({type(value).__name__})"
+    text = repr(value)
+    text = text if len(text) <= 300 else f"{text[:300].splitlines()[0]} ..."
+    return f"{text} ({type(value).__name__})"
 
 
 _BOOL, _INTEGER, _FLOATING, _COMPLEX = range(4)

@@ -99,7 +99,7 @@ IDIOMS: tuple[Idiom, ...] = (
     _row("x.expand(2, 3, 4)", "jnp.broadcast_to(x, (2, 3, 4))", why="All sizes are given: there is no -1"),
     _row("x.expand_as(y)", "jnp.broadcast_to(x, y.shape)"),
     Idiom("x.repeat(3, 1, 1)", "jnp.tile(x, (3, 1, 1))", TypeError, r"_?repeat\(\) takes from 2 to 3 positional"),
-    Idiom("x.flatten(1)", "x.reshape(x.shape[0], -1)", ValueError, r"Unexpected value for 'order' argument: -?\d"),
+    Idiom("x.flatten(1)", "jax.lax.collapse(x, 1)", ValueError, r"Unexpected value for 'order' argument: -?\d"),
     Idiom(
         "x.flatten(start_dim=1)",
         "nn.Flatten(1)(x)",

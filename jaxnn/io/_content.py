@@ -30,7 +30,8 @@ def open_regular(path: Path) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise CheckpointError("not a regular file")
+            index = path / "model.safetensors.index.json"
+            raise CheckpointError(f"not a regular file{f'; give it {index}' if index.is_file() else ''}")
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)

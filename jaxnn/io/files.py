@@ -83,7 +83,8 @@ def load(
     rows in the hub's order; other architectures keep the names of the file.
 
     Args:
-        path: the content tells the format, whatever the name; an index ends in ``.index.json``.
+        path: the content tells the format, whatever the name (but what is called ``.safetensors`` has to be one); an index
+            ends in ``.index.json``.
         verify: read all of a PyTorch file and compare its checksums.
         strict: refuse a file that holds something else than tensors, numbers and plain containers. False leaves that
             out and warns of it by name: its key is missing in a dict, and in a list or tuple an object stands in its

@@ -94,6 +94,10 @@ def _read_zip(content: Bytes, verify: bool, strict: bool) -> Machine:
     pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise CheckpointError("a zip file without the one data.pkl of torch.save")
+    if min(entry.header_offset for entry in records.values()):
+        raise CheckpointError(
+            "several files in one: torch.distributed.checkpoint writes such (.distcp). Load it there and save its state_dict()"
+        )
     prefix = pickles[0].removesuffix("data.pkl")
     if f"{prefix}constants.pkl" in records:
         raise CheckpointError("a TorchScript program, not a checkpoint: save its state_dict() instead")

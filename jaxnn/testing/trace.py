@@ -61,6 +61,7 @@ class Trace:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Trace:
+        """A run that ``save`` wrote; it holds its inputs: ``compare(Trace.load(path), model)``."""
         from jaxnn.io import load
 
         fields = load(path)

@@ -364,3 +364,13 @@ def test_inspect_on_hostile_files(tmp_path):
     """
     shown = child.run(code, *files, seconds=200, memory=1 << 30).stdout
     assert "\x1b[31m" not in shown and "[/bold]" in shown
+
+
+def test_a_folder_and_several_files_in_one_say_what_to_do(tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="not a regular file; give it .*model.safetensors.index.json"):
+        nn.load(tmp_path)
+    nn.save({"a": np.ones(2)}, tmp_path / "a.pt")
+    (tmp_path / "__0_0.distcp").write_bytes(2 * (tmp_path / "a.pt").read_bytes())
+    with pytest.raises(CheckpointError, match="several files in one: torch.distributed.checkpoint"):
+        nn.load(tmp_path / "__0_0.distcp")
