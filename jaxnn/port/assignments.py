@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jaxnn.port.decisions import DYNAMIC
-from jaxnn.port.dtypes import keeps
+from jaxnn.port.dtypes import NARROW, if_narrow, keeps
 from jaxnn.port.emit import Emitter, parenthesised, tight
 from jaxnn.port.facts import NUMBERS, Fact
 from jaxnn.port.match import choose
@@ -45,6 +45,8 @@ class Assignments:
                 self.children(node)
                 self.index(target.slice)
                 self._stored(node, target, lambda _: self._item_value(node.value, target.value), "x[i] = v")
+                if self.fact(node.value).kind == "array":
+                    self._narrow(node, base, self.fact(node.value), "x[i] = v")
                 return
             if base.kind == "unknown" and self._maybe_array(target):
                 self.children(node)
@@ -145,7 +147,19 @@ class Assignments:
                 self.index(target.slice)
             target = target.func.value if isinstance(target, ast.Call) else target.value  # type: ignore[union-attr]
 
+    def _narrow(self: Any, node: ast.stmt, owner: Fact, value: Fact, name: str) -> None:
+        """List a write that keeps the dtype unless an array of few bits is given from outside."""
+        if keeps(owner, value, self.program) and not if_narrow(self.program, lambda: keeps(owner, value, self.program)):
+            if not any(site.node is node and site.status in ("cannot", "dispatch") for site in self.sites):
+                self.listed(node, name, NARROW)
+
     def _AugAssign(self: Any, node: ast.AugAssign) -> None:
+        self._augments(node)
+        owner = self.fact(node.target.value if isinstance(node.target, ast.Subscript) else node.target)
+        if owner.kind == "array":
+            self._narrow(node, owner, self.fact(node.value), f"x {_SIGNS[type(node.op)]}= y")
+
+    def _augments(self: Any, node: ast.AugAssign) -> None:
         target, value = node.target, node.value
         if self._box_written(target):
             self._around(target)

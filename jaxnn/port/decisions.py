@@ -62,10 +62,10 @@ class Decisions:
             self.listed(test, "if x", f"{EAGER} (jnp.where, jax.lax.cond)")
 
     def listed(self: Any, node: ast.AST, name: str, why: str) -> None:
-        """The place stands in the report as one that may differ; one that is listed already stays as it is."""
+        """The place stands in the report as one that may differ; one that is not decided stays as it is."""
         for site in reversed(self.sites):
             if site.node is node:
-                if site.status in ("exact", "helper"):
+                if site.status in ("exact", "helper", "changed") and why not in site.why:
                     site.status, site.why = "changed", "; ".join(filter(None, (site.why, why)))
                 return
         self.site(node, name, "changed", why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -218,6 +219,19 @@ def words(program: Program) -> tuple[bool, bool]:
                     found.add(node.value)
         program.words = bool(found & _NARROW_WORDS), bool(found & _HALF_WORDS)
     return program.words
+
+
+NARROW = "if what is given has 8 or 16 bits: torch adds up in 64, and keeps the dtype of what is written to"
+
+
+def if_narrow(program: Program, ask: Callable[[], bool]) -> bool:
+    """What `ask` says where arrays of 8 and 16 bits may come from outside, though the program names none."""
+    kept = words(program)
+    program.words = True, True
+    try:
+        return ask()
+    finally:
+        program.words = kept
 
 
 def may_be_narrow(fact: Fact, program: Program) -> bool:

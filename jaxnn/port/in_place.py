@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _INITS = {"normal_": "normal_", "uniform_": "uniform_", "zero_": "zeros_", "fill_": "constant_"}
 
 
+_ARITHMETIC = {"add", "sub", "mul", "div", "pow", "lerp", "addcmul", "addcdiv", "maximum", "minimum"}
+
+
 class InPlace:
     """The part of the rewriter that looks at calls that write."""
 
@@ -77,8 +80,15 @@ class InPlace:
                 )
                 return
             self._stored(statement, root, lambda old: self._value(node, old) or "", f"Tensor.{name}")
+            self._narrow_call(node, root)
             return
         self._in_place_value(node, root, parent)
+
+    def _narrow_call(self: Any, node: ast.Call, root: ast.expr) -> None:
+        """List ``x.add_(y)`` where it keeps the dtype of `x` unless an array of few bits is given from outside."""
+        operands = [self.fact(one) for one in node.args if self.fact(one).kind == "array"]
+        for operand in operands if node.func.attr[:-1] in _ARITHMETIC else ():  # type: ignore[union-attr]
+            self._narrow(node, self.fact(root), operand, f"Tensor.{node.func.attr}")  # type: ignore[union-attr]
 
     def _in_place_value(self: Any, node: ast.Call, root: ast.expr, parent: ast.AST | None) -> None:
         name = node.func.attr  # type: ignore[union-attr]

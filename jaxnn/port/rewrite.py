@@ -9,7 +9,7 @@ from dataclasses import replace
 from jaxnn.port import optimizers
 from jaxnn.port.assignments import Assignments
 from jaxnn.port.decisions import DYNAMIC, EAGER, Decisions
-from jaxnn.port.dtypes import ADDING_UP, may_be_narrow
+from jaxnn.port.dtypes import ADDING_UP, NARROW, if_narrow, may_be_narrow
 from jaxnn.port.emit import Emitter, needed, parenthesised, tight
 from jaxnn.port.facts import ARRAY, NOT_ARRAYS, Fact
 from jaxnn.port.imports import Imports
@@ -694,6 +694,9 @@ class Rewriter(Scopes, Assignments, InPlace, Decisions):
                 status, old = "helper", self.edits.take(x)
                 self.edits[x] = lambda at: f"{self.imports.alias('T')}.wide({old(at)})"
         self.site(node, name, status, row.note, row)
+        if row.torch in ADDING_UP and isinstance(x, ast.expr) and not match.bound.get("dtype") and status == "exact":
+            if if_narrow(self.program, lambda: may_be_narrow(self.fact(x), self.program)):
+                self.listed(node, name, NARROW)
         self.sized(node, match)
         self.edits[node] = lambda _: self._rendered(node, match)
 

@@ -93,6 +93,24 @@ def test_where_nothing_is_narrow_the_text_is_plain(body, line):
     assert line in port_source(head + textwrap.indent(body, "    ") + "\n").text
 
 
+@pytest.mark.parametrize(
+    "body, listed",
+    [
+        ("x += y\nreturn x", ["x += y"]),
+        ("x[0] -= y[0]\nreturn x", ["x[0] -= y[0]"]),
+        ("x[0] = y[0]\nreturn x", ["x[0] = y[0]"]),
+        ("x.mul_(y)\nreturn x", ["x.mul_(y)"]),
+        ("return x.sum(0) + torch.cumsum(x, 0)", ["x.sum(0)", "torch.cumsum(x, 0)"]),
+        ("x += 1\nx.add_(2)\nx[0] = 3\nx = F.softmax(x, -1)\nx *= 2\nreturn x.sum(0)", []),
+        ("z = torch.zeros(3)\nz += x\nreturn z.sum() + (x > y).sum()", []),
+    ],
+)
+def test_what_a_narrow_argument_would_change_is_listed(body, listed):
+    head = "import torch\nimport torch.nn.functional as F\n\n\ndef f(x: torch.Tensor, y: torch.Tensor):\n"
+    sites = port_source(head + textwrap.indent(body, "    ") + "\n").sites
+    assert [site.before for site in sites if "8 or 16 bits" in site.why and site.status == "changed"] == listed
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "int32", "float32", "bool"])
 def test_dispatched_and_parameters_sums_are_wide(dtype):
     value = np.asarray([1, 100, 100]).astype(dtype)
