@@ -145,7 +145,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="of the weights; a CPU is as fast in bfloat16 as in float32",
     )
     parser.add_argument(
-        "--int8", action="store_true", help="weights of linear layers in a quarter of the memory; fastest on a CPU"
+        "--int8",
+        action="store_true",
+        help="weights of linear layers in a quarter of the memory; twice as fast on a CPU",
     )
     parser.add_argument(
         "--int4", action="store_true", help="in an eighth of it, with a scale for each 32; answers may be worse"

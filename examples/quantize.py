@@ -61,7 +61,10 @@ class QuantizedLinear(nn.Module):
 
     def _whole(self):
         """The rounded numbers, (out_features, in_features)."""
-        return self.weight if self.bits == 8 else jnp.concatenate(_runs(self), axis=1)
+        if self.bits == 8:
+            return self.weight
+        pairs = self.weight.reshape(self.out_features, -1, LANES)
+        return jnp.stack(_halves(pairs), axis=2).reshape(self.out_features, self.in_features)
 
     def dequantized(self):
         """The rounded weight as floats."""
@@ -114,7 +117,12 @@ def _runs(layer: QuantizedLinear):
     stored = [layer.weight[:, at : at + LANES] for at in range(0, layer.weight.shape[1], LANES)]
     if layer.bits == 8:
         return stored
-    return [half for run in stored for half in ((run << 4) >> 4, run >> 4)]  # an arithmetic shift keeps the sign
+    return [half for run in stored for half in _halves(run)]
+
+
+def _halves(pairs):
+    """Of two 4-bit numbers in a byte the one in the low bits and the other; an arithmetic shift keeps the sign."""
+    return (pairs << 4) >> 4, pairs >> 4
 
 
 def _added(terms):
