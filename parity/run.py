@@ -172,8 +172,7 @@ def run_task(task: Task, options: Options) -> list[Any]:
             result.message = reason or f"torch itself fails: {type(problem).__name__}: {problem}"[:300]
             results.append(result)
             continue
-        low = options.precision != "float32" and case.error is None
-        near = functools.partial(truth.neighbours, case, options.precision) if low else None
+        near = functools.partial(truth.neighbours, case, options.precision) if case.error is None else None
         result = check(case, options.judged_as, options.modes, near)
         result.seconds = time.perf_counter() - started
         results.append(result)
