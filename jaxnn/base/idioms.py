@@ -19,7 +19,8 @@ class Idiom(NamedTuple):
         meets: the exception that it ends with here; None where it does something else without a word.
         says: what the exception says, a regular expression. For an attribute that is missing, `names` says it all.
         names: the attributes that the row is about; the first is the one in the docs' example.
-        of: what has no such attribute: "array", "box" (a parameter), or a module's name.
+        of: what has no such attribute: "array", "numpy" (NumPy's arrays, where the rows of "array" do not fit), "box" (a
+            parameter), or a module's name.
         called: the method whose call failed, where the exception's text alone does not tell.
         why: a further sentence.
     """
@@ -55,6 +56,7 @@ def _row(torch: str, here: str, names: str = "", why: str = "", of: str = "array
 _FINAL = "Arrays do not change in place"
 _FLOAT0 = 'Gradients are values here, no attributes: see the page "Optimizers"'
 _DEVICE = "JAX computes on its default device; jax.device_put(x, device) chooses another"
+_NUMPY = "This is a NumPy array, as DataLoader and nn.load give them"
 _STATIC = "Values are not known while the function is compiled"
 
 # In the docs' order: training, shapes, reductions, dtypes and devices, arithmetic, functions, compiled code.
@@ -85,7 +87,7 @@ IDIOMS: tuple[Idiom, ...] = (
         r"Cannot interpret '-?\d+' as a data type|Tuple must have size 2",
         called="view",
     ),
-    Idiom("x.view(2, 3, 4)", "x.reshape(2, 3, 4)", TypeError, r"view\(\) takes from 1 to 3 positional arguments"),
+    Idiom("x.view(2, 3, 4)", "x.reshape(2, 3, 4)", TypeError, r"view\(\) takes from (1 to 3|0 to 2) positional"),
     _row("x.view_as(y)", "x.reshape(y.shape)", "view_as reshape_as"),
     Idiom("x.size(0)", "x.shape[0]", TypeError, r"'int' object is not callable", called="size"),
     Idiom("x.ndim()", "x.ndim", TypeError, r"'int' object is not callable", called="ndim"),
@@ -98,7 +100,12 @@ IDIOMS: tuple[Idiom, ...] = (
     _row("x.unsqueeze(1)", "jnp.expand_dims(x, 1)", "unsqueeze unsqueeze_"),
     _row("x.expand(2, 3, 4)", "jnp.broadcast_to(x, (2, 3, 4))", why="All sizes are given: there is no -1"),
     _row("x.expand_as(y)", "jnp.broadcast_to(x, y.shape)"),
-    Idiom("x.repeat(3, 1, 1)", "jnp.tile(x, (3, 1, 1))", TypeError, r"_?repeat\(\) takes from 2 to 3 positional"),
+    Idiom(
+        "x.repeat(3, 1, 1)",
+        "jnp.tile(x, (3, 1, 1))",
+        TypeError,
+        r"_?repeat\(\) takes (from 2 to 3 positional|at most 2 arguments)",
+    ),
     Idiom("x.flatten(1)", "jax.lax.collapse(x, 1)", ValueError, r"Unexpected value for 'order' argument: -?\d"),
     Idiom(
         "x.flatten(start_dim=1)",
@@ -123,7 +130,7 @@ IDIOMS: tuple[Idiom, ...] = (
         "x.mean(dim=1, keepdim=True)",
         "x.mean(axis=1, keepdims=True)",
         TypeError,
-        r"got an unexpected keyword argument '(dim|dims|keepdim|unbiased)'",
+        r"(?P<function>\w+)\(\) got an unexpected keyword argument '(?P<keyword>dim|dims|keepdim|unbiased)'",
         why="dim is axis, keepdim is keepdims, and var and std take ddof=1 for torch's unbiased=True",
     ),
     Idiom("x.sum(1, True)", "x.sum(1, keepdims=True)", TypeError, r"Cannot interpret '(True|False)' as a data type"),
@@ -132,6 +139,8 @@ IDIOMS: tuple[Idiom, ...] = (
     Idiom("x.max(1)", "x.max(1), x.argmax(1)", None, why="x.max(1), x.min(1) and x.sort() give the values alone"),
     Idiom("x.repeat(2, 1)", "jnp.tile(x, (2, 1))", None, why="x.repeat is numpy.repeat: each row twice"),
     Idiom("x.transpose(0, 1)", "jnp.swapaxes(x, 0, 1)", None, why="of a matrix; x.transpose(0, 1) leaves it as it is"),
+    _row("x.max(1).values", "x.max(1)", "values", why="x.max(1), x.min(1) and x.sort() give the values alone"),
+    _row("x.max(1).indices", "x.argmax(1)", "indices"),
     _row("x.amax(1)", "x.max(1)"),
     _row("x.amin(1)", "x.min(1)"),
     _row("x.topk(2)", "jax.lax.top_k(x, 2)"),
@@ -155,6 +164,44 @@ IDIOMS: tuple[Idiom, ...] = (
     _row("x.clone()", "x", why="Arrays do not change: nothing is gained by a copy"),
     _row("x.new_zeros(3)", "jnp.zeros(3, x.dtype)"),
     _row("x.data_ptr()", "`model.get_parameter(a) is model.get_parameter(b)`, to see ties"),
+    # -- NumPy's arrays: the other rows hold too, with np for jnp ---------------------------------------------------
+    _row(
+        "batch.to(device)",
+        "batch",
+        "to cuda",
+        why=f"{_NUMPY}: a model takes it as it is, and DataLoader(..., device=device) "
+        "puts batches on a device. For a dtype: batch.astype(np.float32)",
+        of="numpy",
+    ),
+    _row("batch.cpu()", "batch", "cpu numpy detach contiguous pin_memory", why=_NUMPY, of="numpy"),
+    Idiom("a.view(2, -1)", "a.reshape(2, -1)", ValueError, r"Type must be a sub-type of ndarray type"),
+    Idiom(
+        "a.transpose(1, 2)",
+        "np.swapaxes(a, 1, 2)",
+        ValueError,
+        r"axes don't match array",
+        called="transpose",
+        why=_NUMPY,
+    ),
+    Idiom("a.flatten(1)", "a.reshape(a.shape[0], -1)", TypeError, r"order must be str, not int", why=_NUMPY),
+    _row("a.clone()", "a.copy()", why=_NUMPY, of="numpy"),
+    _row("a.add_(y)", "a += y", "add_ sub_ mul_ div_ pow_", of="numpy"),
+    _row("a.clamp_(0, 1)", "np.clip(a, 0, 1, out=a)", of="numpy"),
+    _row("a.zero_()", "a[...] = 0", of="numpy"),
+    _row("a.fill_(v)", "a[...] = v", of="numpy"),
+    _row("a.copy_(y)", "a[...] = y", of="numpy"),
+    _row("a.masked_fill_(m, v)", "a[m] = v", of="numpy"),
+    _row("a.exp_()", "np.exp(a, out=a)", "exp_ sqrt_", of="numpy"),
+    _row("a.neg_()", "np.negative(a, out=a)", of="numpy"),
+    _row("a.relu_()", "np.maximum(a, 0, out=a)", of="numpy"),
+    _row("a.index_add_(0, i, v)", "np.add.at(a, i, v)", "index_add_ scatter_add_", of="numpy"),
+    _row("a.index_copy_(0, i, v)", "a[i] = v", "index_copy_ scatter_ index_put_", of="numpy"),
+    _row(
+        "a.normal_()",
+        "a[...] = np.random.normal(size=a.shape)",
+        "normal_ uniform_ random_ bernoulli_ exponential_",
+        of="numpy",
+    ),
     # -- arithmetic and indices -----------------------------------------------------------------------------------
     _row(
         "x.{}()",
@@ -228,6 +275,21 @@ IDIOMS: tuple[Idiom, ...] = (
     _row("torch.cuda.is_available()", 'jax.default_backend() == "gpu"', "cuda backends", _DEVICE, of="nn"),
     _row("torch.device(name)", "jax.devices(name)[0]", why=_DEVICE, of="nn"),
     _row("torch.compile(f)", "nn.jit(f)", of="nn"),
+    _row("torch.{}(x)", "F.{}(x)", "relu sigmoid softmax log_softmax gelu", "F is jaxnn.functional", of="nn"),
+    Idiom("nn.tensor(values)", "jnp.asarray(values)", TypeError, r"'module' object is not callable", called="tensor"),
+    Idiom(
+        "from jaxnn import nn",
+        "import jaxnn as nn",
+        ImportError,
+        r"cannot import name 'nn' from 'jaxnn'|No module named 'jaxnn\.nn'",
+    ),
+    Idiom(
+        "from torch.utils.tensorboard import SummaryWriter",
+        "from tensorboardX import SummaryWriter",
+        ImportError,
+        r"No module named 'jaxnn\.utils\.tensorboard|cannot import name 'tensorboard' from 'jaxnn",
+        why="It needs no PyTorch: pip install tensorboardX",
+    ),
     _row("torch.utils.data.{}", "nn.utils.data.{}", "DataLoader Dataset TensorDataset", of="nn"),
     _row("torch.optim.{}", "nn.optim.{}", "SGD Adam AdamW lr_scheduler", of="nn"),
     Idiom(
@@ -286,6 +348,13 @@ IDIOMS: tuple[Idiom, ...] = (
         TypeError,
         r"value is of type <class .* at path self\b",
         why="Only arguments that are modules, optimizers or arrays come in and go out of compiled code",
+    ),
+    Idiom(
+        "`@nn.jit` on an epoch: `train(model, loader)`",
+        "`@nn.jit` on a function of one batch, `step(model, optimizer, x, y)`, called in the loop over the loader",
+        TypeError,
+        r"value is of type <class '[^']*(DataLoader|Dataset|_iterators\.|iterator|generator|enumerate|zip|tqdm)[^']*'",
+        why="A compiled epoch would hold all its data, and every step of it",
     ),
     Idiom(
         'step(model, x, "train")',

@@ -1,5 +1,7 @@
 """What a PyTorch user types first: each exception says what to write here, in eager code and under every jit."""
 
+import functools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +59,7 @@ def test_every_missing_attribute_of_an_array_says_what_to_write(mode):
 
 def test_numpys_arrays_are_explained_too():
     """They are what a DataLoader and `nn.load` give, and so what the first line of a script meets."""
-    for array, name, says in ((np.ones(3), "to", "For .to(device)"), (np.float32(1), "cpu", "jaxnn: instead of")):
+    for array, name, says in ((np.ones(3), "to", "write `batch`"), (np.float32(1), "cpu", "jaxnn: instead of")):
         with pytest.raises(AttributeError) as caught:
             getattr(array, name)
         explaining.explain(caught.value)
@@ -93,6 +95,9 @@ SAID = {
         ("jnp.concatenate([x, x], dim=1)", ""),
         ("jnp.var(x, dim=1)", ""),
     ],
+    "a.view(2, -1)": [("np.asarray(x).view(2, -1)", "eager")],
+    "a.transpose(1, 2)": [("np.asarray(x).transpose(1, 2)", "eager")],
+    "a.flatten(1)": [("np.asarray(x).flatten(1)", "eager")],
     "x.sum(1, True)": [("x.sum(1, True)", "")],
     'torch.zeros(3, device="cuda")': [('jnp.zeros(3, device="cuda")', "")],
     "torch.ones(2, 3, 4)": [("jnp.ones(2, 3, 4)", "")],
@@ -106,6 +111,15 @@ SAID = {
     "x.detach().cpu().numpy()": [("np.asarray(x)", "jit")],
     "x[x > 0]": [("x[x > 0]", "jit")],
     "torch.zeros(n, 3)": [("jnp.zeros((x.sum().astype(int), 3))", "jit")],
+    "nn.tensor(values)": [("nn.tensor([1.0])", "eager")],
+    "from jaxnn import nn": [("__import__('jaxnn.nn')", "eager"), ("exec('from jaxnn import nn')", "eager")],
+    "from torch.utils.tensorboard import SummaryWriter": [
+        ("exec('from jaxnn.utils.tensorboard import SummaryWriter')", "eager"),
+        ("exec('from jaxnn.utils import tensorboard')", "eager"),
+    ],
+    "`@nn.jit` on an epoch: `train(model, loader)`": [
+        ("nn.jit(lambda m, loader: loader)(self.fc, nn.utils.data.DataLoader([1]))", "eager"),
+    ],
     'step(model, x, "train")': [("nn.jit(lambda x, mode: x)(x, 'train')", "eager")],
     "`@nn.jit` on a method of a Trainer": [("Trainer().step(x)", "eager"), ("Trainer().plain(x)", "eager")],
 }
@@ -129,7 +143,68 @@ def test_every_call_that_fails_says_what_to_write(mode):
     for torch_code, cases in SAID.items():
         for code, where in cases:
             if where == "" or where == mode or (where == "jit" and "jit" in mode):
-                assert notes(MODES[mode], Runs(code)) == [rows[torch_code].text()], code
+                said = notes(MODES[mode], Runs(code))
+                if "P<keyword>" in rows[torch_code].says:
+                    function, argument = re.search(r"(\w+)\(.*?((?:keep)?dim)=", code).groups()
+                    here = {"dim": "axis=1", "keepdim": "keepdims=True"}[argument]
+                    assert said[0].startswith(f"jaxnn: instead of `{function}(..., {argument}="), (code, said)
+                    assert f"write `{function}(..., {here})`" in said[0] and len(said) == 1, (code, said)
+                else:
+                    assert said == [rows[torch_code].text()], code
+
+
+def test_what_numpys_arrays_lack():
+    """They are what `DataLoader` and `nn.load` give. NumPy's own functions are named, not jnp's."""
+    array = np.ones((2, 3), np.float32)
+    for row, name in MISSING:
+        if row.of in ("array", "numpy") and not hasattr(array, name):
+            with pytest.raises(AttributeError) as caught:
+                getattr(array, name)
+            said = explaining.find(caught.value)
+            assert said.startswith("jaxnn: instead of "), name
+            for module, function in re.findall(r"\b(np|jnp)\.([\w.]+)", said):
+                found = functools.reduce(lambda at, part: getattr(at, part, None), function.split("."), np)
+                assert (found is not None) == (module == "np"), said
+            assert "Arrays do not change in place" not in said, said
+    note = notes(MODES["eager"], Runs("np.asarray(x).to('cuda')"))[0]
+    assert "write `batch`" in note and "DataLoader(..., device=device)" in note
+    assert "`np.expand_dims(x, 1)`" in notes(MODES["eager"], Runs("np.asarray(x).unsqueeze(1)"))[0]
+    for code, here in (("view(-1)", "x.reshape(-1)"), ("view(2, 3, 4)", "x.reshape(2"),
+                       ("size(0)", "x.shape[0]"), ("repeat(3, 1, 1)", "tile(x, (3, 1, 1))"),
+                       ("mean(dim=1)", "mean(..., axis=1)")):  # fmt: skip
+        said = notes(MODES["eager"], Runs(f"np.asarray(x).{code}"))
+        assert said and here in said[0], (code, said)
+
+
+def test_what_to_write_for_numpys_arrays_computes_what_torch_computes():
+    torch = pytest.importorskip("torch")
+    start, compared = (
+        {"a": np.asarray([[0.5, -2, 3], [1, 4, 2]], np.float32), "i": np.asarray([1, 0]), "v": np.float32(2)},
+        0,
+    )
+    start |= {"y": np.full((2, 3), 3, np.float32), "m": np.asarray([[True, False, True], [False, False, True]])}
+    for row in IDIOMS:
+        if row.of != "numpy" or not row.names[0].endswith("_") or "random" in row.here:
+            continue
+        known, theirs = ({name: value.copy() for name, value in start.items()} for _ in range(2))
+        theirs = {name: torch.from_numpy(np.asarray(value)) for name, value in theirs.items()}
+        if "index" in row.torch:
+            known["v"], theirs["v"] = known["y"], theirs["y"]
+        exec(row.here, known | {"np": np}, known)
+        eval(row.torch, theirs)
+        np.testing.assert_allclose(known["a"], theirs["a"].numpy(), rtol=1e-6, err_msg=row.torch)
+        compared += 1
+    assert compared > 9
+
+
+@pytest.mark.filterwarnings("ignore:Python iterable type:DeprecationWarning")
+@pytest.mark.parametrize(
+    "make", [lambda: enumerate([1]), lambda: iter(nn.utils.data.DataLoader([1])), lambda: (i for i in "a")]
+)
+def test_what_goes_over_batches_is_no_configuration(make):
+    with pytest.raises(TypeError) as caught:
+        nn.jit(lambda batches: batches)(make())
+    assert "called in the loop over the loader" in explaining.find(caught.value)
 
 
 def test_an_error_without_source_is_explained_too():
@@ -233,6 +308,8 @@ def test_the_table_is_about_what_torch_has_and_jax_has_not():
         if row.of == "array":
             assert hasattr(torch.Tensor, name), name
             assert name == "clone" or not hasattr(jnp.ones(()), name), name
+        elif row.of == "numpy":
+            assert hasattr(torch.Tensor, name) and not hasattr(np.ndarray, name), name
         elif row.of == "jnp":
             assert hasattr(torch, name) or hasattr(torch.nn.functional, name), name
             assert not hasattr(jnp, name), name
