@@ -119,6 +119,12 @@ _EXPLICIT = (
 )
 
 
+_OPEN = (
+    "jaxnn: a size that the export leaves open does not decide this comparison. Give the size the least value that decides it, "
+    'nn.export.Dim("name", min=...), or constraints=["name >= ..."] of jax.export.symbolic_shape; or leave only the batch open'
+)
+
+
 def explain(error: BaseException) -> None:
     """Add to `error`, once, what to write for the idiom that it came of."""
     try:
@@ -129,6 +135,8 @@ def explain(error: BaseException) -> None:
             error.add_note(found)
         if type(error).__name__ == "ShardingTypeError" or _OF_EXPLICIT.search(str(error)):
             error.add_note(_EXPLICIT)
+        if isinstance(error, jax.errors.InconclusiveDimensionOperation) and "min=" not in str(error):
+            error.add_note(_OPEN)
         error._jaxnn_idiom = True  # type: ignore[attr-defined]
     except Exception:  # an exception of someone's own that takes no attributes, or has no text
         return

@@ -114,8 +114,11 @@ _WAYS_OUT = {
 }
 
 
-def leak_message(label: str) -> str:
-    """The text for a tracer that would outlive its trace in the box called `label`, with the way out of that trace."""
+def leak_message(label: str, hint: str = "") -> str:
+    """The text for a tracer that would outlive its trace in the box called `label`, with the way out of that trace.
+
+    `hint`: another way out, of boxes of its kind.
+    """
     kind, source = _compat.transform_around()
     around = (
         f"jax traces {source} for {kind}" if source else f"jax traces the function around it{kind and f' for {kind}'}"
@@ -123,5 +126,5 @@ def leak_message(label: str) -> str:
     way_out = _WAYS_OUT.get(kind, "Pass the module as an argument of the traced function, and return it")
     return (
         f"{label}: this value exists only while {around}, and the module it is stored in was made outside that function. "
-        f"{way_out}"
+        f"{way_out}{hint}"
     )

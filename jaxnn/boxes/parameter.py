@@ -195,6 +195,7 @@ class Buffer(Attributed, _ReadsAsArray):
     # _counted: an array that `plus_one` gave, and its number, which is not read from the device then.
     __slots__ = ("_persistent", "int64_outside", "counter", "is_attribute", "_counted")
     _options = ("_persistent", "int64_outside", "counter")
+    _leak_hint = ". Statistics change in training alone: to serve or export the model, put it into eval() first"
     if TYPE_CHECKING:
         size: Any  # as of a Parameter
 

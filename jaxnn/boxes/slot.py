@@ -161,7 +161,7 @@ class Slot:
         value = self._stored(value)
         home = self.home
         if isinstance(value, _compat.Tracer) and not may_hold(home, value):
-            raise TraceLeakError(leak_message(self.label or type(self).__name__))
+            raise TraceLeakError(leak_message(self.label or type(self).__name__, self._leak_hint))
         if value is self._value:
             return
         if home is not None:
@@ -197,6 +197,7 @@ class Slot:
         return value
 
     takes_attributes = False
+    _leak_hint = ""  # a way out where a value of a trace is put into such a box
     _copies_keep_attributes = True
     # Attributes that two boxes must share, besides the array, to be alike in a tree's structure.
     _options: tuple[str, ...] = ()

@@ -44,7 +44,7 @@ def assign_all(boxes: Sequence[Slot], values: Sequence[Any]) -> None:
     ]
     for box, value in zip(boxes, stored):
         if isinstance(value, _compat.Tracer) and not may_hold(box.home, value):
-            raise TraceLeakError(leak_message(box.label or type(box).__name__))
+            raise TraceLeakError(leak_message(box.label or type(box).__name__, box._leak_hint))
     for box, value in zip(boxes, stored):
         if box.home is not None and value is not box._value:
             box.home.note(box)

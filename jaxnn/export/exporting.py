@@ -11,7 +11,7 @@ from jax import export as jax_export
 
 from jaxnn._version import __version__
 from jaxnn.base import modes
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import fail, listed, warn_caller
 from jaxnn.boxes.parameter import Buffer, Parameter
 from jaxnn.core import lift, tree
 from jaxnn.core.module import Module
@@ -82,12 +82,14 @@ def export(
     if call.objects and hasattr(call.objects[0], "_bind"):
         call.objects[0]._bind(call.objects)
     names = call.structure.names
+    changed: list[str] = []
 
     def pure(arrays: dict[str, Any], args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
         first = (lift.Ref(0),) if call.objects else ()
         run = _calling if call.objects else mod
         out, changes = call.run(run, [arrays[name] for name in names], key, ((*first, *args), kwargs))
         _check(out, changes)
+        changed.extend(names[i] for i in changes.plan.indices)
         return out, {names[i]: value for i, value in zip(changes.plan.indices, changes.values)}
 
     pure.__name__ = pure.__qualname__ = type(mod).__name__ if call.objects else getattr(mod, "__name__", "function")
@@ -100,6 +102,12 @@ def export(
             f"{_NAME}: the program divides its work among {exported.nr_devices} devices, and could run on as many only. "
             "Export the model as it is built, without fully_shard or parallelize_module, and give it this model's numbers: "
             "plain.load_state_dict(model.state_dict())"
+        )
+    if changed and getattr(mod, "training", False):
+        # torch: says nothing. A file that is served in this mode gives numbers that look right, and depend on the batch.
+        warn_caller(
+            f"{_NAME}: the model is in training mode: the program goes by the statistics of each batch and changes "
+            f"{listed(dict.fromkeys(changed))}. Put the model into eval() first, unless the file is to train it"
         )
     about = {
         "name": pure.__name__,

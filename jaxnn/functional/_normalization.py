@@ -170,5 +170,14 @@ def channels(input: Any) -> int:
 
 
 def check_batch_size(function: str, shape: tuple[int, ...]) -> None:
-    if len(shape) and shape[0] * math.prod(shape[2:]) == 1:
+    try:
+        values = shape[0] * math.prod(shape[2:]) if shape else 0
+        is_one = values < 2 and values == 1  # an open size equals no number, and is compared with one
+    except jax.errors.InconclusiveDimensionOperation as error:
+        raise jax.errors.InconclusiveDimensionOperation(
+            f"{function}: input: an open size of {tuple(shape)} may be 1, and training takes more than 1 value per channel. To "
+            'export a model that serves, put it into eval() first; to export training, say min=2: nn.export.Dim("batch", '
+            'min=2), or jax.export.symbolic_shape("batch", constraints=["batch >= 2"])'
+        ) from error
+    if is_one:
         fail(ValueError, function, "input", "more than 1 value per channel when training", f"shape {tuple(shape)}")

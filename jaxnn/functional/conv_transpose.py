@@ -43,7 +43,7 @@ def _check_conv_transpose(
     least = 1 if spatial == 3 and groups == 1 else 0  # torch makes no empty volumes, but with groups it does
     made = _output_size(size, weight.shape[2:], stride, padding, dilation, extra)
     check_room(function, "stride", made, input.dtype.itemsize)
-    if min(made) < least:
+    if any(size < least for size in made):
         fail(RuntimeError, function, "padding", f"an output that is left for an input of {size}", f"{padding}")
 
 

@@ -61,7 +61,7 @@ def _check_unfold(input: Any, kernel_size: Any, dilation: Any = 1, padding: Any 
         fail(IndexError, "unfold", "input", "(N, C, H, W) or (C, H, W)", input)
     _check_input("unfold", input, (3, 4), "(N, C, H, W) or (C, H, W)")
     counts = _counts(input.shape[-2:], *options)
-    if min(counts) < 1:
+    if any(count < 1 for count in counts):
         kernel, step, pad, _ = options
         wanted = f"windows of {kernel} with dilation {step} to fit into the input"
         fail(RuntimeError, "unfold", "kernel_size", wanted, f"an input of {input.shape[-2:]} padded by {pad}")

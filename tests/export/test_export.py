@@ -90,7 +90,8 @@ def test_the_program_keeps_the_names_and_the_state(model, tmp_path):
 
 
 def test_statistics_that_a_call_changes_are_kept(model):
-    program = _export(model.train())
+    with pytest.warns(UserWarning, match=r"training mode.*norm\.running_mean.*eval\(\)"):
+        program = _export(model.train())
     for batch in (IMAGES, IMAGES + 1):
         model(batch, scale=jnp.float32(1)), program(batch, scale=jnp.float32(1))
     for name, value in model.state_dict().items():
