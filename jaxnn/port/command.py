@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import functools
+import hashlib
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -23,6 +25,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--diff", action="store_true", help="print what changes")
     parser.add_argument("--report", type=Path, metavar="FILE.md", help="write what was decided, for people")
     parser.add_argument("--json", type=Path, metavar="FILE.json", help="write what was decided, place by place")
+    parser.add_argument("--force", action="store_true", help="write over files that are not as this command wrote them")
     parser.add_argument("--strict", action="store_true", help="write nothing where a place is undecided")
     parser.add_argument(
         "--run",
@@ -74,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
                 difflib.unified_diff(texts[path].splitlines(True), one.text.splitlines(True), path, f"{path} (jaxnn)")
             )
     if options.output is not None and not (options.strict and undecided):
-        problem = _write(source, options.output, ported, single)
+        problem = _write(source, options.output, ported, single, options.force)
         if problem:
             return _error(problem)
     if options.report:
@@ -118,22 +121,53 @@ def _error(text: str) -> int:
     return 1
 
 
-def _write(source: Path, output: Path, ported: dict, single: bool) -> str:
-    """Write the new files; the text of a problem where that would touch the original."""
+_MARK = re.compile(r"# Written by jaxnn port; edited since where this is no longer its hash: ([0-9a-f]{16})\n\Z")
+
+
+def _marked(text: str) -> str:
+    """`text` with its hash at the end, by which a later run knows whether somebody has edited the file."""
+    text = _MARK.sub("", text)
+    text += "" if text.endswith("\n") or not text else "\n"
+    hashed = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"{text}# Written by jaxnn port; edited since where this is no longer its hash: {hashed}\n"
+
+
+def _differs(target: Path, text: str) -> bool:
+    """Whether there is a file that neither this command has written as it is, nor holds `text`."""
+    if not target.exists():
+        return False
+    found = target.read_text(encoding="utf-8", errors="replace")
+    return found != text and (not _MARK.search(found) or _marked(found) != found)
+
+
+def _put(texts: dict[Path, str], force: bool) -> str:
+    """Write all texts, or none; the text of a problem where a file has been edited."""
+    edited = [] if force else [str(target) for target, text in texts.items() if _differs(target, text)]
+    if edited:
+        more = f" and {len(edited) - 5} more" if len(edited) > 5 else ""
+        return (
+            f"{', '.join(edited[:5])}{more}: exists and is not as this command wrote it; nothing was written. "
+            "Give another -o and compare, or --force to write over it"
+        )
+    for target, text in texts.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(_marked(text), encoding="utf-8")
+    return ""
+
+
+def _write(source: Path, output: Path, ported: dict, single: bool, force: bool) -> str:
+    """Write the new files; the text of a problem where that would touch the original, or what somebody has edited."""
     if single:
         target = output / source.name if output.is_dir() else output
         if target.resolve() == source.resolve():
             return f"{target} is the original: it is never written over"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(next(iter(ported.values())).text, encoding="utf-8")
-        return ""
+        return _put({target: next(iter(ported.values())).text}, force)
     top = source.resolve()
     if output.resolve() == top or top in output.resolve().parents or output.resolve() in top.parents:
         return f"{output} holds the original or is in it: it is never written over"
-    for path, one in ported.items():
-        target = output / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(one.text, encoding="utf-8")
+    problem = _put({output / path: one.text for path, one in ported.items()}, force)
+    if problem:
+        return problem
     for file in source.rglob("*"):  # what the package reads beside its code
         if file.is_file() and file.suffix not in (".py", ".pyc") and file.stat().st_size < 1_000_000:
             target = output / file.relative_to(source)

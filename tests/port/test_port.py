@@ -369,3 +369,34 @@ def test_exit_status(tmp_path):
     assert main(["port", str(file), "-o", str(out), "--strict"]) == 2 and not out.exists()
     assert main(["port", str(file), "-o", str(out)]) == 2 and out.exists()
     assert main(["port", str(tmp_path / "nothing.py")]) == 1
+
+
+def test_an_edited_port_is_written_over_by_force_alone(tmp_path, capsys):
+    source, out = tmp_path / "model.py", tmp_path / "model_jax.py"
+    source.write_text("import torch\n\n\ndef f(x: torch.Tensor):\n    return x.unsqueeze(0)\n")
+    options = ["port", str(source), "-o", str(out)]
+    assert main(options) == 0
+    first = out.read_text()
+    assert main(options) == 0 and out.read_text() == first  # a second run changes nothing
+    source.write_text(source.read_text().replace("unsqueeze(0)", "unsqueeze(1)"))
+    assert main(options) == 0 and "(x, 1)" in out.read_text()  # nor does it keep what nobody has edited
+    edited = out.read_text().replace("return", "return 2 *")
+    for text in (edited, "# mine\n", edited.rpartition("# Written")[0]):
+        out.write_text(text)
+        assert main(options) == 1 and out.read_text() == text
+        assert "model_jax.py: exists and is not as this command wrote it" in capsys.readouterr().err
+    assert main([*options, "--force"]) == 0 and "return 2" not in out.read_text()
+    again = tmp_path / "again.py"
+    assert main(["port", str(out), "-o", str(again)]) == 0 and again.read_text() == out.read_text()
+
+
+def test_of_a_package_with_one_edited_file_nothing_is_written(tmp_path):
+    package, out = tmp_path / "package", tmp_path / "out"
+    package.mkdir()
+    for name in ("__init__", "one", "two"):
+        (package / f"{name}.py").write_text("import torch\nx = torch.zeros(3)\n")
+    options = ["port", str(package), "-o", str(out)]
+    assert main(options) == 0
+    (out / "two.py").write_text("# mine\n")
+    (package / "one.py").write_text("import torch\nx = torch.ones(3)\n")
+    assert main(options) == 1 and "zeros" in (out / "one.py").read_text() and (out / "two.py").read_text() == "# mine\n"
