@@ -14,6 +14,7 @@ from jaxtyping import Array, Shaped
 from jaxnn.base.checks import check_array, check_room, fail
 from jaxnn.base.dtypes import compute_dtype, is_floating, is_integer
 from jaxnn.base.op import op
+from jaxnn.lowering.by_platform import by_platform
 
 # Which element each position shows: positions count from the first element, n is the number of elements.
 _SOURCES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
@@ -120,6 +121,35 @@ def _take(array: jax.Array, dim: int, source: np.ndarray) -> jax.Array:
     return pieces[0] if len(pieces) == 1 else lax.concatenate(pieces, dim)
 
 
+def _pad_by_runs(input: jax.Array, mode: str, pairs: tuple[tuple[int, int], ...]) -> tuple[jax.Array]:
+    for back, (before, after) in enumerate(pairs, start=1):
+        if before == after == 0:
+            continue
+        dim = input.ndim - back
+        size = input.shape[dim]
+        position = np.arange(-before, size + after)
+        # What is cropped away does not come around. torch: fails, or reads what it has not yet written, where more
+        # is then added than was kept; the kept elements go around as often as it takes.
+        if mode == "circular" and (before < 0 or after < 0):
+            input = lax.slice_in_dim(input, max(0, -before), size - max(0, -after), axis=dim)
+            size = input.shape[dim]
+            position = np.arange(-max(before, 0), size + max(after, 0))
+        input = _take(input, dim, _SOURCES[mode](position, size) if len(position) else position)
+    return (input,)
+
+
+def _pad_around(input: jax.Array, mode: str, pairs: tuple[tuple[int, int], ...]) -> tuple[jax.Array]:
+    """The array in one piece between what goes before it and after it, the first dimension first: by the TPU compiler half
+    the cycles of its runs, the last dimension first.
+    """
+    for back, ends in reversed([*enumerate(pairs, start=1)]):
+        dim, size = input.ndim - back, input.shape[input.ndim - back]
+        before, after = (_SOURCES[mode](place, size) for place in (np.arange(-ends[0], 0), size + np.arange(ends[1])))
+        pieces = [_take(input, dim, before), input, _take(input, dim, after)]
+        input = lax.concatenate([piece for piece, count in zip(pieces, (ends[0], 1, ends[1])) if count], dim)
+    return (input,)
+
+
 def _pad_constant(input: jax.Array, pairs: list[tuple[int, int]], value: Any) -> jax.Array:
     fill = 0 if value is None else value
     if not isinstance(fill, jax.Array):
@@ -163,17 +193,8 @@ def pad(
         return _pad_constant(input, pairs, value)
     dtype = input.dtype
     input = input.astype(compute_dtype(dtype))  # what is copied more than once adds up its gradients
-    for back, (before, after) in enumerate(pairs, start=1):
-        if before == after == 0:
-            continue
-        dim = input.ndim - back
-        size = input.shape[dim]
-        position = np.arange(-before, size + after)
-        # What is cropped away does not come around. torch: fails, or reads what it has not yet written, where more
-        # is then added than was kept; the kept elements go around as often as it takes.
-        if mode == "circular" and (before < 0 or after < 0):
-            input = lax.slice_in_dim(input, max(0, -before), size - max(0, -after), axis=dim)
-            size = input.shape[dim]
-            position = np.arange(-max(before, 0), size + max(after, 0))
-        input = _take(input, dim, _SOURCES[mode](position, size) if len(position) else position)
-    return input.astype(dtype)
+    options = mode, tuple(pairs)
+    if min(map(min, pairs)) < 0:
+        return _pad_by_runs(input, *options)[0].astype(dtype)
+    padded = by_platform(input, default=_pad_around, options=options, linear=1, cpu=_pad_by_runs)[0]
+    return padded.astype(dtype)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnn.functional as F
+from jaxnn.lowering.evaluating import Evaluation
 from tests.oracle import assert_parity
 
 MODES = ("constant", "reflect", "replicate", "circular")
@@ -136,3 +137,14 @@ def test_gradients_in_16_bits_are_summed_in_32(mode, dtype):
     assert mine.max() <= 1.01 * theirs.max()
     roundoff = 2.0 ** (-8 if dtype == "bfloat16" else -11)
     assert (mine <= 1.01 * roundoff * np.abs(truth) + 1e-6).all()  # rounded once
+
+
+@pytest.mark.parametrize("mode, plain", [("reflect", "reflect"), ("replicate", "edge"), ("circular", "wrap")])
+def test_other_platforms_pad_around_the_whole_array(mode, plain):
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
+    elsewhere = Evaluation("tpu", {}, lambda equation: False, "the test")
+    for ends in ((1, 1, 1, 1), (2, 0, 0, 3), (3, 3, 0, 0), (0, 0, 0, 0)):
+        wanted = np.pad(x, [(0, 0), (0, 0), ends[2:], ends[:2]], mode=plain)
+        np.testing.assert_array_equal(elsewhere(lambda x, ends=ends: F.pad(x, ends, mode))(x), wanted)
+        grad = jax.grad(lambda x, ends=ends, wanted=wanted: (F.pad(x, ends, mode) * wanted).sum())
+        np.testing.assert_allclose(jax.jit(elsewhere(grad))(x), jax.jit(grad)(x), rtol=1e-5, atol=1e-5)
