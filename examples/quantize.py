@@ -28,7 +28,8 @@ LANES = 32
 class QuantizedLinear(nn.Module):
     """``F.linear(x, weight * weight_scale, bias)`` with a weight of 8 or 4 bits, in one byte each or two in a byte.
 
-    The two of a byte are inputs `LANES` apart, so that a run of bytes is two runs of inputs.
+    The two of a byte are inputs `LANES` apart, so that a run of bytes is two runs of inputs. 4 bits also have an offset for
+    each group, ``weight * weight_scale + weight_offset``: their 16 values go from the group's least weight to its largest.
 
     Args:
         linear: whose weight is rounded; its bias is kept.
@@ -50,13 +51,14 @@ class QuantizedLinear(nn.Module):
             raise ValueError(f"{name}: bits: expected 4 or 8, got {bits}")
         if bits == 4 and self.in_features % (2 * LANES):
             raise ValueError(f"{name}: linear: expected a multiple of {2 * LANES} inputs, got {self.in_features}")
-        self.bits, largest = bits, 2 ** (bits - 1) - 1
+        self.bits = bits
         groups = linear.weight.astype(jnp.float32).reshape(self.out_features, -1, group_size)
-        extent = jnp.abs(groups).max(-1)
-        scale = jnp.where(extent == 0, 1.0, extent / largest)
-        rounded = jnp.round(groups / scale[:, :, None]).astype(jnp.int8).reshape(linear.weight.shape)
+        scale, offset = _symmetric(groups) if bits == 8 else _between(groups)
+        shifted = groups if offset is None else groups - offset[:, :, None]
+        rounded = jnp.round(shifted / scale[:, :, None]).astype(jnp.int8).reshape(linear.weight.shape)
         self.weight = nn.Buffer(rounded if bits == 8 else _packed(rounded))
         self.weight_scale = nn.Buffer(scale)
+        self.register_buffer("weight_offset", offset)
         self.register_parameter("bias", None if linear.bias is None else nn.Parameter(linear.bias, requires_grad=False))
 
     def _whole(self):
@@ -69,7 +71,9 @@ class QuantizedLinear(nn.Module):
     def dequantized(self):
         """The rounded weight as floats."""
         groups = self._whole().reshape(*self.weight_scale.shape, -1).astype(jnp.float32)
-        return (groups * self.weight_scale[:, :, None]).reshape(self.out_features, self.in_features)
+        weight = groups * self.weight_scale[:, :, None]
+        weight = weight if self.weight_offset is None else weight + self.weight_offset[:, :, None]
+        return weight.reshape(self.out_features, self.in_features)
 
     def _product(self, row):
         """Of one row. XLA's CPU compiler makes one vector loop of products that are added up term by term, a run of inputs
@@ -86,7 +90,8 @@ class QuantizedLinear(nn.Module):
             return _added(terms)
 
         sums = store_once(by_lane, row).sum(-1)
-        return sums * self.weight_scale[:, 0] if groups == 1 else sums
+        sums = sums * self.weight_scale[:, 0] if groups == 1 else sums
+        return sums if self.weight_offset is None else sums + self.weight_offset @ row.reshape(groups, size).sum(-1)
 
     def forward(self, x):
         rows = x.reshape(-1, self.in_features)
@@ -104,6 +109,19 @@ class QuantizedLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, groups={groups}, "
             f"bias={self.bias is not None}"
         )
+
+
+def _symmetric(groups):
+    """The scale of each group (out, groups, size) for numbers from -127 to 127, and no offset."""
+    extent = jnp.abs(groups).max(-1)
+    return jnp.where(extent == 0, 1.0, extent / 127), None
+
+
+def _between(groups):
+    """The scale and the offset for numbers from -8 to 7, which stand for the least and the largest of each group."""
+    least, largest = groups.min(-1), groups.max(-1)
+    scale = jnp.where(largest == least, 1.0, (largest - least) / 15)
+    return scale, least + 8 * scale
 
 
 def _packed(numbers):
