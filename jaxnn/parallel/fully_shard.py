@@ -197,7 +197,8 @@ def fully_shard(
     its file and its keys stay as they are; an optimizer's state follows the parameters.
 
     torch: there every parameter is split along dimension 0, with padding. Here it is the first dimension that divides and
-    that no other axis has; a parameter without one is copied to all devices (`placement_table` shows which).
+    that no other axis has; a parameter without one is copied to all devices (`placement_table` shows which). `jax.jvp` does
+    not go through such a module; reverse mode does, as often as you like.
 
     Args:
         module: a module, or a list of modules that are units of their own.

@@ -3,6 +3,7 @@
     python -m tests.parallel.ahead fsdp          # 16 ways over v5e:4x4; no TPU is needed, libtpu is
     python -m tests.parallel.ahead fsdp,tp       # 4 by 4, with TorchTitan's plan for Llama
     python -m tests.parallel.ahead fsdp --keep   # reshard_after_forward=False
+    python -m tests.parallel.ahead peak          # what reshard_after_forward saves, of eight blocks in a loop
 
 It fails where attention's kernel is not there once a layer on each chip (three calls, forward and back), where a weight is
 gathered more than once a pass, in another dtype than bfloat16, where an activation is gathered over fsdp, where a matrix's
@@ -92,6 +93,48 @@ def compiled(names: tuple[str, ...], keep: bool) -> tuple[Any, int]:
     return targets.compile(step, model, optimizer, ids, ids, target="v5e:4x4"), count
 
 
+def peaks(width: int = 2048, blocks: int = 8) -> int:
+    """The peak of a chip with and without reshard_after_forward; it fails where that saves less than half of what is gathered."""
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    import jaxnn as nn
+    from jaxnn import targets
+    from jaxnn.parallel import DeviceMesh, MixedPrecisionPolicy, fully_shard
+
+    class Deep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            block = lambda: nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))  # noqa: E731
+            self.layers = nn.ModuleList([block() for _ in range(blocks)])
+
+        def forward(self, x):
+            return nn.scan_layers(self.layers, x)
+
+    @nn.jit(donate_argnums=(0, 1))
+    def step(model, optimizer, x):
+        loss, grads = nn.value_and_grad(lambda model: (model(x).astype(jnp.float32) ** 2).mean())(model)
+        optimizer.step(model, grads)
+        return loss
+
+    mesh = DeviceMesh("tpu", targets.get("v5e:4x4").mesh((16,), ("fsdp",)))
+    rows = NamedSharding(mesh.jax_mesh, PartitionSpec("fsdp"))
+    x = jax.ShapeDtypeStruct((16, 64, width), jnp.bfloat16, sharding=rows)
+    found = []
+    for reshard in (True, False):
+        model = jax.eval_shape(Deep)
+        for unit in (*model.layers, model):
+            fully_shard(unit, mesh=mesh, mp_policy=MixedPrecisionPolicy(jnp.bfloat16), reshard_after_forward=reshard)
+        program = targets.compile(step, model, nn.optim.AdamW(model), x, target="v5e:4x4")
+        found.append(program.peak_bytes)
+        print(f"reshard_after_forward={reshard}: peak {program.peak_bytes / 2**20:.1f} MiB a chip")
+    gathered = blocks * 8 * width**2 * 2
+    saved = (found[1] - found[0]) / gathered
+    print(f"gathered in all {gathered / 2**20:.1f} MiB; the peak is lower by {saved:.2f} of it")
+    return int(saved < 0.5)
+
+
 def gathers(text: str) -> collections.Counter[str]:
     """How often each result is gathered. One gather that the compiler has split into several lines has one channel."""
     found: dict[str, str] = {}
@@ -105,9 +148,11 @@ def gathers(text: str) -> collections.Counter[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", choices=("fsdp", "fsdp,tp"))
+    parser.add_argument("names", choices=("fsdp", "fsdp,tp", "peak"))
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args()
+    if options.names == "peak":
+        return peaks()
     start = time.perf_counter()
     program, count = compiled(tuple(options.names.split(",")), options.keep)
     found = gathers(program.text)
