@@ -29,13 +29,29 @@ def open_regular(path: Path) -> BinaryIO:
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            index = path / "model.safetensors.index.json"
-            raise CheckpointError(f"not a regular file{f'; give it {index}' if index.is_file() else ''}")
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise CheckpointError(f"not a regular file{_instead(path)}")
+        if not stat.S_ISREG(mode):
+            raise CheckpointError("not a regular file")
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+
+
+DISTRIBUTED = (
+    "Where PyTorch is, `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt` makes one file of "
+    "the folder"
+)
+
+
+def _instead(folder: Path) -> str:
+    """Which of its files to give, or to make."""
+    if (folder / ".metadata").exists():
+        return f" but a folder of torch.distributed.checkpoint. {DISTRIBUTED}"
+    index = min(folder.glob("*.index.json"), default=None)
+    return f"; give it {index}" if index else " but a folder: give a file in it"
 
 
 def read(path: Path, mapped: bool | None = None) -> Bytes:

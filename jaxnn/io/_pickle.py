@@ -40,12 +40,18 @@ class Constructor:
 
 
 class LeftOut:
-    """Stands for a value that is not read, where ``load(..., strict=False)`` goes on without it."""
+    """Stands for a value that is not read, where ``load(..., strict=False)`` goes on without it.
 
-    __slots__ = ("name",)
+    What the file says of an object's contents is kept, without calling its class: `entries` are the items of a subclass
+    of dict, `state` is what its attributes were.
+    """
+
+    __slots__ = ("entries", "name", "state")
 
     def __init__(self, name: str):
         self.name = name
+        self.entries: dict[Any, Any] | None = None
+        self.state: Any = None
 
     def __repr__(self) -> str:
         return f"<left out: {self.name}>"
@@ -175,14 +181,16 @@ class Machine:
             return LeftOut(name)
         raise CheckpointError(
             f"the file asks for {name}: only tensors, numbers and plain containers are read, and no code is run. "
-            "jaxnn.load(path, strict=False) leaves it out and reads the rest"
+            "jaxnn.load(path, strict=False) reads what needs no code: the rest, the items of a dict, and of a whole model the "
+            "arrays by name"
         )
 
     def call(self, function: Any, arguments: Any) -> Any:
         if type(function) is LeftOut:
             # Old protocols make all objects by one function, of which the class is the first argument.
             named = isinstance(arguments, tuple) and arguments and type(arguments[0]) is LeftOut
-            return arguments[0] if named else function
+            self.charge(_MEMO_ENTRY)
+            return LeftOut(arguments[0].name if named else function.name)
         if not isinstance(function, Constructor):
             raise CheckpointError(f"the file calls {type(function).__name__}, which is not a constructor of the table")
         if not isinstance(arguments, tuple):
@@ -208,6 +216,7 @@ class Machine:
         """Set a state: `_metadata` of a state_dict (the versions of its layers), or by the table of states."""
         state, target = self.pop(), self.top(object)
         if type(target) is LeftOut:
+            target.state = state
             return
         setter = self.states.get(type(target))
         if setter is not None:
@@ -290,6 +299,15 @@ def _set_items(machine: Machine, items: list[Any]) -> None:
     target = machine.top(dict)
     if target is not None:
         target.update(machine.pairs(items, len(target)))
+        return
+    unread = machine.stack[-1]
+    unread.entries = {} if unread.entries is None else unread.entries
+    plain_items = [part for at in range(0, len(items) - 1, 2) if _is_name(items[at]) for part in items[at : at + 2]]
+    unread.entries.update(machine.pairs(plain_items, len(unread.entries)))
+
+
+def _is_name(key: Any) -> bool:
+    return type(key) is str or type(key) is int and -1 << 32 < key < 1 << 32
 
 
 def _add_items(machine: Machine) -> None:

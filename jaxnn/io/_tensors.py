@@ -14,7 +14,7 @@ from jaxnn.io import _numpy, _sparse
 from jaxnn.io._budget import Budget
 from jaxnn.io._pickle import Constructor, plain_key
 from jaxnn.io.dtypes import DTYPES
-from jaxnn.io.errors import CheckpointError, quoted
+from jaxnn.io.errors import CheckpointError, NotReadError, quoted
 
 STORAGES = {
     "DoubleStorage": "float64",
@@ -30,14 +30,33 @@ STORAGES = {
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
 }
+# Of quantized tensors, which are not read: only their sizes are looked at.
+QUANTIZED_STORAGES = {
+    "QInt8Storage": "int8",
+    "QUInt8Storage": "uint8",
+    "QInt32Storage": "int32",
+    "QUInt4x2Storage": "uint8",
+    "QUInt2x4Storage": "uint8",
+}
+QUANTIZED = (
+    "a quantized tensor: save tensor.dequantize() instead, or the state_dict of the model before it was quantized"
+)
+_SCHEMES = (
+    "per_tensor_affine",
+    "per_channel_affine",
+    "per_tensor_symmetric",
+    "per_channel_symmetric",
+    "per_channel_affine_float_qparams",
+)
 STORAGE_OF = {name: storage for storage, name in STORAGES.items()}
 MAX_DIMENSIONS = 64
 
 
 class StorageKind(NamedTuple):
-    """A storage class by name; `dtype` is None for bytes without a type."""
+    """A storage class by name; `dtype` is None for bytes without a type. Of quantized ones only the size is known."""
 
     dtype: np.dtype[Any] | None
+    quantized: bool = False
 
 
 class Storage:
@@ -142,6 +161,10 @@ def _rebuild_tensor_v3(
     if not isinstance(dtype, np.dtype):
         raise CheckpointError("a tensor without a dtype")
     return strided(storage, dtype, offset, size, stride, budget, metadata)
+
+
+def _quantized(budget: Budget, *arguments: Any) -> Any:
+    raise NotReadError(QUANTIZED)
 
 
 def _rebuild_parameter(
@@ -271,6 +294,7 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
     "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
+    "torch._utils._rebuild_qtensor": _quantized,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
     "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
@@ -289,6 +313,8 @@ def allowed_names(budget: Budget) -> dict[str, Any]:
     table |= {f"torch.{name}": dtype for name, dtype in DTYPES.items()}
     for module in ("torch", "torch.cuda"):
         table |= {f"{module}.{name}": StorageKind(DTYPES[dtype]) for name, dtype in STORAGES.items()}
+        table |= {f"{module}.{name}": StorageKind(DTYPES[dtype], True) for name, dtype in QUANTIZED_STORAGES.items()}
+    table |= {f"torch.{name}": name for name in _SCHEMES}
     table |= {f"torch.storage.{name}": StorageKind(None) for name in ("UntypedStorage", "_UntypedStorage")}
     python2 = {name.replace("builtins.", "__builtin__."): value for name, value in table.items()}
     return table | python2

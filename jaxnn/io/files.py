@@ -88,7 +88,8 @@ def load(
         verify: read all of a PyTorch file and compare its checksums.
         strict: refuse a file that holds something else than tensors, numbers and plain containers. False leaves that
             out and warns of it by name: its key is missing in a dict, and in a list or tuple an object stands in its
-            place that shows as ``<left out: argparse.Namespace>``.
+            place that shows as ``<left out: pathlib.PosixPath>``. What needs no code is read as a dict: subclasses of
+            dict, ``argparse.Namespace``, and a whole model, of which the dict is the state_dict.
         mmap: map the file instead of copying it: it costs no memory until it is used, but the arrays are the file as it
             is then. Whoever writes to it in place changes them, and the system ends a process that looks at what was cut
             off. (To replace a file, as `save` does, is safe; ``load_state_dict`` notices the rest where it can.)
