@@ -33,8 +33,26 @@ class Assignments:
 
     # Statements.
 
+    def _is_flag(self: Any, node: ast.AST) -> bool:
+        """``torch.backends.cudnn.benchmark = True``: which of its kernels PyTorch takes."""
+        if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Constant):
+            return False
+        facts = [self.fact(one.value) for one in node.targets if isinstance(one, ast.Attribute)]
+        return len(facts) == len(node.targets) and all(
+            fact.kind == "external" and str(fact.of).startswith("torch.backends.") for fact in facts
+        )
+
     def _Assign(self: Any, node: ast.Assign) -> None:
         target = node.targets[0]
+        if self._is_flag(node):
+            self.site(
+                node, "torch.backends", "exact", "has no meaning here; nn.set_float32_matmul_precision sets precision"
+            )
+            parent = self.source.parent(node)
+            block = next(b for _, b in ast.iter_fields(parent) if isinstance(b, list) and node in b)
+            alone = not isinstance(parent, ast.Module) and node is block[0] and all(map(self._is_flag, block))
+            self.edits[node] = "pass" if alone else "\0"
+            return
         if len(node.targets) == 1 and self._box_written(target):
             self._around(target)
             self.visit(node.value)

@@ -8,7 +8,7 @@ import importlib.metadata
 import re
 from typing import TYPE_CHECKING
 
-from jaxnn.port.names import ANSWERS, IDENTITIES, NOTHING, is_torch, translate
+from jaxnn.port.names import ANSWERS, ELSEWHERE, IDENTITIES, NOTHING, is_torch, translate
 from jaxnn.port.program import Module, Program
 from jaxnn.port.rules import TABLE
 from jaxnn.port.source import Edits, walk
@@ -25,8 +25,10 @@ _ALIASES = {
     "nn": ("import jaxnn as {}", ("nn", "jaxnn", "jaxnn_nn")),
     "F": ("import jaxnn.functional as {}", ("F", "jF", "functional")),
     "T": ("from jaxnn import tensor as {}", ("T", "jT", "jaxnn_tensor")),
+    "tensorboardX": ("import tensorboardX", ("tensorboardX",)),
 }
 _PATHS = {"nn": "jaxnn", "F": "jaxnn.functional", "jnp": "jax.numpy", "jax": "jax", "T": "jaxnn.tensor"}
+_PATHS |= {package: package for package in ELSEWHERE}
 # Packages that import torch; others are asked for their requirements where they are installed.
 _TORCH_PACKAGES = set(
     "torchvision torchaudio torchtext timm pytorch_lightning lightning fairscale apex xformers flash_attn accelerate peft "
@@ -149,6 +151,10 @@ class Imports:
             dotted = self._dotted(node, alias)
             if self._changes(node, alias) and not is_torch(dotted) and translate(dotted) is None:
                 outside.append(dotted.rsplit(".", 1)[0] if isinstance(node, ast.ImportFrom) else dotted)
+            named = translate(dotted) if is_torch(dotted) else None
+            package = named.text.partition(".")[0] if named else ""
+            if package in ELSEWHERE:
+                rewriter.site(node, dotted, "changed", ELSEWHERE[package])
         guarded = self._guarded(node)
         if outside:
             rewriter.site(node, outside[0], "exact" if guarded else "cannot", f"{outside[0]} needs torch")

@@ -86,7 +86,12 @@ SINGLE = {
     "torch.jit.Final": "Final",
     "torch.types.Device": "str",
     "torch.broadcast_shapes": "jnp.broadcast_shapes",
+    **{
+        f"torch.utils.tensorboard{inner}": f"tensorboardX{name}"
+        for inner, name in (("", ""), (".SummaryWriter", ".SummaryWriter"), (".writer.SummaryWriter", ".SummaryWriter"))
+    },
 }
+ELSEWHERE = {"tensorboardX": "tensorboardX is the writer that needs no PyTorch: pip install tensorboardX"}
 
 # Questions about what is going on, with the answer: a probe is folded to it.
 ANSWERS = {

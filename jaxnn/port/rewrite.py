@@ -553,7 +553,8 @@ class Rewriter(Scopes, Assignments, InPlace, Decisions):
         ):
             return
         if dotted in ANSWERS:
-            self.site(node, dotted, "exact", "a probe, folded")
+            asked = '; jax.default_backend() == "gpu" asks JAX' if dotted == "torch.cuda.is_available" else ""
+            self.site(node, dotted, "exact", "a probe, folded: nothing is torch's here" + asked)
             self.edits[node] = ANSWERS[dotted]
         elif dotted in IDENTITIES:
             self._identity(node, dotted)
@@ -568,7 +569,8 @@ class Rewriter(Scopes, Assignments, InPlace, Decisions):
             else:
                 self.emit(node, match, dotted)
         elif dotted == "torch.device":
-            self.site(node, dotted, "exact", "JAX places arrays")
+            why = "JAX places arrays, None stands for the device; jax.default_backend() names it"
+            self.site(node, dotted, "changed", why)
             self.edits[node] = "None"
         elif dotted == "torch.utils.checkpoint.checkpoint":
             self._checkpoint(node)

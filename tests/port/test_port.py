@@ -1,7 +1,9 @@
 """Whole files: the text that comes out, what is kept, what is refused, and that nothing of the original runs."""
 
 import ast
+import sys
 import textwrap
+import types
 
 import jax
 import jax.numpy as jnp
@@ -400,3 +402,46 @@ def test_of_a_package_with_one_edited_file_nothing_is_written(tmp_path):
     (out / "two.py").write_text("# mine\n")
     (package / "one.py").write_text("import torch\nx = torch.ones(3)\n")
     assert main(options) == 1 and "zeros" in (out / "one.py").read_text() and (out / "two.py").read_text() == "# mine\n"
+
+
+def test_tensorboards_writer_is_the_one_that_needs_no_torch():
+    forms = ("from torch.utils.tensorboard import SummaryWriter", "from torch.utils.tensorboard import SummaryWriter as SW",
+             "import torch.utils.tensorboard as tb", "from torch.utils import tensorboard",
+             "import torch.utils.tensorboard")  # fmt: skip
+    names = (
+        "SummaryWriter",
+        "SW",
+        "tb.SummaryWriter",
+        "tensorboard.SummaryWriter",
+        "torch.utils.tensorboard.SummaryWriter",
+    )
+    for form, name in zip(forms, names):
+        ported = port_source(f"import torch\n{form}\nwriter = {name}('runs')\n")
+        assert "tensorboardX" in ported.text and "torch" not in ported.text and "not_ported" not in ported.text, (
+            ported.text
+        )
+        assert any("pip install tensorboardX" in site.why for site in ported.sites), form
+        compile(ported.text, "<ported>", "exec")
+        made = []
+        tensorboard = types.SimpleNamespace(SummaryWriter=made.append)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "tensorboardX", tensorboard)
+            exec(ported.text, {})
+        assert made == ["runs"], form
+
+
+def test_flags_of_torchs_kernels_go():
+    """They were listed as what raises, and did not."""
+    ported = port_source(
+        "import torch\nimport torch.backends.cudnn as cudnn\n\ntorch.backends.cudnn.benchmark = True\n\n\ndef seed(n):\n"
+        "    torch.backends.cudnn.deterministic = True\n    cudnn.benchmark = False\n\n\ndef run(n):\n    torch.manual_seed(n)\n"
+        "    if n:\n        torch.backends.cuda.matmul.allow_tf32 = True\n    return n\n"
+    )
+    assert (
+        "cudnn" not in ported.text.replace("cudnn = T", "").replace("backends.cudnn", "")
+        and "= True" not in ported.text
+    )
+    assert all(site.decided for site in ported.sites)
+    names: dict = {}
+    exec(ported.text, names)
+    assert names["seed"](1) is None and names["run"](2) == 2
