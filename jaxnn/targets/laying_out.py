@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxnn.base.checks import as_int, fail
 from jaxnn.base.dtypes import describe
 from jaxnn.core.module import Module
-from jaxnn.modules.container import ModuleList, Sequential
+from jaxnn.modules.container import ModuleDict, ModuleList, Sequential
 from jaxnn.parallel.device_mesh import DeviceMesh
 from jaxnn.parallel.fully_shard import MixedPrecisionPolicy, fully_shard
 from jaxnn.parallel.gathering import apart
@@ -129,6 +129,11 @@ def on_chip(leaf: Any) -> int:
     return math.prod(shape) * size
 
 
+def is_list(module: Module) -> bool:
+    """Whether a module only holds others, and is never called."""
+    return isinstance(module, (ModuleList, ModuleDict))
+
+
 def blocks_of(model: Module) -> list[Module]:
     """The members of the model's outermost lists of modules; where it has none, its children that have children."""
     found: list[Module] = []
@@ -140,7 +145,11 @@ def blocks_of(model: Module) -> list[Module]:
             if len(children) > 1:
                 lists.append(path)
                 found += children
-    return found or [child for child in model.children() if any(True for _ in child.children())]
+    if found:
+        return found
+    # A list of one block is never called itself; its member is.
+    called = [each for child in model.children() for each in (child.children() if is_list(child) else [child])]
+    return [child for child in called if any(True for _ in child.children())]
 
 
 @functools.cache

@@ -98,6 +98,8 @@ def test_blocks_are_the_members_of_the_outermost_lists():
     model = Net()
     assert laying_out.blocks_of(model) == [*model.blocks]
     assert laying_out.blocks_of(nn.Sequential(nn.Linear(2, 2), nn.ReLU())) == []
+    one = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), 1)
+    assert laying_out.blocks_of(one) == [one.layers[0]]
 
 
 def test_remat_changes_no_number_and_no_name():
