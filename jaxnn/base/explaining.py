@@ -125,6 +125,13 @@ _OPEN = (
 )
 
 
+_KEY_GIVEN = re.compile(r"forward\(\) got an unexpected keyword argument '(key|rng|rngs)'")
+_KEY = (
+    "jaxnn: layers take no key. Write `with nn.rng(key):` around the call, inside the function that is compiled; functions "
+    "such as F.dropout take key="
+)
+
+
 def explain(error: BaseException) -> None:
     """Add to `error`, once, what to write for the idiom that it came of."""
     try:
@@ -137,6 +144,8 @@ def explain(error: BaseException) -> None:
             error.add_note(_EXPLICIT)
         if isinstance(error, jax.errors.InconclusiveDimensionOperation) and "min=" not in str(error):
             error.add_note(_OPEN)
+        if isinstance(error, TypeError) and _KEY_GIVEN.search(str(error)):
+            error.add_note(_KEY)
         error._jaxnn_idiom = True  # type: ignore[attr-defined]
     except Exception:  # an exception of someone's own that takes no attributes, or has no text
         return

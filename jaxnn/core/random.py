@@ -35,9 +35,9 @@ from jaxnn.core.placement import check_alike, home
 from jaxnn.lowering.define import Primitive, lower, refuse
 
 _OUTSIDE = (
-    "random numbers drawn from the global generator inside a plain jax transform: compiled code would use the "
-    "same numbers at every call"
+    "random numbers drawn from {} inside a plain jax transform: compiled code would use the same numbers at every call"
 )
+_GLOBAL, _BLOCK = "the global generator", "an nn.rng(key) block that was opened outside of it,"
 _KEYS = "split a key outside, `keys = jax.random.split(nn.next_key(), n)`, and draw inside `with nn.rng(key):`"
 _WAYS_OUT = {
     "scan": f"Use nn.scan, which threads the generator; or {_KEYS}, with the keys among the scanned inputs",
@@ -52,12 +52,16 @@ _WAY_OUT = (
     "Compile with nn.jit, which threads the generator; or wrap the call in `with nn.rng(key):` with a key that is an "
     "argument of the compiled function"
 )
+_OF_BLOCK = "Open the block inside the function that is transformed, `with nn.rng(key):`, with the key as its argument"
 
 
-def _outside() -> str:
-    """Why nothing is drawn here, and the way out of the transform around."""
-    way_out = _WAYS_OUT.get(_compat.transform_around()[0], _WAY_OUT)
-    return f"{_OUTSIDE}. {way_out}; or pass key= to the function"
+def _outside(source: str) -> str:
+    """Why nothing is drawn here from the generator called `source`, and the way out of the transform around."""
+    kind = _compat.transform_around()[0]
+    way_out = (
+        _OF_BLOCK if source is _BLOCK and kind in ("", "jit", "grad", "checkpoint") else _WAYS_OUT.get(kind, _WAY_OUT)
+    )
+    return f"{_OUTSIDE.format(source)}. {way_out}; or pass key= to the function"
 
 
 _abstract_key = Primitive("jaxnn_global_generator_key")
@@ -90,11 +94,10 @@ batching.fancy_primitive_batchers[_for_each_example] = _batch_key
 
 
 def _key_data(key: Any) -> Any:
-    """Raw uint32 data of a typed or raw jax key; a seed is made into a key first."""
-    if isinstance(key, (int, np.integer)):
-        key = jax.random.key(int(key))
+    """Raw uint32 data of a typed or raw jax key."""
     if not isinstance(key, (jax.Array, np.ndarray)):
-        raise TypeError(f"nn.rng: key: expected a jax.random.key, got {type(key).__name__}")
+        remedy = f". Write jax.random.key({key}) for a seed" if isinstance(key, (int, np.integer)) else ""
+        raise TypeError(f"nn.rng: key: expected a jax.random.key, got {type(key).__name__}{remedy}")
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         if key.shape != ():
             raise ValueError(f"nn.rng: key: expected one key of shape (), got keys of shape {key.shape}")
@@ -126,6 +129,7 @@ class Generator:
         self._host: Any = None
         self._slot: Slot | None = None if key is None else Slot(_key_data(key))
         self._from_key = key is not None
+        self._called = _GLOBAL  # in messages
 
     def manual_seed(self, seed: int) -> Generator:
         """Start again from `seed`: both the twister and the key stream."""
@@ -225,7 +229,7 @@ class Generator:
         if new_state is None or new_state is state or slot is None:
             return None, None
         if not may_hold(slot.home, new_state):
-            raise TraceLeakError(_outside())
+            raise TraceLeakError(_outside(self._called))
         return (slot, new_state) if self.has(state, claim) else (None, None)
 
     def release(self, state: Any, claim: threading.Lock) -> None:
@@ -242,7 +246,9 @@ class Generator:
                 state, key = _split(home(before))
                 if self.has(before, claim):
                     if not may_hold(self.slot.home, state):
-                        return jax.random.wrap_key_data(_abstract_key.bind(where=f"{_outside()}.\n{_user_frame()}"))
+                        return jax.random.wrap_key_data(
+                            _abstract_key.bind(where=f"{_outside(self._called)}.\n{_user_frame()}")
+                        )
                     self.slot.value = state
             finally:
                 self.release(before, claim)
@@ -277,6 +283,7 @@ class Generator:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._taken = {}
         self._lock = Lock(renewed=self._taken.clear)
+        self._called = _GLOBAL
         self._seed, self._host, self._from_key = state["seed"], state["host"], state["from_key"]
         self._slot = None if state["key"] is None else Slot(jnp.asarray(state["key"]))
 
@@ -355,7 +362,9 @@ def rng(key: Any) -> Any:
         ...     with nn.rng(key):
         ...         return model(x)
     """
-    return use(Generator(key=key))
+    generator = Generator(key=key)
+    generator._called = _BLOCK
+    return use(generator)
 
 
 def manual_seed(seed: int) -> Generator:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnn.base.checks import listed, warn_caller
 from jaxnn.base.dtypes import describe
 from jaxnn.boxes.data import Data
 from jaxnn.boxes.parameter import Buffer, Parameter
@@ -43,7 +44,8 @@ def functional_call(
         AttributeError: a name that leads through a module that is not there.
         TypeError: a value, or what stands under its name, is no array.
 
-    torch: the dicts too are left as they were; torch puts the buffers that the call changed into them.
+    torch: the dicts too are left as they were; torch puts the buffers that the call changed into them, and those that were not
+    given into the module. Here a call that changes any, and does not return what they became, warns.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -63,10 +65,22 @@ def functional_call(
     given: dict[int, tuple[str, Any]] = {}
     for name, value in state.items():
         _replace(copy, name, value, given if tie_weights else None)
+    boxes = tree.cache_of(copy)[0].boxes
+    before = [box._value for box in boxes]
     try:
-        return copy(*args, **(kwargs or {}))
+        result = copy(*args, **(kwargs or {}))
     finally:
         tree.discard_changes(copy)
+    changed = [box for box, value in zip(boxes, before) if box._value is not value]
+    returned = set(map(id, jax.tree.leaves(result))) if changed else set()
+    dropped = [box.label for box in changed if id(box._value) not in returned]
+    if dropped:
+        warn_caller(
+            f"functional_call: {listed(dropped)}: changed by the call, and dropped: the module and the arrays given stay as "
+            "they were. Call the module itself where its statistics count, as in nn.value_and_grad(loss)(model); or put it "
+            "into eval()"
+        )
+    return result
 
 
 def _check_names(module: Any, state: dict[str, Any], tie_weights: bool) -> None:

@@ -355,6 +355,7 @@ def test_scan_refuses_a_change_of_structure():
 # -- functional_call ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:functional_call. .*dropped")
 def test_functional_call_is_pure():
     net = Net()
     before = jax.tree.leaves(net)
@@ -371,6 +372,7 @@ def test_functional_call_is_pure():
         nn.functional_call(net, (state, state), X)
 
 
+@pytest.mark.filterwarnings("ignore:functional_call. .*dropped")
 def test_functional_call_with_ties():
     net = nn.Sequential(Affine(), Affine())
     net[1].weight = net[0].weight
