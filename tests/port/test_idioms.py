@@ -2,6 +2,7 @@
 
 import textwrap
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -201,3 +202,15 @@ def test_files_of_other_frameworks_stay():
     text = "import mxnet\n\n\ndef f(x, layers):\n    layers.add(x)\n    return mxnet.split(x, 2).cpu()\n"
     ported = port_source(text)
     assert ported.text == text and not ported.sites
+
+
+@pytest.mark.parametrize("call", ["torch.linalg.norm(x, dim=-1).sum()", "torch.linalg.norm(x, 2, dim=-1).sum()",
+                                  "torch.linalg.norm(x, dim=(0, 1))", "torch.linalg.norm(x)"])  # fmt: skip
+def test_norms_of_zeros_have_a_gradient(call):
+    space = {}
+    exec(
+        compile(port_source(f"import torch\n\n\ndef f(x: torch.Tensor):\n    return {call}\n").text, "p", "exec"), space
+    )
+    x = torch.zeros(2, 3, requires_grad=True)
+    eval(call).backward()
+    np.testing.assert_array_equal(jax.grad(space["f"])(jnp.zeros((2, 3))), x.grad)
