@@ -233,12 +233,19 @@ class StateDict:
             _check_unchanged(state_dict)
             if strict:
                 report.errors[:0] = _key_errors(report.unexpected, report.missing)
+                hint = _where_the_names_are(state_dict, report.unexpected, report.missing)
+                report.errors += [hint] if hint else []
             if report.errors:
                 lines = "\n\t".join(report.errors)
                 raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}:\n\t{lines}")
         except BaseException:
             undo.restore()
             raise
+        if report.missing and state_dict and not state_dict.keys() - set(report.unexpected):
+            hint = _where_the_names_are(state_dict, report.unexpected, report.missing)
+            warn_caller(
+                f"load_state_dict: no name of the state_dict is in {type(self).__name__}, nothing was loaded. {hint}".strip()
+            )
         if not assign:
             _warn_of_meta(self, state_dict)
         return IncompatibleKeys(report.missing, report.unexpected)
@@ -382,6 +389,33 @@ def _key_errors(unexpected: list[str], missing: list[str]) -> list[str]:
         if keys
     ]
     return texts[::-1]
+
+
+def _where_the_names_are(state_dict: Mapping[str, Any], unexpected: list[str], missing: list[str]) -> str:
+    """A sentence where all missing names are one step away: in a dict inside, or behind or without a prefix."""
+    inside = (
+        (f"below {key!r}", f"[{key!r}]", value) for key, value in state_dict.items() if isinstance(value, Mapping)
+    )
+    for where, index, names in (("", "", state_dict), *inside):
+        prefix = _prefix(missing, names)
+        if prefix is None:
+            continue
+        strip = f"{{name.removeprefix({prefix!r}): value for name, value in saved{index}.items()}}"
+        place = " ".join(filter(None, (where, f"with the prefix {prefix!r}" if prefix else "")))
+        return f"Every name is there {place}: load_state_dict({strip if prefix else f'saved{index}'})."
+    prefix = _prefix(unexpected, set(missing))
+    if prefix and len(unexpected) == len(missing):
+        return f"The model's names are those of the state_dict behind the prefix {prefix!r}: is it wrapped in another module?"
+    return ""
+
+
+def _prefix(names: list[str], others: Any) -> str | None:
+    """What stands before each of `names` in `others`."""
+    if not names:
+        return None
+    candidates = {other[: -len(names[0])] for other in others if isinstance(other, str) and other.endswith(names[0])}
+    found = (prefix for prefix in sorted(candidates) if not prefix or prefix.endswith("."))
+    return next((prefix for prefix in found if all(prefix + name in others for name in names)), None)
 
 
 def _size(shape: Any) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import re
 from collections import OrderedDict
 
 import jax
@@ -484,3 +485,35 @@ def test_extra_state_without_the_one_or_the_other_method():
         nn.Module().get_extra_state()
     with pytest.raises(RuntimeError, match="set_extra_state"):
         nn.Module().set_extra_state(1)
+
+
+@pytest.mark.parametrize(
+    "saved, hint",
+    [
+        (lambda s: {"epoch": 3, "state_dict": s}, r"below 'state_dict': load_state_dict\(saved\['state_dict'\]\)\."),
+        (
+            lambda s: {f"module.{k}": v for k, v in s.items()},
+            r"with the prefix 'module\.': load_state_dict\(\{name\.rem",
+        ),
+        (
+            lambda s: {"ema": {f"module.{k}": v for k, v in s.items()}},
+            r"below 'ema' with the prefix 'module\.': .*saved\['ema'\]\.items",
+        ),
+        (lambda s: {k[2:]: v for k, v in s.items()}, r"behind the prefix '0\.'"),
+        (lambda s: {"other": np.ones(2)}, None),
+    ],
+    ids=["nested", "prefix", "both", "wrapped", "foreign"],
+)
+def test_an_error_says_where_the_names_are(saved, hint):
+    model = nn.Sequential(nn.Linear(2, 3))
+    state = saved({name: np.ones(value.shape, np.float32) for name, value in model.state_dict().items()})
+    before = np.array(model[0].weight)
+    with pytest.raises(RuntimeError) as caught:
+        model.load_state_dict(state)
+    last = str(caught.value).splitlines()[-1]
+    assert re.search(hint, last) if hint else "Every name" not in last and "behind" not in last
+    with pytest.warns(UserWarning, match=f"nothing was loaded.*{hint or ''}") as said:
+        found = model.load_state_dict(state, strict=False)
+    assert said[0].filename == __file__
+    assert found.missing_keys == ["0.weight", "0.bias"] and found.unexpected_keys == list(state)
+    np.testing.assert_array_equal(model[0].weight, before)
