@@ -294,10 +294,25 @@ class Rewriter(Scopes, Assignments, InPlace, Decisions):
         )
         return True
 
+    def _is_device(self, node: ast.expr) -> bool:
+        """Whether a device is one for certain: an argument of that name may be anything."""
+        if not isinstance(node, ast.Name):
+            return True
+        for function in [*reversed(self._functions), self.source.tree]:
+            scope = self.begin(function)
+            if node.id in scope.parameters | scope.local | scope.bound.keys():
+                made = [getattr(one, "value", None) for one in scope.bound.get(node.id, ())]
+                return (
+                    bool(made)
+                    and node.id not in scope.parameters
+                    and all(isinstance(one, ast.Call) and self.fact(one.func).of == "torch.device" for one in made)
+                )
+        return False
+
     def _array_attribute(self, node: ast.Attribute) -> None:
         base, name = self.fact(node.value), node.attr
         parent = self.source.parent(node)
-        if base.kind == "device" and name in ("type", "index") and not isinstance(node.value, ast.Name):
+        if base.kind == "device" and name in ("type", "index") and self._is_device(node.value):
             self.site(node, "device.type", "exact")
             self.edits[node] = '"cpu"' if name == "type" else "None"
             return

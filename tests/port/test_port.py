@@ -445,3 +445,17 @@ def test_flags_of_torchs_kernels_go():
     names: dict = {}
     exec(ported.text, names)
     assert names["seed"](1) is None and names["run"](2) == 2
+
+
+def test_the_type_of_a_device_that_the_file_makes_is_known():
+    """It was None.type."""
+    head = 'import torch\ndevice = torch.device("cuda" if torch.cuda.is_available() else "cpu")\n'
+    names: dict = {}
+    exec(
+        ported(
+            head + "def amp(x):\n    other = torch.device('cuda')\n    return device.type == 'cuda' or other.type\n"
+        ),
+        names,
+    )
+    assert names["amp"](1) == "cpu"
+    assert "device.type" in ported(head + "def amp(device):\n    return device.type\n")  # another one
