@@ -77,6 +77,20 @@ class StaticCache(nn.Module):
         self.positions = jax.lax.dynamic_update_slice_in_dim(self.positions, positions, self.length, axis=1)
         return positions
 
+    def attend(self, q, k, v, mask):
+        """Attention of a piece of a text over the first quarter of the places, or half, where no other is in use yet."""
+
+        def over(places):
+            return lambda q, k, v, mask: F.scaled_dot_product_attention(
+                q, k[:, :, :places], v[:, :, :places], mask[..., :places], enable_gqa=True
+            )
+
+        sizes = [max(self.capacity // 4, 1), max(self.capacity // 2, 1), self.capacity]
+        used = self.length + q.shape[2]
+        return jax.lax.switch(
+            sum((used > size).astype(int) for size in sizes[:-1]), list(map(over, sizes)), q, k, v, mask
+        )
+
     def advance(self, attention_mask) -> None:
         """The new tokens are in; padding behind the last token of all texts is overwritten by what comes next."""
         used = jnp.where(attention_mask.any(0), jnp.arange(1, attention_mask.shape[1] + 1), 0)
@@ -120,7 +134,10 @@ class LlamaAttention(nn.Module):
             k, v = cache.layers[self.layer_idx].update(k, v, cache.length)
         dropout = self.attention_dropout if self.training else 0.0
         causal = attention_mask is None
-        y = F.scaled_dot_product_attention(q, k, v, attention_mask, dropout, causal, enable_gqa=True)
+        if cache is not None and time > 1 and not dropout:
+            y = cache.attend(q, k, v, attention_mask)
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, attention_mask, dropout, causal, enable_gqa=True)
         return self.o_proj(y.swapaxes(1, 2).reshape(batch, time, -1))
 
 
