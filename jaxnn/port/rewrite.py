@@ -683,6 +683,8 @@ class Rewriter(Scopes, Assignments, InPlace, Decisions):
             return
         if base.kind == "unknown" and not any(row.form in ("method", "both") for row in TABLE[name]):
             return
+        if base.kind == "unknown" and isinstance(self.source.parent(node), ast.Expr) and not name.endswith("_"):
+            return  # nobody takes the result: `x.sort()` of a list, or of a NumPy array
         if base.kind == "unknown" and match is None and not any(takes(row, node) for row in TABLE[name]):
             return  # called as no tensor method is
         why = (

@@ -459,3 +459,9 @@ def test_the_type_of_a_device_that_the_file_makes_is_known():
     )
     assert names["amp"](1) == "cpu"
     assert "device.type" in ported(head + "def amp(device):\n    return device.type\n")  # another one
+
+
+def test_a_call_whose_result_nobody_takes_is_no_tensors():
+    names: dict = {}
+    exec(ported("import torch\n\n\ndef order(x):\n    x.sort()\n    return x\n"), names)
+    assert names["order"](np.asarray([2, 1])).tolist() == [1, 2] == names["order"]([2, 1])
