@@ -11,11 +11,20 @@ from typing import Any
 import numpy as np
 
 from jaxnn.io._leave_out import path_text
+from jaxnn.io.errors import quoted
 from jaxnn.io.files import gguf_table, load
 
 
 def tensors(obj: Any) -> Iterator[tuple[str, np.ndarray[Any, Any] | np.generic]]:
     """The arrays in nested containers by path ("optimizer.state.0.exp_avg"), each container entered once."""
+    return ((path, value) for path, value in entries(obj) if isinstance(value, (np.ndarray, np.generic)))
+
+
+_PLAIN = (str, bytes, bool, int, float, complex, type(None))
+
+
+def entries(obj: Any) -> Iterator[tuple[str, Any]]:
+    """The same, and the plain values of dicts, of which a list or tuple that holds nothing else is one."""
     seen: set[int] = set()
     pending: list[tuple[Any, Iterator[tuple[Any, Any]]]] = [(None, iter([(None, obj)]))]
     while pending:
@@ -28,13 +37,21 @@ def tensors(obj: Any) -> Iterator[tuple[str, np.ndarray[Any, Any] | np.generic]]
         below = (path, key) if len(pending) > 1 else None
         if isinstance(value, (np.ndarray, np.generic)):
             yield path_text(below), value
+        elif isinstance(value, _PLAIN):
+            if below is not None:
+                yield path_text(below), value
         elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
             seen.add(id(value))
+            if below is not None and value and type(value) in (list, tuple) and all(type(v) in _PLAIN for v in value):
+                yield path_text(below), value
+                continue
             pending.append((below, iter(value.items() if isinstance(value, dict) else enumerate(value))))
 
 
 def describe_file(path: str | os.PathLike[str]) -> tuple[list[tuple[str, str, str, str]], str]:
     """Rows (name, shape, dtype, bytes) and a line of totals. A tensor tied to an earlier one counts no bytes.
+
+    First come the plain values, with the value and its type in place of shape and dtype.
 
     The dtype of a quantized tensor is its GGUF type, and its bytes are those in the file.
 
@@ -55,7 +72,11 @@ def describe_file(path: str | os.PathLike[str]) -> tuple[list[tuple[str, str, st
     rows = []
     first: dict[str, str] = {}
     count, total = 0, 0
-    for name, array in tensors(load(path, strict=False)):
+    plain_rows = []
+    for name, array in entries(load(path, strict=False)):
+        if not isinstance(array, (np.ndarray, np.generic)):
+            plain_rows.append((name, quoted(array), type(array).__name__, ""))
+            continue
         # A text, since Python randomises the hashes of texts only: a file cannot choose places that collide.
         place = f"name {name}"
         if isinstance(array, np.ndarray) and array.size:
@@ -66,7 +87,7 @@ def describe_file(path: str | os.PathLike[str]) -> tuple[list[tuple[str, str, st
         first[place] = name
         count, total = count + array.size, total + array.nbytes
         rows.append((name, shape_text(array.shape), str(array.dtype), _bytes(array.nbytes)))
-    return rows, _totals(len(rows), count, total)
+    return plain_rows + rows, _totals(len(rows), count, total)
 
 
 def _totals(tensors: int, values: int, size: int) -> str:
@@ -88,7 +109,7 @@ def _bytes(count: float) -> str:
 def show(path: str | os.PathLike[str]) -> None:
     """Print the table."""
     rows, totals = describe_file(path)
-    show_table(("name", "shape", "dtype", "size"), rows, totals)
+    show_table(("name", "shape or value", "dtype", "size"), rows, totals)
 
 
 def show_table(heads: Sequence[str], rows: Sequence[Sequence[str]], totals: str) -> None:

@@ -291,11 +291,17 @@ def test_inspect(tmp_path, capsys):
     from jaxnn.__main__ import main
 
     weight = np.zeros((3, 4), np.float32)
-    nn.save({"model": {"weight": weight, "tied": weight}, "steps": [np.int64(3)]}, tmp_path / "x.pt")
+    plain = {"epoch": 7, "arch": "resnet\x1b[31m", "args": {"lr": 0.1, "layers": [2, 2, 3]}}
+    nn.save({"model": {"weight": weight, "tied": weight}, "steps": [np.int64(3)]} | plain, tmp_path / "x.pt")
     assert main(["inspect", str(tmp_path / "x.pt")]) == 0
     shown = capsys.readouterr().out
     for text in ("model.weight", "3×4", "float32", "48 B", "= model.weight", "steps.0", "scalar", "int64", "3 tensors"):
         assert text in shown
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["epoch", "7", "int"] in rows and ["args.lr", "0.1", "float"] in rows
+    assert (
+        ["args.layers", "[2,", "2,", "3]", "list"] in rows and "'resnet\\x1b[31m'" in shown and "\x1b[31m" not in shown
+    )
     (tmp_path / "x.pt").write_bytes(b"nonsense")
     assert main(["inspect", str(tmp_path / "x.pt")]) == 1
     assert "not a file of torch.save" in capsys.readouterr().err
