@@ -223,6 +223,19 @@ def _inputs(pair: Pair) -> str | None:
     return None
 
 
+def _own_state(pair: Pair) -> str | None:
+    """Parameters and buffers that belong to the model or block itself, where the input of a layer in it differs."""
+    if _inputs(pair) is None:
+        return None
+    theirs, ours = pair.whole_reference.state, pair.whole_ours.state
+    for name, value in theirs.items():
+        owner = name.rpartition(".")[0]
+        around = not owner or pair.reference.path.startswith(f"{owner}.")
+        if around and name in ours and not close(ours[name], value, 1e-6):
+            return f"weights: {name}, of {owner or 'the model'} itself, differs{_how(value, ours[name], '')}"
+    return None
+
+
 def _relation(theirs: Any, ours: Any) -> str:
     """What simple operation takes one to the other."""
     if ours is None:
@@ -329,6 +342,7 @@ PROBES: tuple[Callable[[Pair], str | None], ...] = (
     _statistics,
     _precision,
     _backward,
+    _own_state,
     _inputs,
     _activation,
     _output,

@@ -106,6 +106,9 @@ def compare(reference: Any, model: Any, *inputs: Any, gradients: bool = True, **
         gradients: compare gradients too.
         kwargs: further inputs by name.
 
+    Raises:
+        TypeError: what is no model, arguments in the other order, or inputs beside a `Trace`.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> from jaxnn.testing import compare
@@ -113,7 +116,15 @@ def compare(reference: Any, model: Any, *inputs: Any, gradients: bool = True, **
         >>> print(compare(before, after, jnp.linspace(-2, 2, 9)).cause.split(":")[0])
         gelu
     """
+    if isinstance(reference, (str, os.PathLike)):
+        raise TypeError(
+            "compare: reference: expected a model or a Trace, got a path: write compare(Trace.load(path), model)"
+        )
+    if isinstance(model, Trace):
+        raise TypeError("compare: model: expected a jaxnn Module, got a Trace: the reference comes first")
     check_model(model)
+    if isinstance(reference, Trace) and inputs:
+        raise TypeError("compare: inputs: a Trace holds its own: write compare(trace, model)")
     if isinstance(reference, Trace):
         own, truth, inputs = reference, reference, tuple(reference.inputs)
     else:

@@ -422,3 +422,31 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 def test_what_is_no_model():
     with pytest.raises(TypeError, match="expected a torch.nn.Module or a jaxnn Module, got int"):
         compare(nn.Linear(1, 1), 3, X)
+
+
+def test_a_buffer_of_the_model_itself_that_differs_is_named():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+            self.register_buffer("scale", jnp.ones(8))
+
+        def forward(self, x):
+            return self.inner(x * self.scale)
+
+    before, after = Scaled(), Scaled()
+    after.load_state_dict(before.state_dict() | {"scale": jnp.arange(8.0)})
+    found = compare(before, after, TOKENS)
+    assert found.first == "inner.0" and "weights: scale, of the model itself, differs" in found.cause
+
+
+def test_arguments_in_another_order_or_twice_are_refused(tmp_path):
+    model = nn.Linear(8, 8)
+    trace = record(model, TOKENS)
+    for arguments, message in (
+        ((str(tmp_path / "run.pt"), model), "Trace.load"),
+        ((model, trace), "the reference comes first"),
+        ((trace, model, TOKENS), "a Trace holds its own"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            compare(*arguments)
