@@ -75,7 +75,8 @@ def by_split(run: Callable[..., jax.Array], query: Any, *others: Any) -> jax.Arr
         return run(Split(jax.sharding.get_abstract_mesh(), named[0], named[-3] if len(named) > 3 else ()), *operands)
 
     results = PartitionSpec(*lies.spec[:-1], None)
-    return jax.sharding.auto_axes(in_auto_axes, axes=tuple(explicit), out_sharding=results)(query, *others)
+    run_in_auto: Any = jax.sharding.auto_axes(in_auto_axes, axes=tuple(explicit), out_sharding=results)
+    return run_in_auto(query, *others)
 
 
 def on_mesh(program: WithGradient, layout: Layout) -> WithGradient:
