@@ -27,23 +27,26 @@ _MOST = 4096  # entries of `_known`
 class Placement:
     """The shardings of the leaves of some trees, tree by tree, one object for equal ones; `whole` is a copy everywhere."""
 
-    __slots__ = ("shardings", "whole", "explicit", "platform", "_in_order")
+    __slots__ = ("shardings", "whole", "explicit", "platform", "in_order")
 
     def __init__(self, shardings: tuple[tuple[Any, ...], ...], whole: NamedSharding) -> None:
         self.shardings, self.whole = shardings, whole
         self.explicit = is_explicit(whole.mesh)
         self.platform: str = next(iter(whole.device_set)).platform
-        self._in_order: set[Any] | None = set() if sum(size > 1 for size in whole.mesh.shape.values()) > 2 else None
+        self.in_order: set[Any] | None = set() if sum(size > 1 for size in whole.mesh.shape.values()) > 2 else None
 
     def check_inputs(self, where: str, values: Any) -> None:
-        """The arrays in `values` beside modules and optimizers name a mesh's axes in its order (`check_order`)."""
-        if self._in_order is None:
+        """The arrays in `values` beside modules and optimizers name a mesh's axes in its order (`check_order`).
+
+        To be asked where `in_order` is not None: on a mesh of three axes and more.
+        """
+        if self.in_order is None:
             return
         for leaf in jax.tree.leaves(values, is_leaf=lambda leaf: hasattr(type(leaf), "__jaxnn_stateful__")):
             sharding = sharding_of(leaf)
-            if isinstance(sharding, NamedSharding) and sharding not in self._in_order:
+            if isinstance(sharding, NamedSharding) and sharding not in self.in_order:
                 check_order(where, sharding)
-                self._in_order.add(sharding)
+                self.in_order.add(sharding)
 
 
 # The ids of the leaves' shardings -> their placement (None: nothing is spread), and the shardings, so that ids stay theirs.

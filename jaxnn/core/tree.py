@@ -497,7 +497,10 @@ def flatten(obj: Any) -> tuple[Sequence[Any], Structure]:
             pending[3].lost = None
         return pending[1], pending[0]
     cache, extra = cache_of(obj)
-    changed = [home for home in cache.homes if home.changed is not None]
+    changed: list[TraceHome] = []
+    for home in cache.homes:  # no comprehension: it is a call of its own, in each call of a compiled function
+        if home.changed is not None:
+            changed.append(home)
     moment = written[0]
     leaves = [box._value for box in cache.boxes]
     if written[0] is not moment:  # another thread has written: what was read may be of two moments

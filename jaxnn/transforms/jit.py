@@ -353,7 +353,8 @@ def jit(
             placement = placement_of(objects, roots) if spreads else None
             if placement is not None:
                 generator.lie(placement.whole, f"nn.jit: {name}")
-                placement.check_inputs(f"nn.jit: {name}", (args, kwargs))
+                if placement.in_order is not None:
+                    placement.check_inputs(f"nn.jit: {name}", (args, kwargs))
             # Calls at its only item's first reading, and keeps the result in the same act: an interrupt finds it there.
             done: defaultdict[int, Any] = defaultdict()
             claim = threading.Lock()

@@ -203,6 +203,7 @@ def test_leaking_a_traced_module_through_a_closure_raises():
 # -- gradients ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:functional_call. .* dropped")
 def test_gradients_are_a_dict_by_name_and_state_moves_also_in_eager_mode():
     net = Net()
     net.second.bias = net.second.bias  # reading and assigning a parameter's own array changes nothing

@@ -118,6 +118,7 @@ def test_values_and_gradients_are_those_of_one_device(call):
     ],
     ids=["spectral_norm", "matrix_exp", "cayley", "weight_norm"],
 )
+@pytest.mark.filterwarnings("ignore:functional_call. .* dropped")
 def test_parametrized_weights(parametrize):
     layer = parametrize(nn.Linear(4, 4))
     weights = {name: box.value for name, box in layer.named_parameters()}

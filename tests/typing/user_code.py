@@ -162,7 +162,8 @@ nn.autocast(dtyp=jnp.bfloat16)  # error: reportCallIssue
 nn.save(model.state_dict(), "model.pt")
 nn.save(model.state_dict())  # error: reportCallIssue
 model.load_state_dict(nn.load("model.pt"), strict=False)
-nn.load("model.pt", weights_only=True)  # error: reportCallIssue
+nn.load("model.pt", map_location="cpu", weights_only=True)
+nn.load("model.pt", weight_only=True)  # error: reportCallIssue
 jax.jit(score)(model, x)
 jax.tree.map(jnp.zeros_like, model)
 nn.manual_seed("0")  # error: reportArgumentType
