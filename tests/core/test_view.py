@@ -8,6 +8,9 @@ import pytest
 
 import jaxnn as nn
 
+# treescope asks NumPy for a class that NumPy 2.5 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:The chararray class:DeprecationWarning")
+
 
 class Net(nn.Module):
     """Layers of every kind of attribute, one of them under two names."""
