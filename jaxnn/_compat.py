@@ -72,15 +72,19 @@ _TRANSFORMS = {
 def transform_around() -> tuple[str, str]:
     """The innermost transform that is being traced ("jit", "scan", "cond", "grad" ...; "" for none), and of what code."""
     trace = _trace_context.trace
-    info = getattr(getattr(trace, "frame", None), "debug_info", None)
+    info = _debug_info(trace)
     kind = type(trace).__name__ if info is None else info.traced_for
     return _TRANSFORMS.get(kind, "" if kind.endswith("Trace") else kind), getattr(info, "func_src_info", "")
 
 
 def source_of(trace: Any) -> str:
     """The function that `trace` is of, as "name at file:line"; "" where JAX does not keep it (gradients)."""
-    frame = getattr(trace, "frame", None)
-    return getattr(getattr(frame, "debug_info", None), "func_src_info", "") or ""
+    return getattr(_debug_info(trace), "func_src_info", "") or ""
+
+
+def _debug_info(trace: Any) -> Any:
+    """What JAX keeps of the function that a jaxpr is traced of; None of other traces."""
+    return getattr(getattr(trace, "frame", None), "debug_info", None)
 
 
 def as_outside(trace: Any, value: Any) -> Any:

@@ -178,7 +178,7 @@ class Structure:
         modes = [node.fixed.get("training") for node in self.nodes]
         on, flagged = modes.count(True), len(modes) - modes.count(None)
         mode = "training" if on == flagged else "eval" if on == 0 else f"{on} of {flagged} in training"
-        frozen = sum(issubclass(meta[0], Parameter) and not meta[1] for meta in self.metas)
+        frozen = sum(map(is_frozen, self.metas))
         parts = [f"{len(self.nodes)} modules", f"{len(self.names)} arrays", mode if flagged else "", f"{frozen} frozen"]
         shown = ", ".join(part for part in parts if part and part != "0 frozen")
         return f"{self.nodes[0].kind.__name__}({shown}, options #{self._mark()})"
@@ -397,7 +397,7 @@ def _warn_foreign(holder: Any, name: str, value: Any) -> None:
 
 def _warn_of_derivatives(structure: Structure, leaves: Sequence[Any]) -> None:
     """Frozen parameters are frozen for nn.grad and nn.optim, which is no use where JAX's own functions train them."""
-    frozen = (at for at, meta in enumerate(structure.metas) if not is_trained(meta) and issubclass(meta[0], Parameter))
+    frozen = (at for at, meta in enumerate(structure.metas) if is_frozen(meta))
     name = next((structure.names[at] for at in frozen if _compat.is_differentiated(leaves[at])), None)
     if name is not None:
         warn_caller(
@@ -410,6 +410,11 @@ def _warn_of_derivatives(structure: Structure, leaves: Sequence[Any]) -> None:
 def is_trained(meta: tuple[Any, ...]) -> bool:
     """Whether a box of this meta is a Parameter that requires gradients."""
     return issubclass(meta[0], Parameter) and meta[1 + meta[0]._options.index("_requires_grad")]
+
+
+def is_frozen(meta: tuple[Any, ...]) -> bool:
+    """Whether a box of this meta is a Parameter that requires none."""
+    return issubclass(meta[0], Parameter) and not is_trained(meta)
 
 
 class _Recheck(freezing.Places):
