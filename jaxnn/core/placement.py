@@ -33,7 +33,7 @@ class Placement:
         self.shardings, self.whole = shardings, whole
         self.explicit = is_explicit(whole.mesh)
         self.platform: str = next(iter(whole.device_set)).platform
-        self.in_order: set[Any] | None = set() if sum(size > 1 for size in whole.mesh.shape.values()) > 2 else None
+        self.in_order: set[Any] | None = set() if has_three_axes(whole.mesh) else None
 
     def check_inputs(self, where: str, values: Any) -> None:
         """The arrays in `values` beside modules and optimizers name a mesh's axes in its order (`check_order`).
@@ -85,6 +85,11 @@ def sharding_of(value: Any) -> Any:
     return None if isinstance(value, _compat.Tracer) else getattr(value, "sharding", None)
 
 
+def has_three_axes(mesh: Any) -> bool:
+    """Whether three axes of a JAX mesh, or more, have several devices each: there XLA's partitioner makes mistakes."""
+    return sum(size > 1 for size in mesh.shape.values()) > 2
+
+
 def check_order(where: str, sharding: Any) -> None:
     """The axes along a dimension have to be named in the order of the mesh, where that has three or more.
 
@@ -94,7 +99,7 @@ def check_order(where: str, sharding: Any) -> None:
     Raises:
         ValueError: what was given, and how to name it.
     """
-    if not isinstance(sharding, NamedSharding) or sum(size > 1 for size in sharding.mesh.shape.values()) < 3:
+    if not isinstance(sharding, NamedSharding) or not has_three_axes(sharding.mesh):
         return
     order = list(sharding.mesh.shape)
     for entry in sharding.spec:

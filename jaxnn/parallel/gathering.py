@@ -18,6 +18,7 @@ from jaxnn.boxes.slot import Slot
 from jaxnn.core.hooks import RemovableHandle
 from jaxnn.core.lift import Call, is_stateful
 from jaxnn.core.module import Module
+from jaxnn.core.placement import has_three_axes
 from jaxnn.parallel.device_mesh import DeviceMesh
 from jaxnn.parallel.placement_types import as_spec
 from jaxnn.transforms.checkpoint import checkpoint, is_recomputed
@@ -122,7 +123,7 @@ def keep_to_one_axis(module: Module, mesh: DeviceMesh, axes_of_box: Callable[[Sl
     The axis that stays is the last of the mesh among the parameter's: by custom that of tensor parallelism.
     """
     order = list(mesh.jax_mesh.shape)
-    several = sum(size > 1 for size in mesh.jax_mesh.shape.values()) > 2
+    several = has_three_axes(mesh.jax_mesh)
     for child in module.modules():
         rows: list[tuple[str, PartitionSpec]] = []
         for name, box in child.named_parameters(recurse=False, remove_duplicate=False):
