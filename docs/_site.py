@@ -57,7 +57,7 @@ _FAMILIES = (
     ("core.module|boxes.parameter|boxes.uninitialized", "Module, Parameter, Buffer"),
     ("modules.container", "Containers"),
     ("transforms.|grad", "Transforms"),
-    ("core.random", "Randomness"),
+    ("core.random|tensor.drawing", "Randomness"),
     ("base.|lowering.", "Modes"),
     ("io.|export.", "Files"),
     ("porting.", "From and to PyTorch"),

@@ -235,6 +235,15 @@ if TYPE_CHECKING:
     from jaxnn.porting import from_torch as from_torch
     from jaxnn.porting import from_torch_state_dict as from_torch_state_dict
     from jaxnn.porting import to_torch_state_dict as to_torch_state_dict
+    from jaxnn.tensor.drawing import bernoulli as bernoulli
+    from jaxnn.tensor.drawing import multinomial as multinomial
+    from jaxnn.tensor.drawing import normal as normal
+    from jaxnn.tensor.drawing import rand as rand
+    from jaxnn.tensor.drawing import rand_like as rand_like
+    from jaxnn.tensor.drawing import randint as randint
+    from jaxnn.tensor.drawing import randn as randn
+    from jaxnn.tensor.drawing import randn_like as randn_like
+    from jaxnn.tensor.drawing import randperm as randperm
     from jaxnn.transforms.gradients import grad as grad  # jaxnn/grad.py is a module that is called as this function
     from jaxnn.utils.summary import summary as summary
 
@@ -246,6 +255,10 @@ _LAZY = {
     "load": "jaxnn.io:load",
     "save": "jaxnn.io:save",
     "summary": "jaxnn.utils.summary:summary",
+    **{
+        name: f"jaxnn.tensor.drawing:{name}"
+        for name in "bernoulli multinomial normal rand rand_like randint randn randn_like randperm".split()
+    },
     "attention": "jaxnn.attention",
     "targets": "jaxnn.targets",
     "export": "jaxnn.export",

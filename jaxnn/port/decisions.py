@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxnn.port.sites import Site
 
 EAGER = "Python needs the numbers: fails in a compiled function"
+UNCHECKED = "checked where the numbers are known: not in a compiled function"
 DYNAMIC = "its size depends on the numbers: fails in a compiled function"
 
 # Functions that need the numbers themselves; the names of other packages' end in a dot.
@@ -39,9 +40,43 @@ class Decisions:
 
     def _If(self: Any, node: ast.If | ast.While | ast.IfExp | ast.Assert) -> None:
         self.children(node)
-        self._decides(node.test)
+        if isinstance(node, ast.Assert) or (
+            isinstance(node, ast.If) and all(isinstance(one, ast.Raise) for one in node.body)
+        ):
+            self._checks(node.test, isinstance(node, ast.Assert))
+        else:
+            self._decides(node.test)
 
     _While = _IfExp = _Assert = _If
+
+    def _checks(self: Any, test: ast.expr, passes: bool) -> None:
+        """A test that only raises is left out where an array's numbers are not known.
+
+        Args:
+            passes: what the test is then, so that nothing is raised.
+        """
+        negated = isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
+        array = test.operand if negated else test  # type: ignore[attr-defined]
+        if isinstance(array, ast.BoolOp):
+            for value in array.values:
+                self._checks(value, passes != negated)
+        elif self._is_array(array):
+            self.listed(array, "if x: raise", UNCHECKED)
+            old, jax = self.edits.take(array), self.imports.alias("jax")
+            name = array.id if isinstance(array, ast.Name) else self.imports.free("found")
+            wanted = f"not {name}" if negated else name
+
+            def text(_: ast.AST) -> str:
+                given = name if isinstance(array, ast.Name) else f"{name} := {old(array)}"
+                unknown = f"isinstance({given}, {jax}.core.Tracer)"
+                return self.placed(test, f"{unknown} or {wanted}" if passes else f"not {unknown} and {wanted}")
+
+            self.edits[test] = text
+
+    def _is_array(self: Any, test: ast.expr) -> bool:
+        """Whether a test is an array of which Python asks the number."""
+        func = self.fact(test.func) if isinstance(test, ast.Call) else None
+        return self.fact(test).kind == "array" or (func is not None and func.kind == "external" and func.of in _JUDGING)
 
     def _comprehension(self: Any, node: ast.comprehension) -> None:
         self.children(node)
@@ -54,11 +89,7 @@ class Decisions:
                 self._decides(value)
         elif isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
             self._decides(test.operand)
-        elif self.fact(test).kind == "array" or (
-            isinstance(test, ast.Call)
-            and self.fact(test.func).of in _JUDGING
-            and self.fact(test.func).kind == "external"
-        ):
+        elif self._is_array(test):
             self.listed(test, "if x", f"{EAGER} (jnp.where, jax.lax.cond)")
 
     def listed(self: Any, node: ast.AST, name: str, why: str) -> None:
@@ -75,6 +106,8 @@ class Decisions:
         if fact.kind != "external" or not (fact.of in _NEEDING or f"{fact.of.partition('.')[0]}." in _NEEDING):
             return
         listing = fact.of.rpartition(".")[2] in ("max", "min", "sorted", "any", "all")
+        if len(node.args) == 1 and self.of_sizes(node.args[0]):
+            return
         for given in (self.fact(one) for one in node.args):
             if given.kind == "array" or (listing and given.kind in ("list", "tuple") and item(given).kind == "array"):
                 self.listed(node, fact.of, EAGER)

@@ -135,6 +135,8 @@ def of_row(match: Match, program: Program) -> str | None:
         return "float32" if not match.rest else None
     if name.endswith("_like") or name.startswith("new_"):
         return x.dtype
+    if name in ("max", "min"):
+        return _of_extreme(match, x, program)
     if name in ("tensor", "full", "arange"):
         return _of_data(name, match, program)
     if name in _FLOATS:
@@ -146,6 +148,14 @@ def of_row(match: Match, program: Program) -> str | None:
     if name in _PRODUCTS or name in ("cat", "concat", "concatenate", "stack", "where"):
         return _of_several(match, program)
     return None
+
+
+def _of_extreme(match: Match, x: Fact, program: Program) -> str | None:
+    if "other" in match.bound:
+        return _of_several(match, program)
+    if match.row.torch.endswith(("[1]", ".indices")):
+        return "int32"
+    return x.dtype if match.row.result.startswith("array") and match.row.result != "arrays" else None
 
 
 def _of_data(name: str, match: Match, program: Program) -> str | None:
@@ -160,6 +170,9 @@ def _of_data(name: str, match: Match, program: Program) -> str | None:
     found = set()
     for value in values:
         fact = program.fact(value)
+        if fact.kind == "shape":
+            found.add("int32")
+            continue
         while fact.kind in ("list", "tuple"):
             parts = fact.of if isinstance(fact.of, tuple) else (fact.of,)
             kinds = {part.kind for part in parts if part is not None}

@@ -76,6 +76,12 @@ class Imports:
             self._aliases[root] = next((n for n in _ALIASES[root][1] if n not in taken), f"_{root}")
         return self._aliases[root]
 
+    def free(self, name: str) -> str:
+        """The name, or one like it that the file does not have."""
+        while name in self._names or name in self.bound:
+            name += "_"
+        return name
+
     def spelled(self, text: str) -> str:
         root, dot, rest = text.partition(".")
         return self.alias(root) + dot + rest if root in _ALIASES and (dot or root in _PATHS) else text

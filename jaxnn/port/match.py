@@ -116,7 +116,7 @@ def _passes(row: Row) -> bool:
             "jnp.eye(",
             "jnp.asarray(",
             "jnp.array(",
-            "T.rand",
+            "nn.rand",
         )
     )
 

@@ -65,6 +65,10 @@ SINGLE = {
     "torch.autograd.no_grad": "nn.no_grad",
     "torch.autograd.enable_grad": "nn.enable_grad",
     "torch.is_inference_mode_enabled": "nn.is_inference_mode_enabled",
+    **{
+        f"torch.{name}": f"nn.{name}"
+        for name in "bernoulli multinomial normal rand rand_like randint randn randn_like randperm".split()
+    },
     "torch.load": "nn.load",
     "torch.save": "nn.save",
     "torch.manual_seed": "nn.manual_seed",

@@ -23,6 +23,7 @@ from jaxnn.port.rules import TABLE, Row
 from jaxnn.port.scopes import Scopes
 from jaxnn.port.sharing import in_place_attributes, may_work_in_place, wholly, works_in_place
 from jaxnn.port.sites import Ported, Site
+from jaxnn.port.sizes import KNOWN, Sizes
 from jaxnn.port.source import Edits, Source, walk
 from jaxnn.port.training import port_steps
 
@@ -39,7 +40,7 @@ _KERNEL = "write the operation in JAX, or the kernel in Pallas"
 _GRADIENTS = {"grad", "grad_fn"}
 
 
-class Rewriter(Scopes, Assignments, InPlace, Decisions):
+class Rewriter(Scopes, Assignments, InPlace, Decisions, Sizes):
     """Decides every site of one file."""
 
     def __init__(self, program: Program, module: Module) -> None:
@@ -49,6 +50,11 @@ class Rewriter(Scopes, Assignments, InPlace, Decisions):
         self.edits = Edits(self.source)
         self.imports = Imports(program, module, self.edits)
         self.emitter = Emitter(self.edits.text, self.imports.alias)
+        self._numpys_emitter = Emitter(
+            self.edits.text, lambda root: self.imports.alias("np" if root == "jnp" else root)
+        )
+        self.numpys: set[int] = set()
+        self._looked_at: set[int] = set()
         self.sites: list[Site] = []
         self._functions: list[ast.AST] = []
         self._local_names: dict[int, set[str]] = {}
@@ -475,7 +481,9 @@ class Rewriter(Scopes, Assignments, InPlace, Decisions):
             given = node.args[0]
             if not isinstance(given, ast.Call) and self.fact(given).kind == "array":
                 self.children(node)
-                self.site(node, fact.of[9:], "changed", f"torch takes any tensor of one number; {EAGER}")
+                known = self.of_sizes(given)
+                why = KNOWN if known else f"torch takes any tensor of one number; {EAGER}"
+                self.site(node, fact.of[9:], "exact" if known else "changed", why)
                 old = self.edits.take(given)
                 self.edits[given] = lambda at: f"{tight(old(at))}.item()"
                 return True
@@ -712,7 +720,10 @@ class Rewriter(Scopes, Assignments, InPlace, Decisions):
             if may_be_narrow(self.fact(x), self.program):
                 status, old = "helper", self.edits.take(x)
                 self.edits[x] = lambda at: f"{self.imports.alias('T')}.wide({old(at)})"
-        self.site(node, name, status, row.note, row)
+        note = row.note
+        if row.torch in ("tolist", "item", "numpy") and isinstance(x, ast.expr) and self.of_sizes(x):
+            status, note = "exact", KNOWN
+        self.site(node, name, status, note, row)
         if row.torch in ADDING_UP and isinstance(x, ast.expr) and not match.bound.get("dtype") and status == "exact":
             if if_narrow(self.program, lambda: may_be_narrow(self.fact(x), self.program)):
                 self.listed(node, name, NARROW)
@@ -723,10 +734,13 @@ class Rewriter(Scopes, Assignments, InPlace, Decisions):
         kept = self._kept(node, match)
         if kept is not None:
             return kept
-        text = self.emitter.row(match)
+        text = self._emitter_of(node).row(match)
         if "\n" in text and not _enclosed(text) and not isinstance(self.source.parent(node), (ast.Call, ast.Subscript)):
             return f"({text})"
         return self.placed(node, text)
+
+    def _emitter_of(self, node: ast.expr) -> Emitter:
+        return self._numpys_emitter if id(node) in self.numpys else self.emitter
 
     def placed(self, node: ast.expr, text: str) -> str:
         """The text in parentheses where the place of `node` asks for them."""
@@ -737,7 +751,8 @@ class Rewriter(Scopes, Assignments, InPlace, Decisions):
         template = match.row.template.node
         if not (isinstance(node, ast.Call) and isinstance(template, ast.Call)) or node.lineno == node.end_lineno:
             return None
-        wanted = self.emitter._arguments(template, match)
+        emitter = self._emitter_of(node)
+        wanted = emitter._arguments(template, match)
         written = [*node.args, *node.keywords]
         method = isinstance(node.func, ast.Attribute) and match.bound.get("x") is node.func.value
         if method and not (
@@ -754,7 +769,7 @@ class Rewriter(Scopes, Assignments, InPlace, Decisions):
             if not text.endswith(self.edits.text(value)):
                 return None
             pieces.append((argument, text))
-        func = self.emitter._node(template.func, template, match)
+        func = emitter._node(template.func, template, match)
         at = self.source.end(node.func)
         if method:
             assert isinstance(node.func, ast.Attribute)

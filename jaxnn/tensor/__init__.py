@@ -5,15 +5,6 @@ from jaxnn.tensor.dispatching import NotPorted as NotPorted
 from jaxnn.tensor.dispatching import dispatch as dispatch
 from jaxnn.tensor.dispatching import is_tensor as is_tensor
 from jaxnn.tensor.dispatching import not_ported as not_ported
-from jaxnn.tensor.drawing import bernoulli as bernoulli
-from jaxnn.tensor.drawing import multinomial as multinomial
-from jaxnn.tensor.drawing import normal as normal
-from jaxnn.tensor.drawing import rand as rand
-from jaxnn.tensor.drawing import rand_like as rand_like
-from jaxnn.tensor.drawing import randint as randint
-from jaxnn.tensor.drawing import randn as randn
-from jaxnn.tensor.drawing import randn_like as randn_like
-from jaxnn.tensor.drawing import randperm as randperm
 from jaxnn.tensor.expecting import expect as expect
 from jaxnn.tensor.function import Function as Function
 from jaxnn.tensor.indexing import gather as gather

@@ -1,7 +1,7 @@
 """Random arrays: torch's numbers for the same seed, or a jax key's inside a compiled function.
 
 Outside of any trace the numbers come from the generator's Mersenne twister, as those of ``nn.init`` do, so
-``nn.manual_seed(0); randn(3)`` are the numbers of ``torch.manual_seed(0); torch.randn(3)``. Inside ``nn.jit`` and its
+``nn.manual_seed(0); nn.randn(3)`` are the numbers of ``torch.manual_seed(0); torch.randn(3)``. Inside ``nn.jit`` and its
 like, and under ``nn.rng(key)``, they come from the key stream. torch's options that mean nothing here (device, layout,
 requires_grad, pin_memory) are accepted, so that factory arguments pass.
 """
@@ -58,9 +58,8 @@ def randn(*size: Any, dtype: Any = None, generator: random.Generator | None = No
 
     Example:
         >>> import jaxnn as nn
-        >>> from jaxnn import tensor as T
         >>> _ = nn.manual_seed(0)
-        >>> print(T.randn(3))  # as torch.manual_seed(0); torch.randn(3)
+        >>> print(nn.randn(3))  # as torch.manual_seed(0); torch.randn(3)
         [ 1.5409961 -0.2934289 -2.1787894]
 
     Follows ``torch.randn``.
@@ -74,9 +73,8 @@ def rand(*size: Any, dtype: Any = None, generator: random.Generator | None = Non
 
     Example:
         >>> import jaxnn as nn
-        >>> from jaxnn import tensor as T
         >>> _ = nn.manual_seed(0)
-        >>> print(T.rand(3))  # as torch.manual_seed(0); torch.rand(3)
+        >>> print(nn.rand(3))  # as torch.manual_seed(0); torch.rand(3)
         [0.4962566  0.7682218  0.08847743]
 
     Follows ``torch.rand``.
@@ -90,8 +88,8 @@ def randn_like(x: Any, dtype: Any = None, generator: random.Generator | None = N
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from jaxnn import tensor as T
-        >>> T.randn_like(jnp.zeros((2, 3))).shape
+        >>> import jaxnn as nn
+        >>> nn.randn_like(jnp.zeros((2, 3))).shape
         (2, 3)
 
     Follows ``torch.randn_like``.
@@ -105,8 +103,8 @@ def rand_like(x: Any, dtype: Any = None, generator: random.Generator | None = No
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from jaxnn import tensor as T
-        >>> T.rand_like(jnp.zeros((2, 3))).shape
+        >>> import jaxnn as nn
+        >>> nn.rand_like(jnp.zeros((2, 3))).shape
         (2, 3)
 
     Follows ``torch.rand_like``.
@@ -129,9 +127,8 @@ def randint(*bounds: Any, dtype: Any = None, generator: random.Generator | None 
 
     Example:
         >>> import jaxnn as nn
-        >>> from jaxnn import tensor as T
         >>> _ = nn.manual_seed(0)
-        >>> print(T.randint(10, (4,)))  # as torch.manual_seed(0); torch.randint(10, (4,))
+        >>> print(nn.randint(10, (4,)))  # as torch.manual_seed(0); torch.randint(10, (4,))
         [4 9 3 0]
 
     Follows ``torch.randint``.
@@ -166,9 +163,8 @@ def randperm(n: int, dtype: Any = None, generator: random.Generator | None = Non
 
     Example:
         >>> import jaxnn as nn
-        >>> from jaxnn import tensor as T
         >>> _ = nn.manual_seed(0)
-        >>> print(T.randperm(5))  # as torch.manual_seed(0); torch.randperm(5)
+        >>> print(nn.randperm(5))  # as torch.manual_seed(0); torch.randperm(5)
         [4 0 1 3 2]
 
     Follows ``torch.randperm``.
@@ -202,8 +198,8 @@ def normal(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from jaxnn import tensor as T
-        >>> T.normal(jnp.arange(3.0), 0.1).shape, T.normal(0.0, 1.0, (2, 3)).shape
+        >>> import jaxnn as nn
+        >>> nn.normal(jnp.arange(3.0), 0.1).shape, nn.normal(0.0, 1.0, (2, 3)).shape
         ((3,), (2, 3))
 
     Follows ``torch.normal``.
@@ -247,8 +243,8 @@ def bernoulli(x: Any, p: float | None = None, *, generator: Any = None) -> jax.A
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from jaxnn import tensor as T
-        >>> T.bernoulli(jnp.array([0.0, 1.0])).tolist()
+        >>> import jaxnn as nn
+        >>> nn.bernoulli(jnp.array([0.0, 1.0])).tolist()
         [0.0, 1.0]
 
     Follows ``torch.bernoulli``.
@@ -280,8 +276,8 @@ def multinomial(x: Any, num_samples: int, replacement: bool = False, *, generato
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from jaxnn import tensor as T
-        >>> T.multinomial(jnp.array([0.0, 3.0, 0.0]), 2, replacement=True).tolist()
+        >>> import jaxnn as nn
+        >>> nn.multinomial(jnp.array([0.0, 3.0, 0.0]), 2, replacement=True).tolist()
         [1, 1]
 
     Follows ``torch.multinomial``.

@@ -21,7 +21,6 @@ LISTED = {
     "if x.sum() > 0 and not mask.all():": 2,
     "while n > 3:": 1,
     "y = x if n > 0 else -x": 1,
-    "assert (n > 0).all(), 'no'": 1,
     "y = [i for i in k if n > i]": 1,
     "y = n.item() + int(n) + float(x[0])": 3,
     "y = x.tolist()": 1,
@@ -96,6 +95,32 @@ def test_numbers_by_a_mask_are_written_in_a_compiled_function_too(body):
     want = theirs["f"](torch.tensor(x), torch.tensor(mask)).numpy()
     for run in (ours["f"], nn.jit(ours["f"])):
         np.testing.assert_array_equal(np.asarray(run(jnp.asarray(x), jnp.asarray(mask))), want)
+
+
+CHECKS = {
+    "assert (x > 0).all(), 'low'": "assert isinstance(found := (x > 0).all(), jax.core.Tracer) or found, 'low'",
+    "low = (x < 1).any()\nassert not low and x.dim() == 1": "assert (isinstance(low, jax.core.Tracer) or not low) and x.ndim == 1",
+    "if (x < 1).any() or torch.isnan(x).any():\n    raise AssertionError": (
+        "if not isinstance(found := (x < 1).any(), jax.core.Tracer) and found or not isinstance("
+    ),
+    "if not torch.equal(x.abs(), x):\n    raise AssertionError\nelse:\n    x = x * 1": (
+        "if not isinstance(found := jnp.array_equal("
+    ),
+}
+
+
+@pytest.mark.parametrize("body", CHECKS)
+def test_what_only_raises_is_checked_where_the_numbers_are_known(body):
+    text = "import torch\n\n\ndef f(x: torch.Tensor):\n" + textwrap.indent(body, "    ") + "\n    return x * 2\n"
+    ported = port_source(text)
+    assert CHECKS[body] in ported.text
+    assert any(site.status == "changed" and "checked where" in site.why for site in ported.sites)
+    space = {}
+    exec(compile(ported.text, "ported", "exec"), space)
+    for run in (space["f"], nn.jit(space["f"])):
+        np.testing.assert_array_equal(run(jnp.asarray([1.0, 3.0])), [2.0, 6.0])
+    with pytest.raises(AssertionError):
+        space["f"](jnp.asarray([1.0, -3.0]))
 
 
 @pytest.mark.parametrize("jit", [False, True])

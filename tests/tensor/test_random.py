@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn import tensor as T
 
 DRAWS = {
     "randn": (lambda t, like: t.randn(3, 7), lambda t, like: t.randn((2, 3))),
@@ -34,49 +33,49 @@ def test_torchs_numbers_for_a_seed_and_the_stream_goes_on_alike(name):
     like = np.arange(-10.0, 11, dtype=np.float32).reshape(3, 7)
     for draw in DRAWS[name]:
         nn.manual_seed(3), torch.manual_seed(3)
-        ours, theirs = draw(T, jnp.asarray(like)), draw(torch, torch.from_numpy(like)).numpy()
+        ours, theirs = draw(nn, jnp.asarray(like)), draw(torch, torch.from_numpy(like)).numpy()
         np.testing.assert_allclose(np.asarray(ours), theirs, rtol=3e-7, atol=1e-7)
         assert ours.dtype.kind == theirs.dtype.kind
-        np.testing.assert_allclose(T.rand(3), torch.rand(3).numpy())  # what is drawn next
+        np.testing.assert_allclose(nn.rand(3), torch.rand(3).numpy())  # what is drawn next
 
 
 @pytest.mark.parametrize("name", [*DRAWS, "multinomial"])
 def test_new_numbers_at_each_call_of_compiled_code(name):
     like = jnp.arange(1.0, 22.0).reshape(3, 7)
     draw = DRAWS[name][0] if name in DRAWS else (lambda t, like: t.multinomial(like, 3))
-    compiled = nn.jit(lambda like: draw(T, like))
-    first, second, eager = compiled(like), compiled(like), draw(T, like)
+    compiled = nn.jit(lambda like: draw(nn, like))
+    first, second, eager = compiled(like), compiled(like), draw(nn, like)
     assert not jnp.array_equal(first, second) and first.shape == eager.shape and first.dtype == eager.dtype
 
 
 def test_multinomial_follows_the_weights():
     weights = jnp.array([[0.0, 1.0, 3.0], [2.0, 2.0, 0.0]])
-    drawn = np.asarray(T.multinomial(weights, 4000, replacement=True))
+    drawn = np.asarray(nn.multinomial(weights, 4000, replacement=True))
     shares = np.stack([np.bincount(row, minlength=3) / 4000 for row in drawn])
     np.testing.assert_allclose(shares, [[0, 0.25, 0.75], [0.5, 0.5, 0]], atol=0.04)
-    once = np.asarray(T.multinomial(jnp.ones(5), 5))
+    once = np.asarray(nn.multinomial(jnp.ones(5), 5))
     assert sorted(once.tolist()) == [0, 1, 2, 3, 4]
     with pytest.raises(RuntimeError, match="at most 5"):
-        T.multinomial(jnp.ones(5), 6)
+        nn.multinomial(jnp.ones(5), 6)
 
 
 def test_factory_arguments_of_torch_pass_and_others_do_not():
-    assert T.randn(2, device="cuda", requires_grad=True, dtype=jnp.float16).dtype == jnp.float16
+    assert nn.randn(2, device="cuda", requires_grad=True, dtype=jnp.float16).dtype == jnp.float16
     with pytest.raises(TypeError, match="'devise'"):
-        T.rand(2, devise="cpu")
+        nn.rand(2, devise="cpu")
     with pytest.raises(TypeError, match="expected an int, got 1.5"):
-        T.randn(1.5)
+        nn.randn(1.5)
     with pytest.raises(RuntimeError, match="low < high"):
-        T.randint(3, 3, (2,))
+        nn.randint(3, 3, (2,))
     with pytest.raises(TypeError, match="size: expected a shape"):
-        T.normal(0.0, 1.0)
+        nn.normal(0.0, 1.0)
 
 
 def test_a_generator_of_its_own_and_a_key():
     own = nn.Generator().manual_seed(5)
-    first = T.randn(3, generator=own)
-    assert jnp.array_equal(first, T.randn(3, generator=nn.Generator().manual_seed(5)))
+    first = nn.randn(3, generator=own)
+    assert jnp.array_equal(first, nn.randn(3, generator=nn.Generator().manual_seed(5)))
     with nn.rng(jax.random.key(1)):
-        drawn = T.randn(3)
+        drawn = nn.randn(3)
     with nn.rng(jax.random.key(1)):
-        assert jnp.array_equal(drawn, T.randn(3))
+        assert jnp.array_equal(drawn, nn.randn(3))

@@ -3,6 +3,7 @@
 from jaxnn.port.rules.row import Row
 
 _INT = "int64 is int32"
+_OTHERS = "other numbers than torch's for a seed"
 
 _CASTS = {
     "float": "float32",
@@ -71,16 +72,17 @@ ROWS = (
     Row("view_as_complex", "x", "jax.lax.complex({x}[..., 0], {x}[..., 1])", "torch.view_as_complex(c2)", when="x:simple", form="function", result="array-1"),
     Row("view_as_complex", "x", "jax.lax.complex(*jnp.unstack({x}, axis=-1))", "torch.view_as_complex(c2 * 2)", form="function", result="array-1"),
     # Random numbers, from torch's stream.
-    Row("randn", "*size, dtype=None, generator=None", "T.randn({size}, dtype={dtype?}, generator={generator?})", "torch.randn(2, 3).shape", form="function", status="helper"),
-    Row("rand", "*size, dtype=None, generator=None", "T.rand({size}, dtype={dtype?}, generator={generator?})", "torch.rand(2, 3).shape", form="function", status="helper"),
-    Row("randn_like", "x, *, dtype=None", "T.randn_like({x}, dtype={dtype?})", "torch.randn_like(x).shape", form="function", status="helper"),
-    Row("rand_like", "x, *, dtype=None", "T.rand_like({x}, dtype={dtype?})", "torch.rand_like(x).shape", form="function", status="helper"),
-    Row("randint", "high, size, *, dtype=None", "T.randint({high}, {size}, dtype={dtype?})", "torch.randint(5, (2, 3)).shape", form="function", status="helper"),
-    Row("randint", "low, high, size, *, dtype=None", "T.randint({low}, {high}, {size}, dtype={dtype?})", "torch.randint(0, 5, (2, 3)).shape", form="function", status="helper"),
-    Row("randperm", "n, *, dtype=None", "T.randperm({n}, dtype={dtype?})", "torch.randperm(4).shape", form="function", result="array=1", status="helper"),
-    Row("normal", "mean=0.0, std=1.0, size=None", "T.normal({mean}, {std}, {size?})", "torch.normal(0.0, 1.0, (2, 3)).shape", form="function", status="helper"),
-    Row("bernoulli", "x, p=None", "T.bernoulli({x}, {p?})", "torch.bernoulli(p / 2).shape", status="helper"),
-    Row("multinomial", "x, num_samples, replacement=False", "T.multinomial({x}, {num_samples}, {replacement?})", "torch.multinomial(p[0], 2).shape", status="helper"),
+    Row("randn", "*size, dtype=None, generator=None", "nn.randn({size}, dtype={dtype?}, generator={generator?})", "torch.randn(2, 3).shape", form="function"),
+    Row("rand", "*size, dtype=None, generator=None", "nn.rand({size}, dtype={dtype?}, generator={generator?})", "torch.rand(2, 3).shape", form="function"),
+    Row("randn_like", "x, *, dtype=None", "nn.randn_like({x}, dtype={dtype?})", "torch.randn_like(x).shape", form="function"),
+    Row("rand_like", "x, *, dtype=None", "nn.rand_like({x}, dtype={dtype?})", "torch.rand_like(x).shape", form="function"),
+    Row("randint", "high, size, *, dtype=None", "nn.randint({high}, {size}, dtype={dtype?})", "torch.randint(5, (2, 3)).shape", form="function"),
+    Row("randint", "low, high, size, *, dtype=None", "nn.randint({low}, {high}, {size}, dtype={dtype?})", "torch.randint(0, 5, (2, 3)).shape", form="function"),
+    Row("randperm", "n, *, dtype=None", "nn.randperm({n}, dtype={dtype?})", "torch.randperm(4).shape", form="function", result="array=1"),
+    Row("normal", "mean=0.0, std=1.0, size=None", "nn.normal({mean}, {std}, {size?})", "torch.normal(0.0, 1.0, (2, 3)).shape", form="function"),
+    Row("bernoulli", "x", "nn.bernoulli({x})", "torch.bernoulli(p / 2).shape"),
+    Row("bernoulli", "x, p", "nn.bernoulli({x}, {p})", "torch.bernoulli(x, 0.5).shape", status="changed", note=_OTHERS),
+    Row("multinomial", "x, num_samples, replacement=False", "nn.multinomial({x}, {num_samples}, {replacement?})", "torch.multinomial(p[0], 2).shape", status="changed", note=_OTHERS),
     # Casts.
     *(
         Row(name, "x", f"{{x}}.astype(jnp.{dtype})", f"{'p' if dtype == 'uint8' else 'x'}.{name}()", form="method", knows="array")
