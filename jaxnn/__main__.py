@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from jaxnn.port import command
@@ -16,7 +17,13 @@ def main(arguments: list[str] | None = None) -> int:
         "inspect", help="names, shapes, dtypes and totals of a checkpoint; runs none of its code"
     )
     inspect.add_argument(
-        "file", help=".pt, .pth, .ckpt, .bin, .safetensors, .gguf, or the .index.json of a sharded one"
+        "file",
+        help=".pt, .pth, .ckpt, .bin, .safetensors, .gguf, or the .index.json of a sharded one; .jaxnn of nn.export.save",
+    )
+    inspect.add_argument(
+        "--depth",
+        type=_depth,
+        help="sum up names of more parts: 1 shows what each top-level entry holds (default: all names)",
     )
     compare = commands.add_parser(
         "compare", help="where two checkpoints differ, of any two formats; 0: nowhere, 1: somewhere, 2: not readable"
@@ -28,19 +35,42 @@ def main(arguments: list[str] | None = None) -> int:
     command.add(commands)
     planning.add(commands)
     options = parser.parse_args(arguments)
+    try:
+        code = _run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `| head` has seen enough; what Python flushes at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(options: argparse.Namespace) -> int:
     if options.command in ("port", "plan"):
         return options.run(options)
+    from jaxnn.export import files as exported
     from jaxnn.io import comparing, inspect
 
     comparison = options.command == "compare"
     try:
         if comparison:
             return 0 if comparing.show(options.file, options.other, options.rtol, options.atol) else 1
-        inspect.show(options.file)
+        if exported.is_program(options.file):
+            inspect.show_described(inspect.describe(exported.contents(options.file), options.depth))
+        else:
+            inspect.show(options.file, options.depth)
+    except BrokenPipeError:
+        raise
     except (OSError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if comparison else 1
     return 0
+
+
+def _depth(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"takes a number of at least 1, not {text}")
+    return value
 
 
 def _tolerance(text: str) -> float:

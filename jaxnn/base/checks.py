@@ -84,7 +84,9 @@ def check_same_dtype(function: str, **arguments: Any) -> None:
     if dtypes and dtypes.count(dtypes[0]) < len(dtypes):
         given = {argument: value for argument, value in arguments.items() if value is not None}
         got = ", ".join(f"{argument} {value.dtype}" for argument, value in given.items())
-        fail(RuntimeError, function, " and ".join(given), "one dtype", got)
+        first, other = next(iter(given)), next(dtype for dtype in dtypes if dtype != dtypes[0])
+        remedy = f"Cast one: {first}.astype(jnp.{other})"
+        fail(RuntimeError, function, " and ".join(given), "one dtype", got, remedy)
 
 
 def check_ndim(
@@ -95,6 +97,15 @@ def check_ndim(
     if value.ndim not in allowed:
         wanted = " or ".join(f"{n}D" for n in allowed)
         fail(error, function, argument, f"a {wanted} array", f"{value.ndim}D {describe(value)}")
+
+
+def check_known_sizes(function: str, does: str, input: Any, sizes: Iterable[Any]) -> None:
+    """The sizes of `input` that places are computed from must be numbers, no symbols of an export (RuntimeError)."""
+    if not all(isinstance(size, int) for size in sizes):
+        wanted = f"an export whose open sizes are not those that it {does}"
+        got = f"{tuple(input.shape)}: the places are computed in Python"
+        remedy = "Leave the batch open, and give the other sizes as numbers; or export a program for each of them"
+        fail(RuntimeError, function, "input", wanted, got, remedy)
 
 
 def check_choice(
@@ -209,7 +220,7 @@ def check_indices(
         fail(IndexError, function, argument, f"indices from {low} to {size - 1}", f"{known[bad].flat[0]}, out of range")
 
 
-_OURS = ("jaxnn.", "jax.", "contextlib")
+_OURS = ("jaxnn.", "jax.", "equinox.", "contextlib")
 
 
 def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:

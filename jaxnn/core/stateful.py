@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxnn.base.checks import fail
+from jaxnn.base.checks import fail, warn_caller
 from jaxnn.base.naming import own_constructor
 from jaxnn.boxes.homes import TraceLeakError, current_home, leak_message, may_hold
 from jaxnn.boxes.slot import Slot, note_structure
@@ -16,6 +16,19 @@ from jaxnn.core.tree import Holder, namespace
 
 _MISSING: Any = object()
 _NOT_PICKLED = ("_cache", "_pending", "_home", "_scope", "_aside", "_exposed")
+
+
+def _warn_of_inference_mode(obj: Any) -> None:
+    """eqx.nn.inference_mode asks every node for `inference`, and changes it where it is a leaf of the tree."""
+    frame: Any = sys._getframe(2)
+    while frame.f_globals is globals():
+        frame = frame.f_back
+    asked = frame.f_globals.get("__name__", "").startswith("equinox.") and hasattr(type(obj), "modules")
+    if asked and any(module.training for module in obj.modules()):
+        warn_caller(
+            f"eqx.nn.inference_mode leaves a module of jaxnn ({type(obj).__name__}) in training mode: its mode is no leaf of "
+            "the tree. Call eval() on it before"
+        )
 
 
 class View:
@@ -88,6 +101,8 @@ class Stateful(Holder):
         modules = held.get("_modules")
         if modules is not None and name in modules:
             return modules[name]
+        if name == "inference":
+            _warn_of_inference_mode(self)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -157,6 +157,42 @@ def load(path: str | os.PathLike[str], *, extra_files: dict[str, Any] | None = N
     return ExportedProgram(exported, arrays, about, limits)
 
 
+def is_program(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is what `save` wrote, by its members; False of what is missing, or no file."""
+    if not os.path.isfile(path):  # a pipe would wait for ever
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {_MANIFEST, _PROGRAM, _ARRAYS} <= set(archive.namelist())
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):
+        return False
+
+
+def contents(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `save` wrote, without the program: what is said of it, the names and sizes of other files, and the arrays.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `load`.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifest = json.loads(_read(archive, _MANIFEST))
+            _check_format(manifest)
+            held, _ = safetensors_files.read(np.frombuffer(_read(archive, _ARRAYS), np.uint8))
+            extra = [info for info in archive.infolist() if info.filename.startswith(_EXTRA)]
+        about = dict(manifest["about"])
+    except CheckpointError as error:
+        raise CheckpointError(f"nn.export.load: {path}: {error}") from error.__cause__
+    except (zipfile.BadZipFile, ValueError, TypeError, KeyError, NotImplementedError) as error:
+        raise CheckpointError(
+            f"nn.export.load: {path}: no exported program, or a broken one: {plain(str(error))}"
+        ) from error
+    said = {name: manifest.get(name) for name in ("inputs", "platforms", "limits", "vjp_order")}
+    sizes = {info.filename.removeprefix(_EXTRA): info.file_size for info in extra}
+    return {**about, **said, "bytes of extra files": sizes, "arrays": held}
+
+
 def _read(archive: zipfile.ZipFile, name: str) -> bytes:
     """A member, which takes no more room than it has in the file."""
     try:

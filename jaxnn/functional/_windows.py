@@ -15,7 +15,7 @@ from jax import dtypes, lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxnn import _compat
-from jaxnn.base.checks import check_array, check_ndim, fail, known_elements, spatial_sizes
+from jaxnn.base.checks import check_array, check_known_sizes, check_ndim, fail, known_elements, spatial_sizes
 from jaxnn.base.dtypes import is_floating
 from jaxnn.functional._convolution_geometry import count_windows
 from jaxnn.functional._slices import strided_slice
@@ -140,12 +140,7 @@ def make_windows(
     first = 1 if input.ndim == spatial + 2 else 0  # a batch may be empty
     if 0 in input.shape[first:]:
         fail(RuntimeError, function, "input", "no empty dimension but the batch", input)
-    if not all(isinstance(size, int) for size in windows.size):
-        got = f"{tuple(input.shape)}: windows are laid out in Python"
-        remedy = "Leave the batch open, and give the other sizes as numbers; or export a program for each of them"
-        fail(
-            RuntimeError, function, "input", "an export whose open sizes are not those that it pools over", got, remedy
-        )
+    check_known_sizes(function, "pools over", input, windows.size)
     if any(count < 1 for count in windows.counts):
         wanted = f"windows that fit into an input of {windows.size} padded by {pads}"
         fail(RuntimeError, function, "kernel_size", wanted, f"{kernel} with dilation {step}")

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Num
 
-from jaxnn.base.checks import as_int, check_array, check_room, fail, warn_caller
+from jaxnn.base.checks import as_int, check_array, check_known_sizes, check_room, fail, warn_caller
 from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
 from jaxnn.functional import pooling_adaptive
@@ -349,6 +349,8 @@ def _check(
     check_array("interpolate", input=input)
     if mode in _WITHOUT_CORNERS and align_corners is not None:
         fail(ValueError, "interpolate", "align_corners", f"None in mode {mode!r}", align_corners)
+    if mode != "area" or size is None:  # area is adaptive pooling, to sizes that are given
+        check_known_sizes("interpolate", "resizes", input, input.shape[2:])
     target, _ = _target(input, size, scale_factor, mode, recompute_scale_factor)
     _check_mode(input, mode, align_corners, antialias)
     if not (is_floating(input.dtype) or (input.dtype == np.uint8 and mode in _BYTES)):

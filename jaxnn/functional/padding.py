@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Shaped
 
-from jaxnn.base.checks import check_array, check_room, fail
+from jaxnn.base.checks import check_array, check_known_sizes, check_room, fail
 from jaxnn.base.dtypes import compute_dtype, is_floating, is_integer
 from jaxnn.base.op import op
 from jaxnn.lowering.by_platform import by_platform
@@ -85,6 +85,8 @@ def _check_pad(input: Any, pad: Any, mode: Any = "constant", value: Any = None) 
         fail(RuntimeError, "pad", "pad", wanted, f"{len(pad)}: {tuple(pad)}")
     pairs = _pairs(pad)
     if mode != "constant":
+        padded = [size for size, ends in zip(reversed(input.shape), pairs) if any(ends)]
+        check_known_sizes("pad", f"pads in mode {mode!r}", input, padded)
         count = len(pairs)
         if count not in (1, 2, 3) or input.ndim not in (count + 1, count + 2):
             wanted = f"pads of the last 1, 2 or 3 dimensions after one or two others in mode {mode!r}"
@@ -143,6 +145,8 @@ def _pad_around(input: jax.Array, mode: str, pairs: tuple[tuple[int, int], ...])
     the cycles of its runs, the last dimension first.
     """
     for back, ends in reversed([*enumerate(pairs, start=1)]):
+        if not any(ends):
+            continue
         dim, size = input.ndim - back, input.shape[input.ndim - back]
         before, after = (_SOURCES[mode](place, size) for place in (np.arange(-ends[0], 0), size + np.arange(ends[1])))
         pieces = [_take(input, dim, before), input, _take(input, dim, after)]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from jaxnn.base.checks import check_array, check_ndim, check_room, fail, ints_of
+from jaxnn.base.checks import check_array, check_known_sizes, check_ndim, check_room, fail, ints_of
 from jaxnn.base.dtypes import compute_dtype, is_complex, is_floating
 from jaxnn.base.op import op
 from jaxnn.functional._windows import Windows, grid, pick_max, window_argmax, window_max, window_sum
@@ -42,6 +42,9 @@ def _check(kind: str, spatial: int, input: Any, output_size: Any, return_indices
     error = ValueError if many else RuntimeError
     check_ndim(function, "input", input, (spatial + 1, spatial + 2), error)
     target = _target(function, spatial, input, output_size)
+    # A mean over all of a size needs no places.
+    divided = [size for size, wanted in zip(input.shape[-spatial:], target) if kind == "max" or wanted != 1]
+    check_known_sizes(function, "pools over", input, divided)
     whole = kind == "avg" and max(target) == 1  # a mean, which torch takes of complex numbers too
     if not is_floating(input.dtype) and not (whole and is_complex(input)):
         fail(NotImplementedError, function, "input", "a floating dtype", input)

@@ -34,7 +34,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     except FileNotFoundError:
         old = None
     prefix = f".{path.name[:60]}.{zlib.crc32(os.fsencode(path.name)):08x}."
-    temporary, file = _create(path.parent, prefix, 0o666 if old is None else 0o600)
+    try:
+        temporary, file = _create(path.parent, prefix, 0o666 if old is None else 0o600)
+    except OSError as error:  # of the folder, and not of the name that nobody has chosen
+        missing = isinstance(error, FileNotFoundError)
+        said = "no such folder (os.makedirs makes it)" if missing else f"{error.strerror} (a new file in this folder)"
+        raise OSError(error.errno, said, str(path.parent)) from None
     try:
         with file:
             write(file)

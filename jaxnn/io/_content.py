@@ -46,10 +46,15 @@ DISTRIBUTED = (
 )
 
 
+_ORBAX = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt")
+
+
 def _instead(folder: Path) -> str:
     """Which of its files to give, or to make."""
     if (folder / ".metadata").exists():
         return f" but a folder of torch.distributed.checkpoint. {DISTRIBUTED}"
+    if any((folder / name).exists() for name in _ORBAX):
+        return " but a folder of orbax: orbax.checkpoint.StandardCheckpointer().restore(path) gives its arrays by name"
     index = min(folder.glob("*.index.json"), default=None)
     return f"; give it {index}" if index else " but a folder: give a file in it"
 

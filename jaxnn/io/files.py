@@ -83,8 +83,7 @@ def load(
     rows in the hub's order; other architectures keep the names of the file.
 
     Args:
-        path: the content tells the format, whatever the name (but what is called ``.safetensors`` has to be one); an index
-            ends in ``.index.json``.
+        path: the content tells the format, whatever the name; an index ends in ``.index.json``.
         verify: read all of a PyTorch file and compare its checksums.
         strict: refuse a file that holds something else than tensors, numbers and plain containers. False leaves that
             out and warns of it by name: its key is missing in a dict, and in a list or tuple an object stands in its
@@ -120,7 +119,7 @@ def load(
         got = f"expected a bool, got {describe(verify)}"
         raise TypeError(f"load: verify: {got}; a device is not needed: arrays come on the host")
     path = Path(path)
-    obj, left_out = _load(path, verify, strict, mmap, _gguf_dtype(dtype))
+    obj, left_out = load_and_left_out(path, verify, strict, mmap, _gguf_dtype(dtype))
     if left_out:
         shown = "; ".join(left_out[:20]) + (f"; and {len(left_out) - 20:,} more" if len(left_out) > 20 else "")
         warnings.warn(f"load: {path}: left out: {shown}", stacklevel=2)
@@ -171,9 +170,18 @@ def _gguf_dtype(dtype: Any) -> np.dtype[Any] | None:
     return known
 
 
-def _load(
-    path: Path, verify: bool, strict: bool, mapped: bool | None, dtype: np.dtype[Any] | None = None
+def load_and_left_out(
+    path: Path,
+    verify: bool = False,
+    strict: bool = True,
+    mapped: bool | None = None,
+    dtype: np.dtype[Any] | None = None,
 ) -> tuple[Any, list[str]]:
+    """What `load` gives, and what it left out, each as "name (kind)".
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `load`.
+    """
     try:
         if path.name.endswith(INDEX_ENDING) and dtype is None:
             return _read_index(path, verify, strict, mapped)
@@ -196,9 +204,12 @@ def _load(
 
 
 def _is_safetensors(path: Path, content: _content.Bytes) -> bool:
-    """Eight bytes of length, then a JSON object: no PyTorch file begins so."""
+    """Eight bytes of length, then a JSON object: the ninth byte of a zip and of PyTorch's older format is another.
+
+    What is called .safetensors and is neither is told apart by its name, for the error.
+    """
     head = bytes(content[:9])
-    return path.suffix == ".safetensors" or (head[8:] == b"{" and head[:2] not in (b"PK", b"\x80\x02"))
+    return head[8:] == b"{" or (path.suffix == ".safetensors" and not head.startswith((b"PK\x03\x04", b"\x80\x02")))
 
 
 def _read_index(path: Path, verify: bool, strict: bool, mapped: bool | None) -> tuple[dict[str, Any], list[str]]:
@@ -209,7 +220,7 @@ def _read_index(path: Path, verify: bool, strict: bool, mapped: bool | None) -> 
         mapped = sum(part.stat().st_size for part in files.values()) > _content.COPIED
     parts, left_out = {}, []
     for file, part in files.items():
-        parts[file], left = _load(part, verify, strict, mapped)
+        parts[file], left = load_and_left_out(part, verify, strict, mapped)
         left_out += [f"{plain(file)}: {name}" for name in left]
         if not isinstance(parts[file], dict):
             raise CheckpointError(f"{quoted(file)} holds no names and arrays")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxnn.io._leave_out import path_text
 from jaxnn.io.errors import quoted
-from jaxnn.io.files import gguf_table, load
+from jaxnn.io.files import gguf_table, load_and_left_out
 
 
 def tensors(obj: Any) -> Iterator[tuple[str, np.ndarray[Any, Any] | np.generic]]:
@@ -48,14 +48,34 @@ def entries(obj: Any) -> Iterator[tuple[str, Any]]:
             pending.append((below, iter(value.items() if isinstance(value, dict) else enumerate(value))))
 
 
-def describe_file(path: str | os.PathLike[str]) -> tuple[list[tuple[str, str, str, str]], str]:
+class Entry(NamedTuple):
+    """A row of the table: a tensor, a plain value, or a group of both. What is tied to an earlier tensor has no bytes."""
+
+    name: str
+    shape: str  # or the value
+    dtype: str
+    size: int
+    values: int = 0
+    tied: str = ""
+    plain: bool = False
+
+    def cells(self) -> tuple[str, str, str, str]:
+        size = f"= {self.tied}" if self.tied else "" if self.plain else _bytes(self.size)
+        return self.name, self.shape, self.dtype, size
+
+
+def describe_file(
+    path: str | os.PathLike[str], depth: int | None = None
+) -> tuple[list[tuple[str, str, str, str]], str]:
     """Rows (name, shape, dtype, bytes) and a line of totals. A tensor tied to an earlier one counts no bytes.
 
-    First come the plain values, with the value and its type in place of shape and dtype.
+    First come the plain values, with the value and its type in place of shape and dtype. What `load` does not read stands
+    below the totals.
 
     The dtype of a quantized tensor is its GGUF type, and its bytes are those in the file.
 
-    What `load` does not read is left out, with its warning.
+    Args:
+        depth: how many parts of a name to show; what has more is summed up in one row for each beginning. Default: all.
 
     Raises:
         FileNotFoundError, CheckpointError: as `load`.
@@ -63,35 +83,82 @@ def describe_file(path: str | os.PathLike[str]) -> tuple[list[tuple[str, str, st
     table = gguf_table(Path(path))
     if table is not None:
         rows = [
-            (path_text((None, entry.name)), shape_text(entry.shape), entry.kind_name, _bytes(entry.end - entry.begin))
+            Entry(
+                path_text((None, entry.name)), shape_text(entry.shape), entry.kind_name, entry.end - entry.begin,
+                math.prod(entry.shape),
+            )
             for entry in table
-        ]
-        return rows, _totals(
-            len(rows), sum(math.prod(entry.shape) for entry in table), sum(entry.end - entry.begin for entry in table)
-        )
-    rows = []
+        ]  # fmt: skip
+        left_out: list[str] = []
+    else:
+        obj, left_out = load_and_left_out(Path(path), strict=False)
+        rows = _rows(obj)
+    return _described(rows, left_out, depth)
+
+
+def describe(obj: Any, depth: int | None = None) -> tuple[list[tuple[str, str, str, str]], str]:
+    """The same of containers of arrays and plain values."""
+    return _described(_rows(obj), (), depth)
+
+
+def _described(
+    rows: Sequence[Entry], left_out: Sequence[str], depth: int | None
+) -> tuple[list[tuple[str, str, str, str]], str]:
+    found = [row for row in rows if not row.plain]
+    totals = (
+        f"{len(found):,} tensors, {sum(row.values for row in found):,} values, {_bytes(sum(row.size for row in found))}"
+    )
+    return [row.cells() for row in _grouped(rows, depth)], "\n".join([totals, *_not_read(left_out)])
+
+
+def _rows(obj: Any) -> list[Entry]:
+    rows: list[Entry] = []
     first: dict[str, str] = {}
-    count, total = 0, 0
     plain_rows = []
-    for name, array in entries(load(path, strict=False)):
+    for name, array in entries(obj):
         if not isinstance(array, (np.ndarray, np.generic)):
-            plain_rows.append((name, quoted(array), type(array).__name__, ""))
+            plain_rows.append(Entry(name, quoted(array), type(array).__name__, 0, plain=True))
             continue
         # A text, since Python randomises the hashes of texts only: a file cannot choose places that collide.
         place = f"name {name}"
         if isinstance(array, np.ndarray) and array.size:
             place = f"{array.__array_interface__['data'][0]} {array.shape} {array.strides}"
+        shape, dtype = shape_text(array.shape), str(array.dtype)
         if place in first:
-            rows.append((name, shape_text(array.shape), str(array.dtype), f"= {first[place]}"))
+            rows.append(Entry(name, shape, dtype, 0, tied=first[place]))
             continue
         first[place] = name
-        count, total = count + array.size, total + array.nbytes
-        rows.append((name, shape_text(array.shape), str(array.dtype), _bytes(array.nbytes)))
-    return plain_rows + rows, _totals(len(rows), count, total)
+        rows.append(Entry(name, shape, dtype, array.nbytes, array.size))
+    return plain_rows + rows
 
 
-def _totals(tensors: int, values: int, size: int) -> str:
-    return f"{tensors:,} tensors, {values:,} values, {_bytes(size)}"
+def _grouped(rows: Sequence[Entry], depth: int | None) -> list[Entry]:
+    """The rows with names of more than `depth` parts as one row for each beginning, where its first stood."""
+    groups: dict[tuple[str, bool], list[Entry]] = {}
+    for row in rows:
+        parts = row.name.split(".") if depth is not None else []
+        beginning = ".".join(parts[:depth])
+        groups.setdefault((beginning, True) if len(parts) > (depth or 0) > 0 else (row.name, False), []).append(row)
+    return [row for (name, many), found in groups.items() for row in ([_sum(name, found)] if many else found)]
+
+
+def _sum(name: str, rows: Sequence[Entry]) -> Entry:
+    if len(rows) == 1:
+        return rows[0]
+    found = [row for row in rows if not row.plain]
+    counts = [(len(found), "tensors" if len(found) > 1 else "tensor"), (len(rows) - len(found), "plain values")]
+    kinds = ", ".join(dict.fromkeys(row.dtype for row in found))
+    counted = ", ".join(f"{count:,} {what}" for count, what in counts if count)
+    return Entry(f"{name}.*", counted, kinds, sum(row.size for row in found), plain=not found)
+
+
+_SHOWN = 20
+
+
+def _not_read(left_out: Sequence[str]) -> Iterable[str]:
+    yield from (f"not read: {text}" for text in left_out[:_SHOWN])
+    if len(left_out) > _SHOWN:
+        yield f"not read: {len(left_out) - _SHOWN:,} more"
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
@@ -106,10 +173,18 @@ def _bytes(count: float) -> str:
     return f"{count:.2f} GiB"
 
 
-def show(path: str | os.PathLike[str]) -> None:
+def show(path: str | os.PathLike[str], depth: int | None = None) -> None:
     """Print the table."""
-    rows, totals = describe_file(path)
+    show_described(describe_file(path, depth))
+
+
+def show_described(described: tuple[list[tuple[str, str, str, str]], str]) -> None:
+    """Print what `describe_file` or `describe` gave."""
+    rows, lines = described
+    totals, *below = lines.split("\n")
     show_table(("name", "shape or value", "dtype", "size"), rows, totals)
+    for line in below:
+        print(line)
 
 
 def show_table(heads: Sequence[str], rows: Sequence[Sequence[str]], totals: str) -> None:

@@ -24,6 +24,15 @@ class Pair(NamedTuple):
     whole_reference: Trace
     whole_ours: Trace
 
+    @property
+    def there(self) -> str:
+        """Where the reference is, as texts say it."""
+        return "in PyTorch" if self.whole_reference.library == "PyTorch" else "in the first model"
+
+    @property
+    def whose(self) -> str:
+        return "PyTorch's" if self.whole_reference.library == "PyTorch" else "the first model's"
+
     def state(self, ours: bool) -> Arrays:
         """Parameters and buffers of the submodule before the run, by name inside it."""
         run, call = (self.whole_ours, self.ours) if ours else (self.whole_reference, self.reference)
@@ -47,7 +56,7 @@ def _layout(pair: Pair) -> str | None:
             order = _permutation(theirs[key], ours[key])
             if order is not None and order != tuple(range(len(order))):
                 return (
-                    f"layout: its {what[:-1]} {key or ''} has PyTorch's dimensions in the order {order} "
+                    f"layout: its {what[:-1]} {key or ''} has {pair.whose} dimensions in the order {order} "
                     f"({theirs[key].shape} there, {ours[key].shape} here). jaxnn keeps PyTorch's (N, C, ...) layout: transpose "
                     "before this call, not inside the model"
                 ).replace("  ", " ")
@@ -70,26 +79,26 @@ def _weights(pair: Pair) -> str | None:
     if missing or extra:
         lists = [
             f"{', '.join(sorted(names))} only {where}"
-            for names, where in ((missing, "in PyTorch"), (extra, "here"))
+            for names, where in ((missing, pair.there), (extra, "here"))
             if names
         ]
         return f"weights: other names: {'; '.join(lists)}"
     for name, value in theirs.items():
         if name.endswith("num_batches_tracked") or close(ours[name], value, 1e-6):
             continue
-        return f"weights: {name} differs{_how(value, ours[name], pair.reference.kind)}"
+        return f"weights: {name} differs{_how(pair, value, ours[name], pair.reference.kind)}"
     return None
 
 
 _GATES = {"LSTM": "ifgo", "GRU": "rzn"}
 
 
-def _how(theirs: Any, ours: Any, kind: str) -> str:
+def _how(pair: Pair, theirs: Any, ours: Any, kind: str) -> str:
     order = _permutation(theirs, ours)
     if order is not None:
-        return f": transposed kernel, its dimensions are PyTorch's in the order {order}"
+        return f": transposed kernel, its dimensions are {pair.whose} in the order {order}"
     if theirs.shape != ours.shape:
-        return f" in shape: {theirs.shape} in PyTorch, {ours.shape} here"
+        return f" in shape: {theirs.shape} {pair.there}, {ours.shape} here"
     if theirs.ndim > 2 and close(theirs[(..., *[slice(None, None, -1)] * (theirs.ndim - 2))], ours):
         return ": flipped kernel, this is a convolution where PyTorch computes a cross-correlation"
     for layer, names in _GATES.items():
@@ -131,7 +140,7 @@ def _options(pair: Pair) -> str | None:
     name = different[0]
     more = f" (and {', '.join(different[1:])})" if len(different) > 1 else ""
     known = f"{_KNOWN_OPTIONS[name]}. " if name in _KNOWN_OPTIONS else ""
-    return f"{known}option {name}: {theirs[name]!r} in PyTorch, {ours[name]!r} here{more}"
+    return f"{known}option {name}: {theirs[name]!r} {pair.there}, {ours[name]!r} here{more}"
 
 
 def _comparable(value: Any) -> Any:
@@ -147,10 +156,13 @@ def _kinds(pair: Pair) -> str | None:
     import jaxnn
 
     theirs, ours = pair.reference.kind, pair.ours.kind
-    if theirs == ours or not (hasattr(jaxnn, theirs) and hasattr(jaxnn, ours)):
-        return None  # the names of a user's own classes mean nothing
-    detail = _activation(pair)
-    return f"another layer: {theirs} in PyTorch, {ours} here{f'; {detail}' if detail else ''}"
+    known = hasattr(jaxnn, theirs) + hasattr(jaxnn, ours)
+    if theirs == ours or not known:
+        return None  # the names of two classes of a user's own mean nothing
+    # Where one of them is, the two may be the same layer by another name: what else differs is said too.
+    probes = (_activation,) if known == 2 else (_activation, _weights, _options)
+    detail = next((answer for probe in probes if (answer := probe(pair))), None)
+    return f"another layer: {theirs} {pair.there}, {ours} here{f'; {detail}' if detail else ''}"
 
 
 def _activation(pair: Pair) -> str | None:
@@ -163,7 +175,7 @@ def _activation(pair: Pair) -> str | None:
     here = next((name for name, value in named.items() if close(outputs, value)), None)
     there = next((name for name, value in named.items() if close(theirs, value)), None)
     if here and there and here != there:
-        return f"gelu or activation: PyTorch computes {there}, here it is {here}"
+        return f"gelu or activation: it is {there} {pair.there}, {here} here"
     return None
 
 
@@ -201,7 +213,7 @@ def _mask(pair: Pair) -> str | None:
             continue
         if theirs.dtype == ours.dtype == np.bool_ and theirs.size and np.array_equal(theirs, ~ours):
             return (
-                f"mask polarity: input {key} is the negation of PyTorch's. MultiheadAttention's True hides a position, "
+                f"mask polarity: input {key} is the negation of {pair.whose}. MultiheadAttention's True hides a position, "
                 "scaled_dot_product_attention's True shows it"
             )
     return None
@@ -215,10 +227,10 @@ def _inputs(pair: Pair) -> str | None:
             continue
         shapes = ""
         if ours is not None and ours.shape != theirs.shape:
-            shapes = f" ({theirs.shape} in PyTorch, {ours.shape} here)"
+            shapes = f" ({theirs.shape} {pair.there}, {ours.shape} here)"
         return (
             f"code between the layers: its input {key} already differs{shapes}, and no layer before it does: "
-            f"{_relation(theirs, ours)}"
+            f"{_relation(pair, theirs, ours)}"
         )
     return None
 
@@ -232,19 +244,19 @@ def _own_state(pair: Pair) -> str | None:
         owner = name.rpartition(".")[0]
         around = not owner or pair.reference.path.startswith(f"{owner}.")
         if around and name in ours and not close(ours[name], value, 1e-6):
-            return f"weights: {name}, of {owner or 'the model'} itself, differs{_how(value, ours[name], '')}"
+            return f"weights: {name}, of {owner or 'the model'} itself, differs{_how(pair, value, ours[name], '')}"
     return None
 
 
-def _relation(theirs: Any, ours: Any) -> str:
+def _relation(pair: Pair, theirs: Any, ours: Any) -> str:
     """What simple operation takes one to the other."""
     if ours is None:
-        return "an input that PyTorch's gets and this does not"
+        return f"an input that {pair.whose} gets and this does not"
     if theirs.shape == ours.shape and theirs.size and np.issubdtype(theirs.dtype, np.floating):
         a, b = np.asarray(theirs, np.float64).ravel(), np.asarray(ours, np.float64).ravel()
         factor = float(a @ b / max(a @ a, 1e-30))
         if close(b, factor * a) and abs(factor - 1) > 1e-6:
-            return f"here it is {factor:.6g} times PyTorch's"
+            return f"here it is {factor:.6g} times {pair.whose}"
         for name, function in _functions():
             if name != "the identity" and close(function(a.reshape(theirs.shape)), ours):
                 return f"here {name} has been applied to it"
@@ -327,8 +339,8 @@ def _output(pair: Pair) -> str | None:
     if theirs is None or ours is None:
         return None
     if theirs.shape != ours.shape:
-        return f"another shape: {theirs.shape} in PyTorch, {ours.shape} here"
-    return f"its own code: inputs, weights and options agree; {_relation(theirs, ours)}"
+        return f"another shape: {theirs.shape} {pair.there}, {ours.shape} here"
+    return f"its own code: inputs, weights and options agree; {_relation(pair, theirs, ours)}"
 
 
 # In the order of trust: the first that answers is the likely cause.

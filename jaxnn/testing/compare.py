@@ -49,6 +49,8 @@ class Comparison:
         error: its error relative to PyTorch in float64.
         cause: the likely cause, one sentence.
         inputs: what the submodule was given.
+        reference: the library of the first model, "PyTorch" or "jaxnn".
+        has_own: whether the reference's own error is known: of a live PyTorch model, which runs in float64 too.
     """
 
     rows: list[Row]
@@ -57,6 +59,8 @@ class Comparison:
     error: float = 0.0
     cause: str = ""
     inputs: Arrays | None = None
+    reference: str = "PyTorch"
+    has_own: bool = True
 
     @property
     def agrees(self) -> bool:
@@ -71,7 +75,9 @@ class Comparison:
             worst = max((row.error for row in self.rows), default=0.0)
             return f"The models agree in {len(self.rows)} calls; the largest error is {worst:.1e}."
         where = self.first or "(the model)"
-        return f"The models part at {where}: {self.what}, error {self.error:.1e}.\n{self.cause}"
+        row = next((row for row in self.rows if row.note and row.path == where), None)
+        error = row.note if row is not None and math.isinf(self.error) else f"error {self.error:.1e}"
+        return f"The models part at {where}: {self.what}, {error}.\n{self.cause}"
 
     def __str__(self) -> str:
         from jaxnn.testing.report import as_text
@@ -140,7 +146,7 @@ def compare_traces(truth: Trace, own: Trace, ours: Trace) -> Comparison:
     """`compare` for runs that are there already; `own` is the reference in its own precision."""
     triples, unmatched = _aligned(truth, own, ours)
     rows = [_row(*triple) for triple in triples]
-    result = Comparison(rows)
+    result = Comparison(rows, reference=truth.library, has_own=own is not truth)
 
     def part(at: int, what: str, error: float) -> Comparison:
         reference, _, mine = triples[at]
@@ -153,7 +159,8 @@ def compare_traces(truth: Trace, own: Trace, ours: Trace) -> Comparison:
         return part(at, "output", rows[at].error)  # calls end inside out: no part of it parts before it
     if unmatched:
         result.first, result.what = unmatched[0].path, "structure"
-        where = "in PyTorch" if any(call is unmatched[0] for call in truth.calls) else "here"
+        lonely = Pair(unmatched[0], unmatched[0], truth, ours)
+        where = lonely.there if any(call is unmatched[0] for call in truth.calls) else "here"
         result.cause = f"structure: {unmatched[0].name} ({unmatched[0].kind}) is called only {where}"
         return result
     # Backwards, the last call is the first to get a gradient.
@@ -198,7 +205,7 @@ def _row(truth: Call, own: Call, ours: Call) -> Row:
     for key, value in truth.outputs.items():
         mine = ours.outputs.get(key)
         if mine is None or mine.shape != value.shape:
-            note = f"shape {None if mine is None else mine.shape}, not {value.shape}"
+            note = f"no output {key}" if mine is None else f"shape {mine.shape}, not {value.shape}"
             errors.append(math.inf)
             continue
         errors.append(relative_error(mine, value))

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jaxnn.testing.compare import Comparison, Row
 
-HEADS = ("submodule", "layer", "error", "PyTorch's own", "gradient", "PyTorch's own")
+
+def _heads(comparison: Comparison) -> tuple[str, ...]:
+    own = ("PyTorch's own",) if comparison.has_own else ()
+    return ("submodule", "layer", "error", *own, "gradient", *own)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    numbers = (row.error, row.own, row.gradient, row.own_gradient)
-    return (row.path, row.kind, *[f"{number:.1e}" if number else "0" for number in numbers])
+def _cells(comparison: Comparison, row: Row) -> tuple[str, ...]:
+    numbers = [f"{number:.1e}" if number else "0" for number in (row.error, row.own, row.gradient, row.own_gradient)]
+    return row.path, row.kind, row.note or numbers[0], *(numbers[1:] if comparison.has_own else numbers[2:3])
 
 
 def as_text(comparison: Comparison) -> str:
-    rows = [HEADS, *map(_cells, comparison.rows)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
+    rows = [_heads(comparison), *(_cells(comparison, row) for row in comparison.rows)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     for number, row in enumerate(comparison.rows, start=1):
         if row.parts or row.gradient_parts:
@@ -36,11 +39,11 @@ def show(comparison: Comparison) -> None:
         print(as_text(comparison))
         return
     table = Table(box=None)
-    for head in HEADS:
-        table.add_column(head, justify="left" if head in HEADS[:2] else "right")
+    for at, head in enumerate(_heads(comparison)):
+        table.add_column(head, justify="left" if at < 2 else "right")
     for row in comparison.rows:
         style = "bold red" if row.parts else "yellow" if row.gradient_parts else None
-        table.add_row(*map(escape, _cells(row)), style=style)
+        table.add_row(*map(escape, _cells(comparison, row)), style=style)
     console = Console()
     console.print(table)
     console.print(comparison.summary(), style=None if comparison.agrees else "bold", markup=False, highlight=False)
@@ -64,7 +67,8 @@ def _plot(comparison: Comparison) -> str:
         y = point(0, 10.0**power)[1]
         lines.append(f'<line x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
         lines.append(f'<text x="{MARGIN - 8}" y="{y + 4:.1f}" text-anchor="end">1e{power}</text>')
-    for name, kind in (("own", "theirs"), ("error", "ours")):
+    drawn = (("own", "theirs"), ("error", "ours"))
+    for name, kind in drawn if comparison.has_own else drawn[1:]:
         points = [point(at, getattr(row, name)) for at, row in enumerate(rows)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         lines.append(f'<polyline points="{path}" class="{kind}"/>')
@@ -77,8 +81,10 @@ def _plot(comparison: Comparison) -> str:
     lines.append(
         f'<text x="{WIDTH / 2}" y="{HEIGHT - 12}" text-anchor="middle">calls of submodules, first to last</text>'
     )
-    lines.append(f'<text x="{MARGIN}" y="24" class="ours">● jaxnn against float64</text>')
-    lines.append(f'<text x="{MARGIN + 190}" y="24" class="theirs">● PyTorch float32 against float64</text>')
+    against = "float64" if comparison.has_own else "the first model"
+    lines.append(f'<text x="{MARGIN}" y="24" class="ours">● jaxnn against {against}</text>')
+    if comparison.has_own:
+        lines.append(f'<text x="{MARGIN + 190}" y="24" class="theirs">● PyTorch float32 against float64</text>')
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="error along depth">{"".join(lines)}</svg>'
 
 
@@ -97,8 +103,10 @@ def as_html(comparison: Comparison) -> str:
     body = []
     for row in comparison.rows:
         kind = ' class="bad"' if row.parts else ' class="gradient"' if row.gradient_parts else ""
-        body.append(f"<tr{kind}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(row)) + "</tr>")
-    heads = "".join(f"<th>{head}</th>" for head in HEADS)
+        body.append(
+            f"<tr{kind}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(comparison, row)) + "</tr>"
+        )
+    heads = "".join(f"<th>{head}</th>" for head in _heads(comparison))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Comparison</title><style>{STYLE}</style>'
         f'<h1>Where the models part</h1><p class="verdict">{html.escape(comparison.summary())}</p>'

@@ -50,6 +50,7 @@ class Trace:
     after: Arrays
     gradients: Arrays
     training: bool
+    library: str = "PyTorch"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the run to a file that ``load`` reads without PyTorch (``.pt``)."""
@@ -291,7 +292,7 @@ def _record_ours(model: Module, inputs: list[Any], kwargs: dict[str, Any], gradi
         for call, found in zip(calls, by_call):
             call.gradients = found
     set_rng_state(stream)
-    return Trace(inputs, calls, state, after, by_parameter, model.training)
+    return Trace(inputs, calls, state, after, by_parameter, model.training, "jaxnn")
 
 
 def _our_gradients(model: Module, args: Any, kwargs: Any, calls: list[Call]) -> tuple[Arrays, list[Arrays]]:

@@ -96,7 +96,9 @@ def test_what_autocast_lets_pass_is_checked_without_it():
     with nn.autocast(dtype=jnp.bfloat16):
         for _ in range(2):
             assert F.conv2d(input, weight).dtype == jnp.bfloat16
-    with pytest.raises(RuntimeError, match="one dtype"):
+    with pytest.raises(
+        RuntimeError, match=r"one dtype, got input float16, weight float32\. Cast one: input\.astype\(jnp\.float32\)"
+    ):
         F.conv2d(input, weight)
 
 

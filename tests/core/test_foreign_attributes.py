@@ -94,3 +94,25 @@ def test_a_module_inside_nnx():
     for gradients in (everything, as_parameters):
         (bias,) = [leaf for leaf in jax.tree.leaves(gradients) if leaf.ndim == 1]
         np.testing.assert_array_equal(bias, np.full(3, 4.0))
+
+
+def test_equinoxs_inference_mode_says_that_it_leaves_a_module_in_training():
+    eqx = pytest.importorskip("equinox")
+
+    class Model(eqx.Module):
+        body: nn.Sequential
+        drop: eqx.nn.Dropout
+
+    model = Model(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), eqx.nn.Dropout(0.5))
+    halved = jax.tree.map(lambda leaf: leaf, model)  # one that nobody has looked at yet
+    for tree in (model, halved, model.body):
+        with pytest.warns(
+            UserWarning, match=r"leaves a module of jaxnn \(Sequential\) in training mode.*eval\(\)"
+        ) as found:
+            evaluated = eqx.nn.inference_mode(tree)
+        assert found[0].filename == __file__
+    model.body.eval()
+    evaluated = eqx.nn.inference_mode(model)  # warnings are errors here
+    assert evaluated.drop.inference and not evaluated.body.training
+    # Nobody else's question is answered so, and an attribute of that name is the class's own.
+    assert not hasattr(model.body.train(), "inference")

@@ -78,3 +78,35 @@ def test_other_comparisons_have_a_note():
     with pytest.raises(jax.errors.InconclusiveDimensionOperation) as found:
         nn.export.export(nn.Conv2d(2, 2, 3), (IMAGES,), dynamic_shapes=({2: "h"},))
     assert any('nn.export.Dim("name", min=...)' in note for note in found.value.__notes__)
+
+
+_PLACES = [
+    nn.ReflectionPad2d(1),
+    nn.ReplicationPad2d(1),
+    nn.CircularPad2d(1),
+    nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"),
+    nn.Upsample(scale_factor=2),
+    nn.Upsample(size=(8, 8), mode="bilinear"),
+    nn.Upsample(scale_factor=2, mode="area"),
+    nn.AdaptiveAvgPool2d(3),
+    nn.AdaptiveMaxPool2d((3, None)),
+    nn.AdaptiveMaxPool2d(1),
+]
+
+
+@pytest.mark.parametrize("layer", _PLACES, ids=str)
+def test_layers_that_compute_places_refuse_an_open_size_in_words(layer):
+    with pytest.raises(RuntimeError, match=r"input: expected an export whose.*\(4, 2, h, 16\).*Leave the batch open"):
+        nn.export.export(layer, (IMAGES,), dynamic_shapes=({2: nn.export.Dim("h", min=8)},))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.AdaptiveAvgPool2d(1), nn.ReflectionPad2d((1, 1, 0, 0)), nn.ZeroPad2d(1)],
+    ids=str,
+)
+def test_an_open_size_that_is_left_alone_is_none_of_their_business(layer):
+    program = nn.export.export(layer, (IMAGES,), dynamic_shapes=({2: nn.export.Dim("h", min=8)},), platforms="cpu")
+    for height in (8, 16):
+        image = IMAGES[:, :, :height]
+        np.testing.assert_allclose(program(image), layer(jnp.asarray(image)), rtol=1e-5, atol=1e-6)

@@ -234,3 +234,10 @@ def test_torchs_arguments_and_endings_are_taken(tmp_path):
     assert nn.load(tmp_path / "checkpoint.pth.tar", map_location="cuda", weights_only=True) == {"epoch": 3}
     with pytest.raises(TypeError, match="verify: expected a bool, got 'cuda'.*a device is not needed"):
         nn.load(tmp_path / "checkpoint.pth.tar", "cuda")
+
+
+def test_a_missing_folder_is_named_and_not_the_file_that_is_made_in_it(tmp_path):
+    for path in (tmp_path / "runs" / "x.pt", tmp_path / "runs" / "x.safetensors"):
+        with pytest.raises(FileNotFoundError) as found:
+            nn.save({"a": np.ones(2)}, path)
+        assert str(found.value) == f"[Errno 2] no such folder (os.makedirs makes it): {str(tmp_path / 'runs')!r}"

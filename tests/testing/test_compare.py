@@ -189,7 +189,7 @@ PLANTED = {
     "momentum the other way": (lambda: _planted_cnn(bn=nn.BatchNorm2d(8, momentum=0.9)), "1", "momentum"),
     "biased running variance": (lambda: _planted_cnn(bn=_biased()), "1", "variance bias"),
     "tanh gelu": (lambda: _planted_cnn(act=nn.GELU("tanh")), "2", "gelu"),
-    "another activation": (lambda: _planted_cnn(act=nn.SiLU()), "2", "gelu \\(exact\\), here it is silu"),
+    "another activation": (lambda: _planted_cnn(act=nn.SiLU()), "2", "gelu \\(exact\\) in PyTorch, silu here"),
     "gate order of the LSTM": (lambda: _recurrent((0, 1, 3, 2)), "0", "gate order.*i, f, g, o.*i, f, o, g"),
     "gate order of the GRU": (lambda: _recurrent((1, 0, 2), "GRU"), "0", "gate order.*z, r, n"),
     "transposed kernel": (lambda: _linear(_transposed), "0", "transposed kernel"),
@@ -450,3 +450,39 @@ def test_arguments_in_another_order_or_twice_are_refused(tmp_path):
     ):
         with pytest.raises(TypeError, match=message):
             compare(*arguments)
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return x * F.sigmoid(self.gate(x))
+
+
+def test_another_class_is_said_before_its_mode():
+    before = nn.Sequential(nn.Linear(8, 8), SqueezeExcite()).eval()
+    after = nn.Sequential(before[0], nn.Identity())
+    found = compare(before, after, TOKENS)
+    assert found.cause.startswith(
+        "another layer: SqueezeExcite in the first model, Identity here; weights: other names"
+    )
+
+
+def test_between_two_models_of_jaxnn_nothing_is_said_of_pytorch():
+    before = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 4))
+    after = nn.Sequential(before[0], nn.LayerNorm(8), nn.Linear(8, 4))
+    found = compare(before, after, TOKENS)
+    assert "PyTorch" not in str(found) and "in the first model" not in found.cause
+    heads = str(found).splitlines()[0].split()
+    assert heads == ["submodule", "layer", "error", "gradient"] and not found.has_own and found.reference == "jaxnn"
+    found = compare(before, nn.Sequential(before[0], nn.LayerNorm(8, eps=0.1), before[2]), TOKENS)
+    assert "option eps: 1e-05 in the first model, 0.1 here" in found.cause
+    assert compare(torch.nn.Linear(8, 8), nn.Linear(8, 8), TOKENS).has_own
+
+
+def test_an_output_of_another_shape_is_shown_as_shapes():
+    before, after = nn.Sequential(nn.Linear(8, 8)), nn.Sequential(nn.Linear(8, 4))
+    text = str(compare(before, after, TOKENS))
+    assert text.count("shape (2, 6, 4), not (2, 6, 8)") >= 2 and "inf" not in text
