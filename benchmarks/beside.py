@@ -29,11 +29,12 @@ def ratios(times: dict[str, Times]) -> Times:
 
 
 def parse(options: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """What the command line says, with PyTorch on as many threads."""
-    import torch
-
+    """What the command line says, with PyTorch on as many threads unless the options leave it out."""
     arguments = options.parse_args(argv)
-    torch.set_num_threads(arguments.threads)
+    if not getattr(arguments, "without_torch", False):
+        import torch
+
+        torch.set_num_threads(arguments.threads)
     keep_freed_memory()  # for the first rows of a table as for the last, and for both libraries
     return arguments
 

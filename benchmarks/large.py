@@ -36,8 +36,8 @@ PUBLISHED = (
 )
 
 
-def built(config: Any) -> Any:
-    """The example's model, whose layers run in one loop."""
+def built(config: Any, remat: bool = True) -> Any:
+    """The example's model, whose layers run in one loop; `remat`: each is computed again in the backward pass."""
     import jax.numpy as jnp
     from models.llama import LlamaForCausalLM, LlamaModel
 
@@ -47,7 +47,7 @@ def built(config: Any) -> Any:
         def forward(self, input_ids, *rest):
             x = self.embed_tokens(input_ids)
             places = jnp.broadcast_to(jnp.arange(input_ids.shape[1]), input_ids.shape)
-            return self.norm(nn.scan_layers(self.layers, x, self.rotary_emb(places, x.dtype), None, checkpoint=True))
+            return self.norm(nn.scan_layers(self.layers, x, self.rotary_emb(places, x.dtype), None, checkpoint=remat))
 
     with nn.device("meta"):
         model = LlamaForCausalLM(config)
@@ -57,7 +57,9 @@ def built(config: Any) -> Any:
     return model
 
 
-def step_of(size: str, target: Any, mesh: dict[str, int], batch: int, length: int) -> tuple[Any, tuple[Any, ...]]:
+def step_of(
+    size: str, target: Any, mesh: dict[str, int], batch: int, length: int, remat: bool = True
+) -> tuple[Any, tuple[Any, ...]]:
     """The training step and its arguments, all of shapes."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
     import jax
@@ -70,7 +72,7 @@ def step_of(size: str, target: Any, mesh: dict[str, int], batch: int, length: in
     from jaxnn.parallel import DeviceMesh, MixedPrecisionPolicy, fully_shard, parallelize_module
 
     devices = DeviceMesh(target.platform, target.mesh(tuple(mesh.values()), tuple(mesh)))
-    model = built(LlamaConfig(**SIZES[size]))
+    model = built(LlamaConfig(**SIZES[size]), remat)
     if "tp" in mesh:
         from tests.parallel.ahead import plan
 
@@ -124,13 +126,14 @@ def main() -> int:
     parser.add_argument("--mesh", default="fsdp=256", help="sizes by dimension: fsdp=32,tp=8")
     parser.add_argument("--batch", type=int, default=256, help="sequences, of all chips together")
     parser.add_argument("--length", type=int, default=8192)
+    parser.add_argument("--without-remat", action="store_true", help="keep all that the backward pass reads")
     parser.add_argument("--text", default="", metavar="FILE", help="keep the optimised program")
     options = parser.parse_args()
     from jaxnn import targets
 
     target = targets.get(options.target)
     mesh = {name: int(count) for name, _, count in (part.partition("=") for part in options.mesh.split(","))}
-    step, arguments = step_of(options.size, target, mesh, options.batch, options.length)
+    step, arguments = step_of(options.size, target, mesh, options.batch, options.length, not options.without_remat)
     start = time.perf_counter()
     found = targets.report(step, *arguments, target=target)
     print(f"compiled in {time.perf_counter() - start:.0f} s\n{found}\n")

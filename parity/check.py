@@ -76,7 +76,7 @@ def check(
             if case.error is not None:
                 _check_error(case, result)
             elif case.random:
-                _check_random(case, result)
+                _check_random(case, precision, result)
             else:
                 with jax.enable_x64(True) if ours.is_wide(case) else warnings.catch_warnings():
                     failed = _check_numbers(case, precision, modes, result, neighbours)
@@ -110,6 +110,7 @@ def _check_numbers(
     """Fills in `result`; gives the tensors that failed."""
     tensors: list[compare.Tensor] = []
     beyond: list[str] = []
+    runs: dict[str, dict[str, np.ndarray]] = {}
     for mode in modes if known("eager", case) is None else ("eager",):
         try:
             found = (ours.run_eager if mode == "eager" else ours.run_jit)(case, precision)
@@ -120,6 +121,7 @@ def _check_numbers(
                 continue  # as in torch
             tensors.append(compare.Tensor(mode, math.inf, None, False, _describe(problem)))
             continue
+        runs[mode] = found
         judged = _judge(case, found, mode, precision)
         tensors += judged
         beyond += [tensor.where for tensor in judged if not tensor.held and _is_beyond(case, tensor, found, precision)]
@@ -136,7 +138,7 @@ def _check_numbers(
         result.message = "; ".join(map(_failure, bad[:4])) + (f"; and {len(bad) - 4} more" if len(bad) > 4 else "")
         worst = max(tensor.ours for tensor in bad)
         inside = [tensor for tensor in bad if tensor.where not in beyond]
-        theirs = _by_chance(case, inside, neighbours()) if neighbours is not None and inside else None
+        theirs = _by_chance(case, inside, runs, neighbours()) if neighbours is not None and inside else None
         if not inside:
             result.status = "known"
             result.message = f"beyond {precision}: error {worst:.2g}, only in numbers of which torch's own run has none"
@@ -156,25 +158,44 @@ def _is_beyond(case: Case, tensor: compare.Tensor, found: dict[str, np.ndarray],
     value = case.expected[key]
     if not isinstance(value.own, np.ndarray) or value.own.shape != value.truth.shape:
         return False
-    kept = np.isfinite(compare.widen(value.own))
+    kept = _numbers_in(value.own, value.truth)
     noise = max(noise_of(case, key), compare.NOISE * compare.scale_of([value.truth]))
     mine, true, own = (array[kept] for array in (found[key], value.truth, value.own))
     return not kept.all() and compare.judge(tensor.where, mine, true, own, precision, noise).held
 
 
-def _by_chance(case: Case, bad: list[compare.Tensor], near: list[dict[str, np.ndarray]]) -> float | None:
-    """The largest error of `near`, where for each of the tensors they reach half of ours; None where they do not."""
+def _by_chance(
+    case: Case, bad: list[compare.Tensor], found: dict[str, dict[str, np.ndarray]], near: list[dict[str, np.ndarray]]
+) -> float | None:
+    """The largest error of `near`, where for each of the tensors one of them reaches half of ours; None where none does.
+
+    Where torch's own run, of 16 bits, has infinities or NaNs, nothing is compared.
+
+    Args:
+        case: the case.
+        bad: the tensors that failed.
+        found: our results of each mode.
+        near: PyTorch's own runs.
+    """
     largest = 0.0
     for tensor in bad:
-        key = tensor.where.partition(": ")[2]
+        mode, _, key = tensor.where.partition(": ")
         if key not in case.expected or not math.isfinite(tensor.ours):
             return None
-        errors = [compare.error(run[key], case.expected[key].truth, noise_of(case, key)) for run in near if key in run]
+        value, noise = case.expected[key], noise_of(case, key)
+        kept = _numbers_in(value.own, value.truth)
+        errors = [compare.error(run[key][kept], value.truth[kept], noise) for run in near if key in run]
         theirs = max(filter(math.isfinite, errors), default=0.0)
-        if tensor.ours > 2 * theirs:
+        if compare.error(found[mode][key][kept], value.truth[kept], noise) > 2 * theirs:
             return None
         largest = max(largest, theirs)
     return largest
+
+
+def _numbers_in(own: object, truth: np.ndarray) -> Any:
+    """Where torch's own run has numbers; everywhere where there is none of `truth`'s shape."""
+    same = isinstance(own, np.ndarray) and own.shape == truth.shape
+    return np.isfinite(compare.widen(own)) if same else ...
 
 
 def noise_of(case: Case, kind: str) -> float:
@@ -258,14 +279,14 @@ def _other_error(name: str) -> type[Exception]:
     return {"UnpicklingError": Exception}.get(name, Exception)
 
 
-def _check_random(case: Case, result: Result) -> None:
+def _check_random(case: Case, precision: str, result: Result) -> None:
     """Random results: shapes and dtypes exactly; mean and mean square of each element over many draws."""
     reason = known("random", case)
     if reason is None:
         result.status = "failed"
         result.message = "torch's result changes with the seed, and known.toml does not list the case as random"
         return
-    draws = ours.draws(case, DRAWS)
+    draws = ours.draws(case, precision, DRAWS)
     mine = moments(draws)
     result.status, result.message = "random", reason
     expected = [value for key, value in case.expected.items() if key.startswith("output")]

@@ -307,11 +307,11 @@ def _structure(case: Case, args: Any) -> Any:
     )
 
 
-def draws(case: Case, count: int) -> list[list[np.ndarray]]:
+def draws(case: Case, precision: str, count: int) -> list[list[np.ndarray]]:
     """The outputs of `count` runs, each from a key of its own: the first eager, the others compiled once."""
     arrays = arrays_of(case)
     known = packed_slots(case)
-    function = lookup(f"functional.{case.name}") if case.make is None else module_of(case, arrays, None)
+    function = lookup(f"functional.{case.name}") if case.make is None else module_of(case, arrays, precision)
     rng = lookup_rng()
 
     def run(key: Any, arrays: list[Any]) -> list[Any]:

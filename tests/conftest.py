@@ -28,6 +28,7 @@ from jax._src import compiler
 
 import jaxnn as nn
 from parity import ours
+from tests import share
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("default")
@@ -46,9 +47,15 @@ LONG_FILES = (
 )
 
 
-def pytest_collection_modifyitems(items):
-    place = {pathlib.Path(__file__).parent / name: number for number, name in enumerate(LONG_FILES)}
+def pytest_collection_modifyitems(config, items):
+    here = pathlib.Path(__file__).parent
+    place = {here / name: number for number, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
+    generated = [item for item in items if item.path in {here / name for name in share.GENERATED}]
+    left_out = set(generated).difference(generated[:: share.SHARE])
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(autouse=True)

@@ -41,7 +41,7 @@ def dot_general(left: Any, right: Any, dimension_numbers: Any, preferred: Any = 
         return _bind(left, right, dims, dict(precision=precision, preferred=np.dtype(preferred), narrow=left.dtype))
     if preferred is None and left.dtype == right.dtype and is_half(left.dtype):
         dims = _as_tuples(dimension_numbers)
-        if _rows(left, right, dims) is not None:
+        if _rows(left, right, dims) is not None or not _read_as_they_lie(left, right, dims):
             return _bind(left, right, dims, dict(precision=precision, preferred=left.dtype, narrow=left.dtype))
     return lax.dot_general(left, right, dimension_numbers, precision, preferred)
 
@@ -68,19 +68,47 @@ def _run_on_cpu(left: Any, right: Any, *, dimension_numbers: Dims, precision: An
     JAX 0.12) the result is asked for in float32. Otherwise it first writes the operands out in float32, and so in every step
     of a language model all of its weights, before the first of them is needed. So a single row is taken twice.
     """
+    if preferred == narrow == left.dtype == right.dtype and not _read_as_they_lie(left, right, dimension_numbers):
+        return _asked_for(left, right, dimension_numbers, precision, np.dtype(np.float32)).astype(preferred)
     rows = _rows(left, right, dimension_numbers) if preferred == narrow == left.dtype == right.dtype else None
     if rows is None:
-        return lax.dot_general(left, right, dimension_numbers, precision, preferred)
+        return _asked_for(left, right, dimension_numbers, precision, preferred)
     if 1 not in rows:
-        return lax.dot_general(left, right, dimension_numbers, precision, np.dtype(np.float32)).astype(preferred)
+        return _asked_for(left, right, dimension_numbers, precision, np.dtype(np.float32)).astype(preferred)
     side, operands, (contracted, batch) = rows.index(1), [left, right], dimension_numbers
     operands[side] = lax.broadcast(operands[side], (2,))
     places = [tuple(dim + 1 for dim in dims) if at == side else dims for at, dims in enumerate(contracted)]
-    product = lax.dot_general(
-        operands[0], operands[1], ((places[0], places[1]), batch), precision, np.dtype(np.float32)
-    )
+    product = _asked_for(operands[0], operands[1], ((places[0], places[1]), batch), precision, np.dtype(np.float32))
     at = 0 if side == 0 else left.ndim - len(contracted[0])
     return lax.index_in_dim(product, 0, at, keepdims=False).astype(preferred)
+
+
+def _asked_for(left: Any, right: Any, dimension_numbers: Dims, precision: Any, preferred: Any) -> Any:
+    """``lax.dot_general``, for the CPU.
+
+    XLA has no program for bfloat16 operands and a float32 result where it must first transpose one of them by a copy: what it
+    compiles fails when it is called, and with a result in bfloat16 (since JAX 0.12) it adds up in bfloat16. There the copy is
+    made in float32.
+    """
+    if preferred == np.float32 and not _read_as_they_lie(left, right, dimension_numbers):
+        left, right = left.astype(preferred), right.astype(preferred)
+    return lax.dot_general(left, right, dimension_numbers, precision, preferred)
+
+
+def _read_as_they_lie(left: Any, right: Any, dimension_numbers: Dims) -> bool:
+    """Whether XLA transposes neither operand by a copy."""
+    contracted, batch = dimension_numbers
+    operands = list(zip((left, right), contracted, batch))
+    matrices = all(len(_rest(operand.ndim, *dims)) <= 1 for operand, *dims in operands)
+    of_left, of_right = (_place(operand.ndim, *dims) for operand, *dims in operands)
+    return of_right != "" and (of_left == "last" or of_left == "first" and matrices)
+
+
+def _place(ndim: int, contracted: Sequence[int], batch: Sequence[int]) -> str:
+    """Where what is contracted stands among the dimensions behind a batch's, "last" or "first"; "" where it does neither."""
+    rest = _rest(ndim, contracted, batch)
+    orders = {"last": [*batch, *rest, *contracted], "first": [*batch, *contracted, *rest]}
+    return next((place for place, order in orders.items() if order == list(range(ndim))), "")
 
 
 def _rows(left: Any, right: Any, dimension_numbers: Dims) -> list[int] | None:

@@ -1,5 +1,6 @@
 """Products of 16 bits with float32 results: lax's numbers on the CPU, and 16-bit operands in every derivative elsewhere."""
 
+import itertools
 import re
 
 import jax
@@ -34,7 +35,12 @@ def _ours(dims):
 
 
 def _lax(dims):
-    return lambda left, right: lax.dot_general(left, right, dims, lax.Precision.HIGHEST, jnp.float32)
+    """Of operands in float32, which holds their product whole: one order of sums where XLA has several for 16 bits."""
+
+    def product(left, right):
+        return lax.dot_general(left.astype(jnp.float32), right.astype(jnp.float32), dims, lax.Precision.HIGHEST)
+
+    return product
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -207,3 +213,50 @@ def test_a_step_of_few_rows_writes_no_weights_out(form, rows):
     jit = nn.jit if form == "nn.jit" else jax.jit
     memory = jit(step).lower(x, weights).compile().memory_analysis()
     assert memory.temp_size_in_bytes < weights[0].nbytes
+
+
+def _forms():
+    """Every product of operands of up to three dimensions, with one contracted, and with one of a batch or none."""
+    for of_left, of_right in itertools.product((1, 2, 3), repeat=2):
+        for left, right in itertools.product(range(of_left), range(of_right)):
+            batches = itertools.product(range(of_left), range(of_right))
+            for batch in [None, *((a, b) for a, b in batches if a != left and b != right)]:
+                sizes = [[7 + 3 * dim for dim in range(of_left)], [16 + 7 * dim for dim in range(of_right)]]
+                sizes[0][left] = sizes[1][right] = 19
+                for side, dim in enumerate(batch or ()):
+                    sizes[side][dim] = 2
+                dims = ((batch[0],), (batch[1],)) if batch else ((), ())
+                yield sizes, (((left,), (right,)), dims)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("preferred", [jnp.float32, None], ids=["in float32", "in 16 bits"])
+def test_every_form_of_a_16_bit_product_runs_on_the_cpu(dtype, preferred):
+    """XLA compiles some with a result in float32, and fails when they are called."""
+    forms = list(_forms())
+    operands = [[_array(*size, dtype=dtype) for size in sizes] for sizes, _ in forms]
+    found = jax.jit(lambda operands: [dot_general(*pair, dims, preferred) for pair, (_, dims) in zip(operands, forms)])(
+        operands
+    )
+    for product, pair, (_, dims) in zip(found, operands, forms):
+        with jax.enable_x64(True):
+            wide = [jnp.asarray(np.asarray(operand, np.float64)) for operand in pair]
+            truth, size = (np.asarray(lax.dot_general(*both, dims)) for both in (wide, map(jnp.abs, wide)))
+        rounded = 0 if preferred else jnp.finfo(dtype).eps / 2
+        bound = 19 * np.finfo(np.float32).eps * size + rounded * np.abs(truth) + jnp.finfo(product.dtype).tiny
+        assert (np.abs(np.asarray(product, np.float64) - truth) <= bound).all(), dims
+
+
+def test_a_layer_of_few_rows_under_vmap_runs_on_the_cpu():
+    """Its weight's gradient is one product of the examples' rows, which XLA would transpose."""
+    x, w, b, ct = _array(2, 4, 91), _array(19, 91), _array(2, 19), _array(4, 19)
+
+    def step(x, w, b):
+        out, pull = jax.vjp(F.linear, x, w, b)
+        return out, pull(ct)
+
+    found = jax.jit(jax.vmap(step, (0, None, 0)))(x, w, b)
+    for example in range(2):
+        expected = jax.jit(step)(x[example], w, b[example])
+        for mine, alone in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+            np.testing.assert_array_equal(np.asarray(mine[example], np.float32), np.asarray(alone, np.float32))

@@ -10,12 +10,13 @@ import pytest
 from parity import ours, record
 from parity.check import check
 from parity.cli import RECORDING
+from tests.share import SHARE
 
 if not RECORDING.exists():
     pytest.skip("no recording: python -m parity record", allow_module_level=True)
 
 _, CASES = record.load(RECORDING)
-CASES = CASES[:: 3 if importlib.util.find_spec("torch") else 1]
+CASES = CASES[:: 3 if importlib.util.find_spec("torch") else SHARE]
 FAMILIES = sorted({case.family for case in CASES})
 
 
