@@ -224,6 +224,8 @@ class Calls:
             return UNKNOWN
         if base in TABLE and any(keyword.arg in ("dim", "keepdim") for keyword in node.keywords):
             self.learn(receiver)  # no other library's arrays take these
+            if receiver.kind == "unknown":
+                receiver = self.program.facts[id(func.value)] = ARRAY
         match = choose(self.program, self.frame.module.source, base, "method", func.value, node, node)
         if match is None and receiver.kind == "unknown" and name in _MOVES:
             return replace(UNKNOWN, origin=receiver.origin)
@@ -233,6 +235,8 @@ class Calls:
             if receiver.kind == "unknown" and base in TABLE and all(r.knows == "array" for r in TABLE[base]):
                 return UNKNOWN
             return UNKNOWN
+        if match.row.knows == "any" and receiver.kind == "unknown":
+            return replace(UNKNOWN, origin=receiver.origin)
         if match.row.knows == "name":
             self.learn(receiver)
         return self.row_result(match, receiver)

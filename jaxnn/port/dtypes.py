@@ -145,7 +145,7 @@ def of_row(match: Match, program: Program) -> str | None:
         return _sums(x.dtype)
     if name in _SAME:
         return x.dtype
-    if name in _PRODUCTS or name in ("cat", "concat", "concatenate", "stack", "where"):
+    if name in _PRODUCTS or name in ("cat", "concat", "concatenate", "stack", "where", "meshgrid", "broadcast_tensors"):
         return _of_several(match, program)
     return None
 
@@ -189,7 +189,7 @@ def _of_several(match: Match, program: Program) -> str | None:
     """Of all arrays among the arguments."""
     facts = []
     for name, value in match.bound.items():
-        if name in ("condition", "dim", "equation", "alpha", "beta", "value"):
+        if name in ("condition", "dim", "equation", "alpha", "beta", "value", "indexing"):
             continue
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, ast.expr):

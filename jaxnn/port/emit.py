@@ -6,7 +6,7 @@ import ast
 import functools
 from collections.abc import Callable
 
-from jaxnn.port.match import Bound, Match, listed_one_by_one, negative, number
+from jaxnn.port.match import Bound, Match, listed_one_by_one, negative, number, shaped_like
 from jaxnn.port.rules import Place
 
 # How strongly an expression binds; a name, call, subscript or display needs no parentheses anywhere.
@@ -197,7 +197,7 @@ class Emitter:
         sizes, x = listed_one_by_one(value), match.bound["x"]
         assert isinstance(x, ast.expr)
         items = [
-            f"{tight(self.text(x))}.shape[{at - len(sizes)}]" if negative(one) else self.text(one)
+            f"{tight(self.text(shaped_like(x)))}.shape[{at - len(sizes)}]" if negative(one) else self.text(one)
             for at, one in enumerate(sizes)
         ]
         return f"({', '.join(items)}{',' * (len(items) == 1)})"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # What templates write, how it is imported, and the names to try for it.
 _ALIASES = {
     "jax": ("import jax", ("jax",)),
+    "contextlib": ("import contextlib", ("contextlib",)),
     "math": ("import math", ("math",)),
     "jnp": ("import jax.numpy as {}", ("jnp", "jax_numpy")),
     "np": ("import numpy as {}", ("np", "numpy")),
@@ -99,7 +100,9 @@ class Imports:
                 dotted = self._dotted(node, alias)
                 top = node in self.tree.body
                 text = (
-                    {"numpy": "np", "jax": "jax", "jax.numpy": "jnp", "math": "math"}.get(dotted)
+                    {"numpy": "np", "jax": "jax", "jax.numpy": "jnp", "math": "math", "contextlib": "contextlib"}.get(
+                        dotted
+                    )
                     if alias.asname or "." not in alias.name
                     else None
                 )

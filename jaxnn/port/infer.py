@@ -205,10 +205,15 @@ class Inference(Expressions):
     # Statements. A block gives whether it can end.
 
     def block(self, statements: Iterable[ast.stmt], env: Env) -> bool:
+        ends = True
         for statement in statements:
-            if not self.statement(statement, env):
-                return False
-        return True
+            if ends:
+                ends = self.statement(statement, env)
+            else:  # never run: its names are looked up all the same
+                result = self.frame.result
+                self.statement(statement, dict(env))
+                self.frame.result = result
+        return ends
 
     def statement(self, node: ast.stmt, env: Env) -> bool:
         visit = getattr(self, f"_{type(node).__name__}", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass, field
 
-from jaxnn.port.facts import NUMBERS
+from jaxnn.port.facts import NUMBERS, item
 from jaxnn.port.program import Program
 from jaxnn.port.rules import TABLE, Row
 from jaxnn.port.source import Source, walk
@@ -189,6 +189,8 @@ _ITEMS = {
 def _in_pieces(node: ast.expr, source: Source, named: bool = False) -> bool:
     """Whether only the items of an expression's value are used, so that a list will do for a tuple."""
     parent = source.parent(node)
+    if isinstance(parent, ast.IfExp) and parent.test is not node:
+        return _in_pieces(parent, source, named)
     if isinstance(parent, (ast.For, ast.comprehension)):
         return parent.iter is node
     if isinstance(parent, ast.Starred) or (isinstance(parent, ast.Subscript) and parent.value is node):
@@ -228,6 +230,30 @@ def simple(node: ast.AST) -> bool:
     return isinstance(node, (ast.Name, ast.Constant))
 
 
+def repeatable(node: ast.AST) -> bool:
+    """A text that can stand twice and is short: names and numbers, and what Python computes of them."""
+    if isinstance(node, ast.BinOp):
+        return repeatable(node.left) and repeatable(node.right)
+    if isinstance(node, ast.Call):
+        return getattr(node.func, "id", "") == "int" and len(node.args) == 1 and repeatable(node.args[0])
+    return simple(node)
+
+
+# Methods without arguments that keep the shape.
+_POINTWISE = set(
+    "exp log sqrt rsqrt sigmoid tanh abs neg square sin cos relu float half detach contiguous clone".split()
+)
+
+
+def shaped_like(node: ast.expr) -> ast.expr:
+    """What an expression has the shape of: `x` for ``x.exp()``."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return shaped_like(node.operand)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and not node.args + node.keywords:
+        return shaped_like(node.func.value) if node.func.attr in _POINTWISE else node
+    return node
+
+
 def negative(node: ast.expr) -> bool:
     return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
 
@@ -255,7 +281,8 @@ def _is(value: Bound, wanted: str, program: Program) -> bool:
         return False
     if wanted == "kept":  # a number for each dimension, of which one -1 at least is written
         sizes = listed_one_by_one(value)
-        return bool(sizes) and not _starred(sizes) and any(negative(v) for v in sizes)
+        first = next((at for at, one in enumerate(sizes) if negative(one)), None)
+        return first is not None and not _starred(sizes[first:])  # they are counted from the end
     if wanted == "sections":
         sizes = value.elts if isinstance(value, (ast.List, ast.Tuple)) else []
         return 1 < len(sizes) < 5 and all(simple(v) or number(v) for v in sizes)
@@ -265,6 +292,8 @@ def _is(value: Bound, wanted: str, program: Program) -> bool:
         return _sizes(value if isinstance(value, list) else [value], wanted, program)
     if isinstance(value, list):
         return False
+    if wanted == "shaped":
+        return simple(shaped_like(value))
     if wanted == "simple":
         return simple(value) or number(value)
     if wanted == "literal":
@@ -274,6 +303,10 @@ def _is(value: Bound, wanted: str, program: Program) -> bool:
     fact = program.fact(value)
     if wanted == "fresh":
         return fact.fresh and not isinstance(value, (ast.Name, ast.Attribute))
+    if wanted == "sizes":
+        return fact.kind in ("list", "tuple") and item(fact).kind in ("int", "number", "unknown")
+    if wanted == "whole":
+        return _is(value, "int", program) and repeatable(value)
     if wanted == "number":
         return number(value) or fact.kind in NUMBERS
     if wanted == "int":

@@ -10,6 +10,7 @@ VERSION = "2.13.0"  # of PyTorch: the one whose behaviour is the specification
 # Dotted names to the text that stands for them. Longer names first wins; what is below a name keeps its tail.
 NAMESPACES = {
     "torch.nn.functional": "F",
+    "torch.functional.F": "F",
     "torch.nn": "nn",
     "torch.optim": "nn.optim",
     "torch.utils.data": "nn.utils.data",
@@ -131,6 +132,9 @@ NOTHING = {
         "utils._pytree.register_pytree_node", "compiler.allow_in_graph", "utils._pytree._register_pytree_node",
     )
 } | {"einops._torch_specific.allow_ops_in_compiled_graph"}  # fmt: skip
+
+# Contexts that choose a kernel, which JAX does itself.
+CONTEXTS = {"torch.backends.cuda.sdp_kernel"}
 
 # Functions and decorators that give back what they get.
 IDENTITIES = {

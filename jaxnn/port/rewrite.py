@@ -16,7 +16,7 @@ from jaxnn.port.imports import Imports
 from jaxnn.port.in_place import InPlace
 from jaxnn.port.infer import is_kernel
 from jaxnn.port.match import Match, choose, simple, takes
-from jaxnn.port.names import ANSWERS, DTYPES, IDENTITIES, NARROWED, NOTHING, TENSOR_TYPES, is_torch, translate
+from jaxnn.port.names import ANSWERS, CONTEXTS, DTYPES, IDENTITIES, NARROWED, NOTHING, TENSOR_TYPES, is_torch, translate
 from jaxnn.port.observing import guards
 from jaxnn.port.program import Class, Module, Program
 from jaxnn.port.rules import TABLE, Row
@@ -581,6 +581,9 @@ class Rewriter(Scopes, Assignments, InPlace, Decisions, Sizes):
             self.edits[node] = ANSWERS[dotted]
         elif dotted in IDENTITIES:
             self._identity(node, dotted)
+        elif dotted in CONTEXTS:
+            self.site(node, dotted, "exact", "JAX chooses the kernel")
+            self.edits[node] = lambda _: f"{self.imports.alias('contextlib')}.nullcontext()"
         elif dotted in NOTHING:
             self.site(node, dotted, "exact", "has no meaning here")
             self.edits[node] = "None"
@@ -675,6 +678,9 @@ class Rewriter(Scopes, Assignments, InPlace, Decisions, Sizes):
         else:
             match = choose(self.program, self.source, name, "method", func.value, node, node)
         self.children(node)
+        if match is not None and match.row.knows == "any" and base.kind == "unknown":
+            if isinstance(self.source.parent(node), ast.Expr):
+                return  # ``model.cpu()``: it may be a module
         if match is not None:
             self.emit(node, match, f"Tensor.{name}")
         else:

@@ -99,7 +99,9 @@ def test_numbers_by_a_mask_are_written_in_a_compiled_function_too(body):
 
 CHECKS = {
     "assert (x > 0).all(), 'low'": "assert isinstance(found := (x > 0).all(), jax.core.Tracer) or found, 'low'",
-    "low = (x < 1).any()\nassert not low and x.dim() == 1": "assert (isinstance(low, jax.core.Tracer) or not low) and x.ndim == 1",
+    "low = (x < 1).any()\nassert not low and x.dim() == 1": (
+        "assert (isinstance(low, jax.core.Tracer) or not low) and x.ndim == 1"
+    ),
     "if (x < 1).any() or torch.isnan(x).any():\n    raise AssertionError": (
         "if not isinstance(found := (x < 1).any(), jax.core.Tracer) and found or not isinstance("
     ),

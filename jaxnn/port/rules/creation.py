@@ -17,6 +17,8 @@ _CASTS = {
     "cfloat": "complex64",
 }
 
+_TORCHS = {"int", "short", "byte", "char"}  # nothing else has a method of this name
+
 # fmt: off
 ROWS = (
     # From a size.
@@ -85,10 +87,13 @@ ROWS = (
     Row("multinomial", "x, num_samples, replacement=False", "nn.multinomial({x}, {num_samples}, {replacement?})", "torch.multinomial(p[0], 2).shape", status="changed", note=_OTHERS),
     # Casts.
     *(
-        Row(name, "x", f"{{x}}.astype(jnp.{dtype})", f"{'p' if dtype == 'uint8' else 'x'}.{name}()", form="method", knows="array")
+        Row(
+            name, "x", f"{{x}}.astype(jnp.{dtype})", f"{'p' if dtype == 'uint8' else 'x'}.{name}()",
+            form="method", knows="name" if name in _TORCHS else "array",
+        )
         for name, dtype in _CASTS.items()
     ),
-    Row("long", "x", "{x}.astype(jnp.int32)", "x.long()", form="method", knows="array", status="changed", note=_INT),
+    Row("long", "x", "{x}.astype(jnp.int32)", "x.long()", form="method", status="changed", note=_INT),
     Row("double", "x", "{x}.astype(jnp.float32)", "x.double().float()", form="method", knows="array", status="changed", note="float64 is float32"),
     Row("type_as", "x, other", "{x}.astype({other}.dtype)", "i.type_as(x)", form="method"),
     Row("type", "x, dtype", "{x}.astype({dtype})", "x.type(torch.int32)", when="dtype.kind=dtype", form="method", knows="array"),

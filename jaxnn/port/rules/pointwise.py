@@ -1,7 +1,11 @@
 """Number by number: arithmetic, functions, comparisons; and products of matrices."""
 
+from typing import Any
+
 from jaxnn.port.rules.row import Row
 
+_NAME: dict[str, Any] = {}
+_ARRAY: dict[str, Any] = {"knows": "array"}
 _SAME = (
     "sin cos tan sinh cosh exp exp2 expm1 square floor ceil trunc sign isnan isinf isfinite logical_not "
     "rad2deg deg2rad sinc conj signbit"
@@ -100,8 +104,14 @@ ROWS = (
     Row("addcmul", "x, tensor1, tensor2, *, value=1", "{x} + {tensor1} * {tensor2}", "torch.addcmul(x, y, p)", when="!value"),
     Row("addcmul", "x, tensor1, tensor2, *, value=1", "{x} + {value} * {tensor1} * {tensor2}", "torch.addcmul(x, y, p, value=2)"),
     Row("addcdiv", "x, tensor1, tensor2, *, value=1", "{x} + {value} * {tensor1} / {tensor2}", "torch.addcdiv(x, y, p, value=2)"),
-    Row("clamp", "x, min=None, max=None", "jnp.clip({x}, {min}, {max})", "x.clamp(-1, 1)", when="min, max", also="clip", knows="array"),
-    Row("clamp", "x, min=None, max=None", "jnp.clip({x}, min={min?}, max={max?})", "x.clamp(min=0.1)", also="clip", knows="array"),
+    *(
+        row
+        for name, knows in (("clamp", _NAME), ("clip", _ARRAY))
+        for row in (
+            Row(name, "x, min=None, max=None", "jnp.clip({x}, {min}, {max})", f"x.{name}(-1, 1)", when="min, max", **knows),
+            Row(name, "x, min=None, max=None", "jnp.clip({x}, min={min?}, max={max?})", f"x.{name}(min=0.1)", **knows),
+        )
+    ),
     Row("clamp_min", "x, min", "jnp.maximum({x}, {min})", "x.clamp_min(0.1)"),
     Row("clamp_max", "x, max", "jnp.minimum({x}, {max})", "x.clamp_max(0.1)"),
     # Choice.

@@ -162,6 +162,11 @@ ROWS = (
         Row(f"topk{piece}", "x, k, dim=-1, largest=True, sorted=True", f"jax.lax.top_k({{x}}, {{k}})[{at}]", f"x.topk(2){piece}", when="dim=-1, largest=True")
         for piece, at in (("[0]", 0), (".values", 0), ("[1]", 1), (".indices", 1))
     ),
+    Row("topk", "x, k, dim=-1, largest=True, sorted=True", "jax.lax.top_k({x}, {k}, axis={dim})", "q, r = x.topk(2, dim=1); q + r", when="dim:literal, largest=True, use:unpack", result="arrays"),
+    *(
+        Row(f"topk{piece}", "x, k, dim=-1, largest=True, sorted=True", f"jax.lax.top_k({{x}}, {{k}}, axis={{dim}})[{at}]", f"x.topk(2, dim=1){piece}", when="dim:literal, largest=True")
+        for piece, at in (("[0]", 0), (".values", 0), ("[1]", 1), (".indices", 1))
+    ),
     Row("topk", "x, k, dim=-1, largest=True, sorted=True", "T.topk({x}, {k}, dim={dim?}, largest={largest?}, sorted={sorted?})", "x.topk(2, dim=1)[0]", result="arrays", status="helper"),
     *(
         Row(f"sort{piece}", "x, dim=-1, descending=False", f"jnp.{ours}({{x}}, axis={{dim?}}, descending={{descending?}})", f"x.sort(1){piece}")
@@ -169,7 +174,7 @@ ROWS = (
     ),
     Row("sort", "x, dim=-1, descending=False, stable=False", "T.sort({x}, {dim}, descending={descending?}, stable={stable?})", "tuple(x.sort(1))", knows="array", result="arrays", status="helper"),
     Row("argsort", "x, dim=-1, descending=False, stable=False", "jnp.argsort({x}, axis={dim?}, descending={descending?})", "x.argsort(1, descending=True)", knows="array"),
-    Row("unique", "x", "jnp.unique({x})", "i.unique()", note=_DYNAMIC, status="changed", knows="array"),
+    Row("unique", "x, sorted=True", "jnp.unique({x})", "i.unique()", when="sorted=True", note=_DYNAMIC, status="changed", knows="array"),
     Row("nonzero", "x, *, as_tuple=False", "jnp.argwhere({x})", "m.nonzero()", when="as_tuple=False", note=_DYNAMIC, status="changed", knows="array"),
     Row("nonzero", "x, *, as_tuple=False", "jnp.nonzero({x})", "m.nonzero(as_tuple=True)[0]", when="as_tuple=True", note=_DYNAMIC, status="changed", result="arrays"),
     Row("bincount", "x, weights=None, minlength=0", "jnp.bincount({x}, minlength={minlength?})", "torch.bincount(k)", when="!weights", note=_DYNAMIC, status="changed"),

@@ -33,7 +33,7 @@ class Row:
             tests against its port.
         when: conditions, with commas between them; all must be *proved*. ``dim``: it was given (not just as its
             default). ``!dim``: it was not. ``dim=-1``: it is this literal. ``dim:int``, ``other:array``, ``shape:ints``,
-            ``dtype:dtype``, ``other:number``: what it is. ``x:fresh``: computed here, no other name can reach it. ``x:simple``: a plain name, which may be written twice.
+            ``dtype:dtype``, ``other:number``: what it is. ``sizes:sizes``: a list or tuple of numbers. ``size:whole``: an integer whose text may stand twice. ``x:shaped``: the shape is that of a plain name. ``x:fresh``: computed here, no other name can reach it. ``x:simple``: a plain name, which may be written twice.
             ``x.rank=2``, ``x.floating=True``: what is known of it. ``value:infinite``: a number for floating arrays alone. ``use:unpack``: the result is assigned to several names. ``use:statement``: it is not used.
             ``use:pieces``: its items alone are used. ``size:kept``, ``name:sections``: for the formats above.
         form: where torch has it: ``torch.NAME(x)``, ``x.NAME()``, both, or ``x.NAME``.
@@ -41,7 +41,7 @@ class Row:
             of arrays), ``dtype``, ``str``, ``list``, ``none``, ``number``, ``unknown``. ``array+1``, ``array-1``, ``array=2``: its rank beside that of
             `x`, or as such. ``array@view``: it may share memory with `x` in torch.
         knows: what must be known of `x` for the method to be torch's: ``name`` (nothing: no other common type has a method
-            of this name) or ``array`` (str, dict, ndarray, Module... have one too).
+            of this name), ``array`` (str, dict, ndarray, Module... have one too) or ``any`` (whatever it is, the text is right).
         status: ``exact``; ``helper``: the text calls `jaxnn.tensor`; ``changed``: numbers or types may differ as `note` says;
             ``cannot``: there is no counterpart, `note` says what to do.
         note: one sentence for the report and for docs/porting.md.
@@ -56,7 +56,7 @@ class Row:
     when: str = ""
     form: Form = "both"
     result: str = "array"
-    knows: Literal["name", "array"] = "name"
+    knows: Literal["name", "array", "any"] = "name"
     status: Status = "exact"
     note: str = ""
     drops: str = ""

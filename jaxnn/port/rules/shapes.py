@@ -33,6 +33,7 @@ ROWS = (
         result=_VIEW, knows="array",
     ),
     Row("unflatten", "x, dim, sizes", "T.unflatten({x}, {dim}, {sizes})", "x.unflatten(1, (3, -1))", result=_VIEW, status="helper"),
+    Row("squeeze", "x", "jnp.squeeze({x})", "x[:, :1].squeeze()", result=_VIEW),
     Row("squeeze", "x, dim=None", "T.squeeze({x}, {dim:axes?})", "x[:, :1].squeeze(1)", result=_VIEW, status="helper"),
     Row("unsqueeze", "x, dim", "jnp.expand_dims({x}, {dim})", "x.unsqueeze(1)", result="array+1@view"),
     # Another order.
@@ -54,7 +55,7 @@ ROWS = (
     Row("roll", "x, shifts, dims=None", "jnp.roll({x}, {shifts:axes}, axis={dims:axes?})", "torch.roll(x, (1, 2), (0, 1))"),
     # More of the same.
     Row("expand", "x, *size", "jnp.broadcast_to({x}, {size:tuple})", "x.expand(2, 2, 3, 4)", when="size:positive", form="method", result=_VIEW),
-    Row("expand", "x, *size", "jnp.broadcast_to({x}, {size:kept})", "a.expand(2, -1, 4)", when="x:simple, size:kept", form="method", result=_VIEW),
+    Row("expand", "x, *size", "jnp.broadcast_to({x}, {size:kept})", "a.exp().expand(2, -1, 4)", when="x:shaped, size:kept", form="method", result=_VIEW),
     Row("expand", "x, *size", "T.expand({x}, {size})", "x[:1].expand(2, -1, -1)", form="method", result=_VIEW, status="helper"),
     Row("expand_as", "x, other", "jnp.broadcast_to({x}, {other}.shape)", "v.expand_as(x)", form="method", result=_VIEW),
     Row("broadcast_to", "x, size", "jnp.broadcast_to({x}, {size})", "v.broadcast_to((3, 4))", result=_VIEW),
@@ -78,6 +79,16 @@ ROWS = (
     Row(
         "split", "x, split_size_or_sections, dim=0", "jnp.split({x}, {split_size_or_sections:ends}, axis={dim?})", "q, r = x.split([1, 3], 2); q.sum() + r",
         when="split_size_or_sections:sections, use:pieces", result="arrays", knows="array", note=_LISTS,
+    ),
+    Row(
+        "split", "x, split_size_or_sections, dim=0", "jnp.split({x}, np.cumsum({split_size_or_sections})[:-1], axis={dim?})", "s = [1, 3]; q, r = x.split(s, 2); q.sum() + r",
+        when="split_size_or_sections:sizes, use:pieces", result="arrays", knows="array", note=_LISTS,
+    ),
+    Row(
+        "split", "x, split_size_or_sections, dim=0",
+        "jnp.split({x}, np.arange({split_size_or_sections}, {x}.shape[{dim}], {split_size_or_sections}), axis={dim?})",
+        "q, r = x.split(3, dim=-1); q.sum() + r",
+        when="x:simple, split_size_or_sections:whole, dim:literal, use:pieces", result="arrays", knows="array", note=_LISTS,
     ),
     Row("split", "x, split_size_or_sections, dim=0", "T.split({x}, {split_size_or_sections}, {dim?})", "x.split(2, 2)", result="arrays", knows="array", status="helper"),
     Row(
@@ -109,8 +120,8 @@ ROWS = (
     Row("clone", "x, *, memory_format=None", "{x}", "(x + 1).clone()", when="x:fresh", result="x@fresh"),
     Row("clone", "x, *, memory_format=None", "jnp.copy({x})", "x.clone()", result="x@fresh", note="a parameter's array knows its box: a copy does not"),
     Row("detach", "x", "jax.lax.stop_gradient({x})", "x.detach()", result="x"),
-    Row("cpu", "x", "{x}", "x.cpu()", form="method", result="x", knows="array"),
-    Row("cuda", "x, device=None, non_blocking=False", "{x}", "x.cuda() if False else x", form="method", result="x", knows="array"),
+    Row("cpu", "x", "{x}", "x.cpu()", form="method", result="x", knows="any"),
+    Row("cuda", "x, device=None, non_blocking=False", "{x}", "x.cuda() if False else x", form="method", result="x", knows="any"),
     Row("numpy", "x, *, force=False", "np.asarray({x})", "x.numpy()", form="method", result="numpy", status="changed", note=_EAGER),
     Row("item", "x", "{x}.item()", "x[0, 0, 0].item()", form="method", result="number", status="changed", note=_EAGER),
     Row("tolist", "x", "{x}.tolist()", "x.tolist()", form="method", result="list", status="changed", note=_EAGER),
