@@ -243,7 +243,7 @@ def markdown(target: str, about: dict[str, str], rows: list[dict[str, Any]], lef
 def _beside(row: dict[str, Any]) -> str:
     ours, plain = row["ours"], row["plain"]
     ratios = [_ratio(ours[name], plain[name]) for name in ("cycles", "bytes")]
-    if ours.get("uncounted", 0) > 0.1 * ours["bytes"]:
+    if any(found.get("uncounted", 0) > 0.1 * found["bytes"] for found in (ours, plain)):
         ratios[0] = "not told"  # gathers and scatters, of which the compiler estimates no cycles, are most of it
     return (
         f"| {row['name']} | {_number(ours['cycles'])} | {ratios[0]} | {_number(ours['bytes'])} | {ratios[1]} | "

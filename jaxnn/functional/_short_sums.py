@@ -19,6 +19,7 @@ from jax import lax
 
 from jaxnn.base.dtypes import is_half
 from jaxnn.lowering.define import define
+from jaxnn.lowering.explicit_axes import sharding_of
 
 FEW = 256  # twice this already costs a net of small layers a tenth of its step
 
@@ -96,7 +97,9 @@ def _run_broadcast(x: jax.Array, *, shape: tuple[int, ...], into: tuple[int, ...
 
 def _sum_transpose(cotangent: Any, x: Any, *, axes: tuple[int, ...]) -> Any:
     shape = x.aval.shape
-    return broadcast_p.bind(cotangent, shape=shape, into=tuple(i for i in range(len(shape)) if i not in axes))
+    wide = broadcast_p.bind(cotangent, shape=shape, into=tuple(i for i in range(len(shape)) if i not in axes))
+    lies = sharding_of(x.aval)
+    return wide if lies is None else jax.sharding.reshard(wide, lies)
 
 
 def _broadcast_transpose(cotangent: Any, x: Any, *, shape: tuple[int, ...], into: tuple[int, ...]) -> Any:

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import lax
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from jaxnn.base.splits import Split, current_split
+from jaxnn.lowering import explicit_axes
 from jaxnn.lowering.by_platform import WithGradient
 
 # How many of the programs' last arguments are no arrays.
@@ -62,21 +63,17 @@ def layout_of(split: Split | None, query: Any, key: Any, value: Any) -> Layout |
 def by_split(run: Callable[..., jax.Array], query: Any, *others: Any) -> jax.Array:
     """``run(split, query, *others)``, whose result has the queries' dimensions, with what is known of how those are split.
 
-    Of Explicit axes the queries' type says it. The programs' slices and loops have no rules for such types: there they
-    run by the rules of Auto axes.
+    Of Explicit axes the queries' type says it, and the program runs by the rules of Auto axes.
     """
-    lies = jax.typeof(query).sharding
-    explicit = [name for name, kind in zip(lies.mesh.axis_names, lies.mesh.axis_types) if kind == AxisType.Explicit]
-    named = [() if axes is None else (axes,) if isinstance(axes, str) else tuple(axes) for axes in lies.spec]
-    if not any(axis in explicit for axes in named for axis in axes):
+    layout = explicit_axes.layout_of(query)
+    if layout is None:
         return run(current_split(), query, *others)
+    split = layout.split
 
     def in_auto_axes(*operands: Any) -> jax.Array:
-        return run(Split(jax.sharding.get_abstract_mesh(), named[0], named[-3] if len(named) > 3 else ()), *operands)
+        return run(Split(jax.sharding.get_abstract_mesh(), split[0], split[-3] if len(split) > 3 else ()), *operands)
 
-    results = PartitionSpec(*lies.spec[:-1], None)
-    run_in_auto: Any = jax.sharding.auto_axes(in_auto_axes, axes=tuple(explicit), out_sharding=results)
-    return run_in_auto(query, *others)
+    return explicit_axes.in_auto_axes(in_auto_axes, layout, (*split[:-1], ()), query, *others)
 
 
 def on_mesh(program: WithGradient, layout: Layout) -> WithGradient:

@@ -188,15 +188,49 @@ def pdist(input: Float[Array, "n m"], p: float = 2.0) -> Float[Array, " pairs"]:
     pairs = n * (n - 1) // 2
     if not pairs or not m:
         return jnp.zeros((pairs,), input.dtype)
-    # All N * N differences, which XLA reduces as it forms them, cost less than two gathers of N * (N - 1) / 2 rows. Those
-    # that are not asked for are 0: of infinite rows they would be NaN, and so would be their gradient of 0.
+    if concrete(p) == 2:
+        return by_platform(input, default=_lengths_of_pairs, cpu=_norms_of_pairs, options=(2.0,))[0]
+    return _norms_of_pairs(input, p)[0]
+
+
+def _norms_of_pairs(input: jax.Array, p: Any) -> tuple[jax.Array]:
+    """All N * N differences, which XLA reduces as it forms them, cost less than two gathers of N * (N - 1) / 2 rows."""
+    n = len(input)
+    # Those that are not asked for are 0: of infinite rows they would be NaN, and so would be their gradient of 0.
     row, column = np.arange(n)[:, None, None], np.arange(n)[None, :, None]
     difference = jnp.where(row < column, input[:, None, :] - input[None, :, :], 0)
-    distances = _pair_norm(difference, p, jnp.max(jnp.abs(input), axis=-1))
-    lengths = jnp.arange(n - 1, -1, -1)
-    first = jnp.repeat(jnp.arange(n), lengths, total_repeat_length=pairs)
-    second = jnp.arange(pairs) - (jnp.cumsum(lengths) - lengths)[first] + first + 1
-    return distances[first, second]
+    return (_picked(_pair_norm(difference, p, jnp.max(jnp.abs(input), axis=-1))),)
+
+
+def _lengths_of_pairs(input: jax.Array, p: float) -> tuple[jax.Array]:
+    """Roots of plain sums of squares, as torch's own: what is out of their range is so there, on a CPU too."""
+    squares = _picked(jnp.sum(lax.square(input[:, None, :] - input[None, :, :]), axis=-1))
+    same = squares == 0
+    return (jnp.where(same, 0, jnp.sqrt(jnp.where(same, 1, squares))),)
+
+
+def _picked(matrix: jax.Array) -> jax.Array:
+    """The elements above the diagonal, row by row."""
+    rows, columns = _pairs(len(matrix))
+    return matrix.at[rows, columns].get(mode="promise_in_bounds", unique_indices=True, indices_are_sorted=True)
+
+
+def _pairs(n: int, listed: int = 512) -> tuple[Any, Any]:
+    """The rows and columns of all pairs of `n`: up to `listed` as constants, of which larger programs would have too many."""
+    if n <= listed:
+        return np.triu_indices(n, 1)
+    # Counted from the last pair on, row n - 2 - t begins with number 0 + 1 + ... + t.
+    pairs = n * (n - 1) // 2
+    number = pairs - 1 - lax.iota(np.int32, pairs)
+    t = ((jnp.sqrt(8 * number.astype(np.float32) + 1) - 1) / 2).astype(np.int32)  # or one beside it
+    t = t - (_triangle(t) > number)
+    t = t + (_triangle(t + 1) <= number)
+    return n - 2 - t, n - 1 - (number - _triangle(t))
+
+
+def _triangle(t: jax.Array) -> jax.Array:
+    """0 + 1 + ... + t, by a product that is no larger."""
+    return ((t + 1) >> 1) * (t | 1)
 
 
 def _pair_norm(difference: jax.Array, p: Any, largest: jax.Array) -> jax.Array:

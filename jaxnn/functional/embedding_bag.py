@@ -13,6 +13,7 @@ from jaxnn.base.checks import as_int, check_array, check_same_dtype, concrete, f
 from jaxnn.base.dtypes import compute_dtype, is_floating, is_integer
 from jaxnn.base.op import op
 from jaxnn.functional.sparse import renormalize, take_rows
+from jaxnn.lowering.by_platform import by_platform
 
 _NAME = "embedding_bag"
 
@@ -37,11 +38,13 @@ class _Bags:
     def sum(self, values: jax.Array) -> jax.Array:
         return jnp.sum(values, axis=1) if self.offsets is None else self._scatter(values, "add", 0)
 
-    def largest(self, values: jax.Array, valid: jax.Array) -> jax.Array:
+    def largest(self, values: jax.Array, valid: jax.Array, padded: bool) -> jax.Array:
         """The index that holds the first of the largest values of each bag and column; -1 where there is none."""
         if self.offsets is None:
             position = jnp.argmax(jnp.where(valid[..., None], values, -jnp.inf), axis=1)
-            return jnp.take_along_axis(self.index, position, axis=1)
+            if padded:  # whose rows come first where all others are -inf
+                position = jnp.where(_at(valid, position), position, jnp.argmax(valid, axis=1)[:, None])
+            return _at(self.index, position)
         values = jnp.where(valid[:, None], values, -jnp.inf)
         peak = self._scatter(values, "max", -jnp.inf).at[self.ids].get(mode="fill", indices_are_sorted=True)
         size = self.index.shape[0]
@@ -51,12 +54,41 @@ class _Bags:
         return self.index.at[first].get(mode="fill", fill_value=-1)
 
 
-def _largest(bags: _Bags, weight: jax.Array, valid: jax.Array) -> jax.Array:
-    """Elementwise maximum of each bag. Reads the table once more at the winners: so only they get a gradient."""
-    chosen = bags.largest(jax.lax.stop_gradient(take_rows(weight, bags.index)), valid)
+def _at(values: jax.Array, position: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(values, position, axis=1, mode="promise_in_bounds")
+
+
+def _largest(bags: _Bags, weight: jax.Array, valid: jax.Array, padded: bool) -> jax.Array:
+    """Elementwise maximum of each bag; only the first of the largest gets a gradient."""
+    if bags.offsets is None:
+        given = weight, bags.index, valid
+        return by_platform(*given, default=_largest_of_rows, cpu=_largest_by_index, options=(padded,))[0]
+    return _at_winners(bags, weight, valid, padded)
+
+
+def _largest_by_index(weight: jax.Array, index: jax.Array, valid: jax.Array, padded: bool) -> tuple[jax.Array]:
+    """A CPU passes back a number for each bag and column, where `_largest_of_rows` passes back whole rows."""
+    return (_at_winners(_Bags(index, None, False), weight, valid, padded),)
+
+
+def _at_winners(bags: _Bags, weight: jax.Array, valid: jax.Array, padded: bool) -> jax.Array:
+    """Reads the table once more at the winners, for the gradient's sake."""
+    chosen = bags.largest(jax.lax.stop_gradient(take_rows(weight, bags.index)), valid, padded)
     columns = jnp.arange(weight.shape[1], dtype=chosen.dtype)
     precise = weight.astype(compute_dtype(weight.dtype))
     return precise.at[chosen, jnp.broadcast_to(columns, chosen.shape)].get(mode="fill", wrap_negative_indices=False)
+
+
+def _largest_of_rows(weight: jax.Array, index: jax.Array, valid: jax.Array, padded: bool) -> tuple[jax.Array]:
+    """Reads the table once, by rows: elsewhere a gather or a scatter of single numbers costs as much as one of rows."""
+    rows = jnp.where(valid[..., None], take_rows(weight, index), -jnp.inf)
+    known = jax.lax.stop_gradient(rows)
+    peak = jnp.max(known, axis=1, keepdims=True)
+    places = jax.lax.broadcasted_iota(np.int32, rows.shape, 1)
+    first = jnp.min(
+        jnp.where((known == peak) & valid[..., None] | jnp.isnan(known), places, rows.shape[1]), axis=1, keepdims=True
+    )
+    return (jnp.sum(jnp.where(places == first, rows, 0), axis=1),)
 
 
 @op
@@ -80,7 +112,7 @@ def _embedding_bag(
             rows = rows * per_sample_weights.astype(rows.dtype)[..., None]
         output = bags.sum(rows)
     else:
-        output = _largest(bags, weight, valid)
+        output = _largest(bags, weight, valid, padding_idx is not None)
     if mode != "sum":
         counts = bags.sum(valid.astype(output.dtype))[:, None]
         output = jnp.where(counts == 0, 0, output / jnp.maximum(counts, 1) if mode == "mean" else output)

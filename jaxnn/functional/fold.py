@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +17,12 @@ from jaxnn.base.dtypes import is_integer
 from jaxnn.base.op import op
 from jaxnn.functional._convolution_geometry import count_windows
 from jaxnn.functional._slices import strided_slice
+from jaxnn.lowering.by_platform import by_platform
 
 Pair = tuple[int, int]
+
+# Up to so many taps, all are added at once where arrays between would cost more.
+_FEW_TAPS = 16
 
 
 def _pair(function: str, argument: str, value: Any, low: int) -> Pair:
@@ -112,6 +117,31 @@ def _add_windows(array: jax.Array, dim: int, step: int, move: int, length: int) 
         total = seen if total is None else total + seen
     assert total is not None
     return total
+
+
+def _add_by_dimension(columns: jax.Array, size: Pair, step: Pair, pad: Pair, move: Pair) -> tuple[jax.Array]:
+    """Sums of (..., C, kH, kW, rows, columns) along one dimension of the image, then along the other."""
+    out = columns.swapaxes(-3, -2)
+    out = _add_windows(out, out.ndim - 2, step[1], move[1], size[1] + 2 * pad[1])
+    out = _add_windows(out, out.ndim - 3, step[0], move[0], size[0] + 2 * pad[0])
+    return (out[..., pad[0] : pad[0] + size[0], pad[1] : pad[1] + size[1]] if any(pad) else out,)
+
+
+def _add_taps(columns: jax.Array, size: Pair, step: Pair, pad: Pair, move: Pair) -> tuple[jax.Array]:
+    """The same, each tap of the window put into the whole image: no array between that a TPU would have to fill up."""
+    *_, height, width, rows, length = columns.shape
+    zero = np.zeros((), columns.dtype)
+    whole = [(0, 0, 0)] * (columns.ndim - 4)
+    total = None
+    for u, v in itertools.product(range(height), range(width)):
+        ends = []
+        for tap, gap, before, apart, count, wanted in zip((u, v), step, pad, move, (rows, length), size):
+            low = tap * gap - before  # below 0 it crops
+            ends.append((low, wanted - low - apart * (count - 1) - 1, apart - 1))
+        seen = lax.pad(columns[..., u, v, :, :], zero, [*whole, *ends])
+        total = seen if total is None else total + seen
+    assert total is not None
+    return (total,)
 
 
 def _ends(ndim: int, dim: int, before: int, after: int, between: int) -> list[tuple[int, int, int]]:
@@ -218,10 +248,8 @@ def fold(
     out = input.reshape(*input.shape[:-2], channels, *kernel, rows, columns)
     if input.dtype.itemsize <= 2:
         out = out.astype(jnp.int32 if input.dtype == np.bool_ else jnp.float32)
-    channel = input.ndim - 2
-    out = out.swapaxes(-3, -2)  # (..., C, kH, rows, kW, columns)
-    out = _add_windows(out, channel + 3, step[1], move[1], size[1] + 2 * pad[1])
-    out = _add_windows(out, channel + 1, step[0], move[0], size[0] + 2 * pad[0])
-    if any(pad):
-        out = out[..., pad[0] : pad[0] + size[0], pad[1] : pad[1] + size[1]]
+    tiled = any(apart == extent and gap == 1 for apart, extent, gap in zip(move, kernel, step))
+    few = kernel[0] * kernel[1] <= _FEW_TAPS and not tiled
+    default = _add_taps if few else _add_by_dimension
+    (out,) = by_platform(out, default=default, cpu=_add_by_dimension, options=(size, step, pad, move), linear=1)
     return out.astype(input.dtype)

@@ -68,11 +68,10 @@ def hinge_embedding_loss(
     """
     reduction = resolve(size_average, reduce, reduction)
     dtype = input.dtype
-    shape = jnp.broadcast_shapes(input.shape, target.shape)
-    (input,), target = prepare(dtype, input), jnp.broadcast_to(target, shape)
-    input = jnp.broadcast_to(input, shape)
-    apart = _at_least_zero(margin - input)
-    loss = jnp.where(target != 1, apart, 0) + jnp.where(target != -1, input, 0)
+    alike, apart = target == 1, target == -1  # another target counts as both
+    (input,) = prepare(dtype, input)
+    input = jnp.broadcast_to(input, jnp.broadcast_shapes(input.shape, target.shape))
+    loss = jnp.where(alike, input, _at_least_zero(margin - input)) + jnp.where(alike | apart, 0, input)
     return reduce_loss(loss, reduction, dtype)
 
 

@@ -14,6 +14,7 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxnn import _compat
 from jaxnn.lowering.define import PLATFORMS, Primitive, lower, program_on, result_types, run_compiled
+from jaxnn.lowering.explicit_axes import sharding_of
 
 Function = Callable[..., tuple[jax.Array, ...]]
 
@@ -179,7 +180,7 @@ class _Saving(_Program):
             return self.function.saving(*operands)
         results = (self.function.plain() if self.differentiable else self.function)(*operands)
         types = jax.eval_shape(self.default.saving, *operands)[len(results) :]
-        zeros = [_compat.vary_alike(jnp.zeros(kind.shape, kind.dtype), *operands)[0] for kind in types]
+        zeros = [_compat.vary_alike(_zeros(kind), *operands)[0] for kind in types]
         return (*results, *zeros)
 
     def plain(self) -> _Program:
@@ -227,7 +228,7 @@ class _Transposed(_Program):
             return list(self.function(*[next(left if kind is None else right) for kind in self.types]))
 
         # A vjp, since `jax.linear_transpose` knows no shard_map.
-        at = [jnp.zeros(kind.shape, kind.dtype) for kind in self.types if kind is not None]
+        at = [_zeros(kind) for kind in self.types if kind is not None]
         at = [_compat.vary_alike(zeros, *cotangents)[0] for zeros in at]
         return jax.vjp(linear, *at)[1](list(cotangents))
 
@@ -274,6 +275,15 @@ class _Batched(_Program):
         stacked = jax.vmap(lambda *given: one(*given), (self.dims, 0, 0, 0))(operands, results, saved, cotangents)
         asked = [dim for dim, want in zip(self.dims, wanted) if want]
         return tuple(x.sum(0) if dim is None else jnp.moveaxis(x, 0, dim) for x, dim in zip(stacked, asked))
+
+
+def _type_of(aval: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype, and how the array lies on a mesh's Explicit axes."""
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=sharding_of(aval))
+
+
+def _zeros(kind: jax.ShapeDtypeStruct) -> jax.Array:
+    return jnp.zeros(kind.shape, kind.dtype, out_sharding=kind.sharding)
 
 
 def _differentiable(x: Any) -> bool:
@@ -331,7 +341,7 @@ def _jvp(primals: Any, tangents: Any, *, choice: _Choice) -> Any:
 
 def _transpose(cotangents: Any, *operands: Any, choice: _Choice) -> list[Any]:
     asked = [ad.is_undefined_primal(operand) for operand in operands]
-    types = tuple(jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) if ask else None for x, ask in zip(operands, asked))
+    types = tuple(_type_of(x.aval) if ask else None for x, ask in zip(operands, asked))
     given = [*[x for x, ask in zip(operands, asked) if not ask], *map(ad.instantiate_zeros, cotangents)]
     passed = iter(_bind(choice.map(functools.partial(_Transposed, types=types), len(cotangents)), given))
     return [next(passed) if ask else None for ask in asked]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnn.functional as F
+from jaxnn.functional import distance
 from jaxnn.lowering.evaluating import Evaluation
 from tests.oracle import assert_parity
 
@@ -39,6 +40,25 @@ def test_pdist_of_every_p_with_coinciding_rows(torch, p):
     x[4] = x[1]
     ours, theirs = (lambda a, f=home.pdist: f(a, p) for home in (F, torch.nn.functional))
     assert_parity(ours, theirs, x, jit=False)
+
+
+def test_pdist_of_other_platforms_programs(torch):
+    on_tpu = Evaluation("tpu", {}, lambda equation: False, "the test")
+    ours = jax.custom_vjp(lambda x: on_tpu(F.pdist)(x))
+    ours.defvjp(
+        lambda x: (on_tpu(F.pdist)(x), x), lambda x, ct: on_tpu(lambda x, ct: jax.vjp(F.pdist, x)[1](ct))(x, ct)
+    )
+    x = draw(6, 3)
+    x[4] = x[1]
+    assert_parity(ours, torch.nn.functional.pdist, x, jit=False)
+    for row in (0, 5):
+        x[row, 1] = (np.inf, np.nan)[row > 0]
+        assert_parity(ours, torch.nn.functional.pdist, x, jit=False)
+
+
+@pytest.mark.parametrize("n", [2, 3, 64, 515])
+def test_pairs_of_many_rows_are_computed(n):
+    np.testing.assert_array_equal(jax.jit(lambda: distance._pairs(n, listed=0))(), np.triu_indices(n, 1))
 
 
 @pytest.mark.parametrize("p", [2.0, 0.5, 3.0])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnn.functional as F
+from jaxnn.lowering.evaluating import Evaluation
 from tests.oracle import assert_parity
 
 OPTIONS = [
@@ -30,6 +31,20 @@ def test_values_and_gradients(options, batch):
     y = _random(*columns.shape)
     assert_parity(F.fold, torch.nn.functional.fold, y, output_size=(8, 7), **options)
     np.testing.assert_allclose(jnp.vdot(columns, y), jnp.vdot(x, F.fold(y, (8, 7), **options)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_other_platforms_add_all_taps_at_once(options):
+    y = _random(*F.unfold(_random(2, 3, 8, 7), **options).shape)
+    weight = _random(2, 3, 8, 7)
+
+    def both(y):
+        out, back = jax.vjp(lambda y: F.fold(y, (8, 7), **options), y)
+        return out, back(weight)[0]
+
+    elsewhere = jax.jit(Evaluation("tpu", {}, lambda equation: False, "the test")(both))(y)
+    for mine, other in zip(elsewhere, jax.jit(both)(y)):
+        np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-6)
 
 
 def test_infinity_stays_where_it_is():

@@ -1,5 +1,6 @@
 """Losses: kinks, floors, special targets, errors, jit's NaN, the deprecated flags; the broad sweep is parity's."""
 
+import functools
 import inspect
 import warnings
 
@@ -313,3 +314,11 @@ def test_a_short_sum_of_infinities_and_numbers_that_overflow():
         with np.errstate(over="ignore", invalid="ignore"):
             expected = values.astype(np.float64).sum().astype(np.float32)  # what overflows on the way may come back
             np.testing.assert_array_equal(total(jnp.asarray(values)), expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (4,), (2, 1)], ids=str)
+def test_a_hinge_target_that_is_no_sign_counts_as_both(torch, shape):
+    x = np.array([[0.5, 2.0, -1.0, 1.0], [3.0, 0.25, np.inf, 0.0]], np.float32)
+    target = np.resize(np.array([1, -1, 0, np.nan], np.float32), shape)
+    ours, theirs = (functools.partial(home.hinge_embedding_loss, reduction="none") for home in (F, torch.nn.functional))
+    assert_parity(ours, theirs, x, target, grad_argnums=(0,))

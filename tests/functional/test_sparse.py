@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnn.functional as F
+from jaxnn.lowering.evaluating import Evaluation
 from tests.oracle import assert_parity
 
 TABLE = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
@@ -110,6 +111,45 @@ def test_max_bag_gives_the_gradient_to_the_first_of_equals(torch):
             lambda i, w, o=None, f=home.embedding_bag: f(i, w, o, mode="max") for home in (F, torch.nn.functional)
         )
         assert_parity(ours, theirs, index, table, *([] if offsets is None else [offsets]))
+
+
+def test_max_bags_of_minus_infinity_beside_padding(torch):
+    table, index = np.array([[7.0], [-np.inf], [2]], np.float32), np.array([[0, 1, 1], [0, 0, 0], [1, 2, 0]], np.int32)
+    ours, theirs = (
+        lambda w, f=home.embedding_bag, i=i: f(i, w, mode="max", padding_idx=0)
+        for home, i in ((F, jnp.asarray(index)), (torch.nn.functional, torch.tensor(index)))
+    )
+    assert_parity(ours, theirs, table)
+    offsets = np.array([0, 3, 6], np.int32)
+    ours, theirs = (
+        lambda w, f=home.embedding_bag, i=i, o=o: f(i, w, o, mode="max", padding_idx=0)
+        for home, i, o in (
+            (F, jnp.asarray(index.reshape(-1)), jnp.asarray(offsets)),
+            (torch.nn.functional, torch.tensor(index.reshape(-1)), torch.tensor(offsets)),
+        )
+    )
+    assert_parity(ours, theirs, table)
+
+
+@pytest.mark.parametrize("padding_idx", [None, 0])
+def test_max_bags_of_other_platforms_programs(padding_idx):
+    """Ties, bags of padding alone, minus infinity beside padding, and NaN for a row that is not there."""
+    table = jnp.array([[7.0, 7.0], [1, 2], [1, 0], [0, 2], [-np.inf, 3]])
+    index = jnp.array([[3, 1, 2], [0, 0, 0], [0, 4, 4], [1, 9, 2]])
+
+    def both(index, table):
+        out, back = jax.vjp(lambda t: F.embedding_bag(index, t, mode="max", padding_idx=padding_idx), table)
+        return out, back(jnp.arange(8.0).reshape(4, 2))[0]
+
+    elsewhere = Evaluation("tpu", {}, lambda equation: False, "the test")(both)
+    # torch says so too: test_max_bags_of_minus_infinity_beside_padding.
+    out, gradient = jax.jit(elsewhere)(index, table)
+    assert padding_idx is None or (
+        out[2, 0] == -np.inf and out[1].tolist() == [0, 0] and gradient[0].tolist() == [0, 0]
+    )
+    assert bool(jnp.isnan(out[3]).all())
+    for mine, other in zip((out, gradient), jax.jit(both)(index, table)):
+        np.testing.assert_array_equal(mine, other)
 
 
 def test_embedding_bag_takes_the_old_order_and_warns():

@@ -58,7 +58,16 @@ def test_a_training_step_on_a_tpu():
 
 @needs_tpu
 @pytest.mark.parametrize(
-    "name", ["batch_norm", "layer_norm float32", "layer_norm bfloat16", "normalize", "cosine_embedding_loss"]
+    "name",
+    [
+        "batch_norm",
+        "layer_norm float32",
+        "layer_norm bfloat16",
+        "normalize",
+        "cosine_embedding_loss",
+        "pdist",
+        "embedding_bag max",
+    ],
 )
 def test_a_tpu_s_cost_is_that_of_the_plain_formula(name):
     ours, plain = [targets.compile(run, *types, target="v5e") for _, run, types in compile_beside.programs_of(name)]
