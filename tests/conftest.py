@@ -51,11 +51,11 @@ def pytest_collection_modifyitems(config, items):
     here = pathlib.Path(__file__).parent
     place = {here / name: number for number, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
-    generated = [item for item in items if item.path in {here / name for name in share.GENERATED}]
-    left_out = set(generated).difference(generated[:: share.SHARE])
-    if left_out:
-        config.hook.pytest_deselected(items=list(left_out))
-        items[:] = [item for item in items if item not in left_out]
+    taken = share.of(items)
+    kept = set(taken)
+    if len(taken) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = taken
 
 
 @pytest.fixture(autouse=True)

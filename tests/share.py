@@ -1,11 +1,24 @@
-"""A share of the generated tests: ``JAXNN_TEST_SHARE=3`` runs every third of them.
+"""A share of the tests: with ``JAXNN_TEST_SHARE=3`` each test function runs for every third of its parameters.
 
 For a second run of the suite, on another JAX: the first has run them all.
 """
 
+import collections
 import os
 
 SHARE = int(os.environ.get("JAXNN_TEST_SHARE", "1"))
 
-# One test for each class, function or shape, and many of a kind.
-GENERATED = ("functional/test_convolution_forms.py", "transforms/test_interop.py", "transforms/test_shard_map.py")
+
+def of(items):
+    """The items of the share, in order: of each function its first, and so on.
+
+    Whole are modules that take a share of their own: ``TAKES_A_SHARE``.
+    """
+    seen = collections.Counter()
+    taken = []
+    for item in items:
+        function = item.path, getattr(item, "originalname", item.name)
+        if seen[function] % SHARE == 0 or getattr(item.module, "TAKES_A_SHARE", False):
+            taken.append(item)
+        seen[function] += 1
+    return taken

@@ -15,6 +15,7 @@ from tests.share import SHARE
 if not RECORDING.exists():
     pytest.skip("no recording: python -m parity record", allow_module_level=True)
 
+TAKES_A_SHARE = True  # of each family's cases
 _, CASES = record.load(RECORDING)
 CASES = CASES[:: 3 if importlib.util.find_spec("torch") else SHARE]
 FAMILIES = sorted({case.family for case in CASES})
