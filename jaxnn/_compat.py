@@ -26,6 +26,8 @@ _trace_context = _core.trace_ctx
 Tracer = jax.core.Tracer
 # jax.extend.core.Primitive by its own name: importing jax.extend also imports Pallas, a fifth of our import time.
 Primitive = _core.Primitive
+# Whether XLA's CPU compiler writes bfloat16 operands of a product out in float32 where the result is bfloat16 too.
+COPIES_BFLOAT16 = jax.__version_info__ < (0, 12)
 
 
 def current_trace() -> Any:

@@ -4,8 +4,8 @@ A product of 16-bit operands with sums and result in float32 is a primitive of o
 product of the float32 cotangent, which no tensor core or matrix unit takes at full speed. Ours rounds the cotangent to the
 operands' dtype first, as torch does, everywhere but on the CPU.
 
-The same primitive is a product of 16-bit numbers with one row or few, which is what a step of a language model is made of: the
-CPU has a program of its own for it.
+The same primitive is a product of 16-bit numbers whose program on the CPU is not XLA's own: with a single row, of which a step
+of a language model is made; of operands that XLA would transpose; and with JAX 0.10 every one of bfloat16.
 """
 
 from __future__ import annotations
@@ -23,9 +23,6 @@ from jaxnn.base import modes
 from jaxnn.base.dtypes import is_half
 from jaxnn.lowering.define import define
 
-# As of a step of a batch of texts; of a few hundred rows both programs take the same time.
-_FEW = 64
-
 Dims = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
 
 
@@ -36,14 +33,18 @@ def dot_general(left: Any, right: Any, dimension_numbers: Any, preferred: Any = 
     `precision`: None for that of `nn.set_float32_matmul_precision`.
     """
     precision = modes.matmul_precision() if precision is None else precision
-    if preferred is not None and left.dtype == right.dtype != preferred and is_half(left.dtype):
-        dims = _as_tuples(dimension_numbers)
-        return _bind(left, right, dims, dict(precision=precision, preferred=np.dtype(preferred), narrow=left.dtype))
-    if preferred is None and left.dtype == right.dtype and is_half(left.dtype):
-        dims = _as_tuples(dimension_numbers)
-        if _rows(left, right, dims) is not None or not _read_as_they_lie(left, right, dims):
-            return _bind(left, right, dims, dict(precision=precision, preferred=left.dtype, narrow=left.dtype))
+    if left.dtype == right.dtype and is_half(left.dtype):
+        dims, result = _as_tuples(dimension_numbers), np.dtype(left.dtype if preferred is None else preferred)
+        if result != left.dtype or _has_its_own(left, right, dims):
+            return _bind(left, right, dims, dict(precision=precision, preferred=result, narrow=left.dtype))
     return lax.dot_general(left, right, dimension_numbers, precision, preferred)
+
+
+def _has_its_own(left: Any, right: Any, dims: Dims) -> bool:
+    """Whether the program of a 16-bit product with a 16-bit result is another one on the CPU than XLA's."""
+    if _compat.COPIES_BFLOAT16 and left.dtype == jnp.bfloat16:
+        return True
+    return _single_row(left, right, dims) is not None or not _read_as_they_lie(left, right, dims)
 
 
 def _as_tuples(dimension_numbers: Any) -> Any:
@@ -64,21 +65,20 @@ def _run(left: Any, right: Any, *, dimension_numbers: Dims, precision: Any, pref
 def _run_on_cpu(left: Any, right: Any, *, dimension_numbers: Dims, precision: Any, preferred: Any, narrow: Any) -> Any:
     """A cotangent stays what it is: the CPU computes in float32 in any case.
 
-    XLA gives a product of 16-bit rows to YNNPACK, which reads the 16-bit numbers, where there are two rows and more and (until
-    JAX 0.12) the result is asked for in float32. Otherwise it first writes the operands out in float32, and so in every step
-    of a language model all of its weights, before the first of them is needed. So a single row is taken twice.
+    XLA gives a product of bfloat16 to YNNPACK, which reads the 16 bits and has instructions for them, where there are two rows
+    and more and (until JAX 0.12) the result is asked for in float32. Otherwise it first writes the operands out in float32,
+    and so in every step of a language model all of its weights, before the first of them is needed. So a single row is
+    taken twice.
     """
-    if preferred == narrow == left.dtype == right.dtype and not _read_as_they_lie(left, right, dimension_numbers):
-        return _asked_for(left, right, dimension_numbers, precision, np.dtype(np.float32)).astype(preferred)
-    rows = _rows(left, right, dimension_numbers) if preferred == narrow == left.dtype == right.dtype else None
-    if rows is None:
-        return _asked_for(left, right, dimension_numbers, precision, preferred)
-    if 1 not in rows:
-        return _asked_for(left, right, dimension_numbers, precision, np.dtype(np.float32)).astype(preferred)
-    side, operands, (contracted, batch) = rows.index(1), [left, right], dimension_numbers
+    rounded = preferred == narrow == left.dtype == right.dtype
+    wide = np.dtype(np.float32) if rounded else preferred
+    side = _single_row(left, right, dimension_numbers) if rounded else None
+    if side is None or not _read_as_they_lie(left, right, dimension_numbers):
+        return _asked_for(left, right, dimension_numbers, precision, wide).astype(preferred)
+    operands, (contracted, batch) = [left, right], dimension_numbers
     operands[side] = lax.broadcast(operands[side], (2,))
     places = [tuple(dim + 1 for dim in dims) if at == side else dims for at, dims in enumerate(contracted)]
-    product = _asked_for(operands[0], operands[1], ((places[0], places[1]), batch), precision, np.dtype(np.float32))
+    product = _asked_for(operands[0], operands[1], ((places[0], places[1]), batch), precision, wide)
     at = 0 if side == 0 else left.ndim - len(contracted[0])
     return lax.index_in_dim(product, 0, at, keepdims=False).astype(preferred)
 
@@ -111,14 +111,14 @@ def _place(ndim: int, contracted: Sequence[int], batch: Sequence[int]) -> str:
     return next((place for place, order in orders.items() if order == list(range(ndim))), "")
 
 
-def _rows(left: Any, right: Any, dimension_numbers: Dims) -> list[int] | None:
-    """How many rows each operand has, where one has few and the other more than one; None else, and in a batch of products."""
+def _single_row(left: Any, right: Any, dimension_numbers: Dims) -> int | None:
+    """Which operand has one row where the other has several; None else, and in a batch of products."""
     contracted, (batch, _) = dimension_numbers
     shapes = [[x.shape[dim] for dim in _rest(x.ndim, dims)] for x, dims in zip((left, right), contracted)]
     if batch or not all(isinstance(size, int) for shape in shapes for size in shape):  # in an export, some are symbols
         return None
     rows = [math.prod(shape) for shape in shapes]
-    return rows if 0 < min(rows) <= _FEW and max(rows) > 1 else None
+    return rows.index(1) if min(rows) == 1 < max(rows) else None
 
 
 def _rest(ndim: int, *taken: Sequence[int]) -> list[int]:

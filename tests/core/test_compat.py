@@ -136,3 +136,10 @@ def test_one_process_is_known_as_one_before_and_after_its_devices_are():
     assert _compat.coordination() is None and _compat.devices_are_known()
     program = "import jax, jaxnn._compat as c; c.process_count(); assert not c.devices_are_known()"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_whether_xla_copies_bfloat16():
+    """If this fails with a new JAX, the bound in _compat moves, or (with the oldest JAX) what asks for it goes."""
+    x, weight = jnp.ones((16, 512), jnp.bfloat16), jnp.ones((512, 512), jnp.bfloat16)
+    memory = jax.jit(lambda x, w: x @ w).lower(x, weight).compile().memory_analysis()
+    assert (memory.temp_size_in_bytes > weight.nbytes) is _compat.COPIES_BFLOAT16

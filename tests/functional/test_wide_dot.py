@@ -11,6 +11,7 @@ from jax import lax
 
 import jaxnn as nn
 import jaxnn.functional as F
+from jaxnn import _compat
 from jaxnn.functional._dot import dot_general
 
 HALF = jnp.bfloat16
@@ -174,7 +175,8 @@ def test_few_rows_are_rounded_once(case, dtype):
     *shapes, dims = ROWS[case]
     left, right = (_array(*shape, dtype=dtype) for shape in shapes)
     product = lambda left, right: dot_general(left, right, dims)  # noqa: E731
-    assert "jaxnn_wide_dot" in str(jax.make_jaxpr(product)(left, right))
+    ours = "few" not in case or dtype == "bfloat16" and _compat.COPIES_BFLOAT16
+    assert ("jaxnn_wide_dot" in str(jax.make_jaxpr(product)(left, right))) is ours
     out, pull = jax.vjp(product, left, right)
     cotangent = _array(*out.shape, dtype=dtype)
     truth = lambda left, right: lax.dot_general(left, right, dims)  # noqa: E731
@@ -200,8 +202,8 @@ def test_a_row_among_many_and_infinities():
 
 
 @pytest.mark.parametrize("form", ["plain", "nn.jit"])
-@pytest.mark.parametrize("rows", [1, 10])
-def test_a_step_of_few_rows_writes_no_weights_out(form, rows):
+@pytest.mark.parametrize("rows", [1, 10, 96])
+def test_a_step_writes_no_weights_out(form, rows):
     """XLA's own program first makes float32 copies of all weights, also of those that come last."""
     weights, x = [jnp.ones((512, 512), HALF) for _ in range(4)], jnp.ones((rows, 512), HALF)
 
