@@ -33,7 +33,10 @@ def as_markdown(text: str) -> str:
 
 def _escaped(text: str) -> str:
     pieces = _CODE.split(text)
-    return "".join(piece if i % 2 else re.sub(r"([*\[\]<])", r"\\\1", piece) for i, piece in enumerate(pieces))
+    return "".join(
+        piece if i % 2 else re.sub(r"([*\[\]<])", r"\\\1", piece)
+        for i, piece in enumerate(pieces)
+    )
 
 
 class Docstrings(griffe.Extension):

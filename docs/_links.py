@@ -27,7 +27,10 @@ class _Page(HTMLParser):
 
 def dead_links(site: Path) -> list[str]:
     """Each as "page: link"."""
-    pages = {path.resolve(): _Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
+    pages = {
+        path.resolve(): _Page(path.read_text(encoding="utf-8"))
+        for path in sorted(site.rglob("*.html"))
+    }
     dead = []
     for path, page in pages.items():
         if path.name == "404.html":  # its links start at the root of the web site
@@ -39,7 +42,9 @@ def dead_links(site: Path) -> list[str]:
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             target = target / "index.html" if target.is_dir() else target
             anchor = unquote(parts.fragment)
-            missing = not target.exists() or (anchor and target in pages and anchor not in pages[target].anchors)
+            missing = not target.exists() or (
+                anchor and target in pages and anchor not in pages[target].anchors
+            )
             if missing and anchor != "__skip":
                 dead.append(f"{path.relative_to(site.resolve())}: {link}")
     return dead

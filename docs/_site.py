@@ -73,14 +73,19 @@ _FAMILIES = (
     ("sparse|embedding", "Embeddings"),
     ("padding", "Padding"),
     ("distance", "Distances"),
-    ("pixel|channelshuffle|upsampling|interpolation|grid|fold", "Images: resizing, shuffling, folding"),
+    (
+        "pixel|channelshuffle|upsampling|interpolation|grid|fold",
+        "Images: resizing, shuffling, folding",
+    ),
     ("parallel.", "Several devices"),
     ("utils.", "Looking at a model"),
 )
 _SPLIT = ("jaxnn", "jaxnn.functional")
 
 # Methods that every layer has over again, and those that other files of jaxnn call, or JAX.
-_NOT_SHOWN = set("forward extra_repr reset_parameters tree_flatten tree_flatten_with_keys tree_unflatten".split())
+_NOT_SHOWN = set(
+    "forward extra_repr reset_parameters tree_flatten tree_flatten_with_keys tree_unflatten".split()
+)
 _NOT_SHOWN |= set(
     "cls_to_become has_uninitialized_params initialize_parameters on_subclass plus_one recursive_undo".split()
 )
@@ -111,7 +116,11 @@ def _written_for_users(module: types.ModuleType) -> set[str]:
         if isinstance(node, ast.ImportFrom):
             found |= {alias.name for alias in node.names if alias.asname == alias.name}
         elif isinstance(node, ast.Assign):
-            found |= {target.id for target in node.targets if isinstance(target, ast.Name) and target.id.isupper()}
+            found |= {
+                target.id
+                for target in node.targets
+                if isinstance(target, ast.Name) and target.id.isupper()
+            }
     return found
 
 
@@ -134,7 +143,9 @@ def _first_line(value: Any) -> str:
         return f"`{value!r}`"
     text = re.sub(r":\w+:(?=`)", "", inspect.getdoc(value) or "")
     pieces = re.split(r"(`+[^`]*`+)", text.split("\n\n")[0].replace("\n", " "))
-    return "".join(piece if i % 2 else piece.replace("|", "\\|") for i, piece in enumerate(pieces))
+    return "".join(
+        piece if i % 2 else piece.replace("|", "\\|") for i, piece in enumerate(pieces)
+    )
 
 
 def _home(namespace: str, name: str, value: Any) -> str:
@@ -145,7 +156,9 @@ def _home(namespace: str, name: str, value: Any) -> str:
     defined = getattr(value, "__qualname__", getattr(value, "__name__", name))
     if not home.startswith("jaxnn") or not isinstance(defined, str):
         return f"{namespace}.{name}"
-    found = getattr(importlib.import_module(home), defined, None) if "." not in defined else None
+    found = (
+        getattr(importlib.import_module(home), defined, None) if "." not in defined else None
+    )
     return f"{home}.{defined}" if found is value else f"{namespace}.{name}"
 
 
@@ -159,11 +172,23 @@ def members(value: type, documented: set[type]) -> list[str]:
         member = inspect.getattr_static(value, name)
         home = next((base for base in value.__mro__ if name in vars(base)), type)
         kind = callable(member) or isinstance(member, (property, staticmethod, classmethod))
-        if name.startswith("_") or not kind or not home.__module__.startswith("jaxnn") or not _own_text(member):
+        if (
+            name.startswith("_")
+            or not kind
+            or not home.__module__.startswith("jaxnn")
+            or not _own_text(member)
+        ):
             continue
-        if value is not Module and name in _NOT_SHOWN or any(hasattr(base, name) for base in bases):
+        if (
+            value is not Module
+            and name in _NOT_SHOWN
+            or any(hasattr(base, name) for base in bases)
+        ):
             continue
-        if issubclass(value, Attributed) and home not in (value, Attributed):  # the operators of an array
+        if issubclass(value, Attributed) and home not in (
+            value,
+            Attributed,
+        ):  # the operators of an array
             continue
         found.append(name)
     return found
@@ -174,10 +199,16 @@ def _own_text(member: Any) -> str | None:
 
 
 def _entry(namespace: str, name: str, value: Any, documented: set[type]) -> list[str]:
-    lines = [f"::: {_home(namespace, name, value)}", "    options:", f'      heading: "{namespace}.{name}"']
+    lines = [
+        f"::: {_home(namespace, name, value)}",
+        "    options:",
+        f'      heading: "{namespace}.{name}"',
+    ]
     shown = members(value, documented) if inspect.isclass(value) else []
     lines += (
-        [f"      members: [{', '.join(shown)}]", "      inherited_members: true"] if shown else ["      members: false"]
+        [f"      members: [{', '.join(shown)}]", "      inherited_members: true"]
+        if shown
+        else ["      members: false"]
     )
     return [*lines, ""]
 
@@ -185,7 +216,9 @@ def _entry(namespace: str, name: str, value: Any, documented: set[type]) -> list
 def _documented() -> set[type]:
     """The classes that have an entry."""
     spaces = [
-        importlib.import_module(namespace) for namespace, _, _ in NAMESPACES if importlib.util.find_spec(namespace)
+        importlib.import_module(namespace)
+        for namespace, _, _ in NAMESPACES
+        if importlib.util.find_spec(namespace)
     ]
     values = (getattr(space, name) for space in spaces for name in public_names(space.__name__))
     return {value for value in values if inspect.isclass(value)}
@@ -202,24 +235,31 @@ def api_pages() -> dict[str, str]:
         names = public_names(namespace)
         groups: dict[str, list[str]] = {}
         for name in names:
-            groups.setdefault(_family(getattr(module, name)) if namespace in _SPLIT else "", []).append(name)
+            groups.setdefault(
+                _family(getattr(module, name)) if namespace in _SPLIT else "", []
+            ).append(name)
         order = [title for _, title in _FAMILIES]
         overview += [f"## {title}", ""]
-        for family in sorted(groups, key=lambda family: order.index(family) if family in order else 99):
+        for family in sorted(
+            groups, key=lambda family: order.index(family) if family in order else 99
+        ):
             path = f"api/{stem}_{_slug(family)}.md" if family else f"api/{stem}.md"
             heading = f"{family} (`{title}`)" if family else f"`{title}`"
             lines = [f"# {heading}", ""]
             if not family and module.__doc__:
                 lines += [inspect.getdoc(module) or "", ""]
             rows = [
-                f"| [`{name}`](#{namespace}.{name}) | {_first_line(getattr(module, name))} |" for name in groups[family]
+                f"| [`{name}`](#{namespace}.{name}) | {_first_line(getattr(module, name))} |"
+                for name in groups[family]
             ]
             lines += ["| name | |", "|---|---|", *rows, ""]
             for name in groups[family]:
                 lines += [f'<a id="{namespace}.{name}"></a>', ""]
                 lines += _entry(namespace, name, getattr(module, name), documented)
             pages[path] = "\n".join(lines)
-            listed = ", ".join(f"[`{n}`]({Path(path).name}#{namespace}.{n})" for n in groups[family])
+            listed = ", ".join(
+                f"[`{n}`]({Path(path).name}#{namespace}.{n})" for n in groups[family]
+            )
             overview += [f"**[{family or title}]({Path(path).name})**: {listed}", ""]
     return {"api/index.md": "\n".join(overview), **pages}
 
@@ -247,10 +287,16 @@ def on_config(config: Any) -> Any:
     reference: dict[str, list[str]] = {}
     for path in _made:
         if path.startswith("api/") and path != "api/index.md":
-            section = {"nn": "jaxnn", "functional": "functional"}.get(path[4:].split("_")[0], "The other namespaces")
+            section = {"nn": "jaxnn", "functional": "functional"}.get(
+                path[4:].split("_")[0], "The other namespaces"
+            )
             reference.setdefault(section, []).append(path)
     pages = ["api/index.md", *({section: paths} for section, paths in reference.items())]
-    config.nav = [{title: pages if entry == "api/" else entry} for row in config.nav for title, entry in row.items()]
+    config.nav = [
+        {title: pages if entry == "api/" else entry}
+        for row in config.nav
+        for title, entry in row.items()
+    ]
     return config
 
 
@@ -283,7 +329,11 @@ def _moved(text: str) -> str:
 
     def link(match: re.Match[str]) -> str:
         target = match[1]
-        return f"]({target.removeprefix('docs/')}" if target.startswith("docs/") else f"](../{target}"
+        return (
+            f"]({target.removeprefix('docs/')}"
+            if target.startswith("docs/")
+            else f"](../{target}"
+        )
 
     return re.sub(r"\]\((?!https?:|#|mailto:)([^)]+)", link, text)
 

@@ -122,7 +122,8 @@ def markdown(runs: Sequence[Any]) -> str:
 
 
 def _title(about: dict[str, Any]) -> str:
-    return f"{about.get('precision', '')}, matmul {about.get('matmul precision', '')}, {about.get('device', '')}"
+    device = ": ".join(dict.fromkeys(about.get("device", "").split(": ")))  # a CPU's kind is "cpu"
+    return f"{about.get('precision', '')}, matmul {about.get('matmul precision', '')}, {device}"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -198,6 +198,12 @@ class Rewriter(Scopes, Assignments, InPlace, Decisions, Sizes):
 
     def _Name(self, node: ast.Name) -> None:
         fact = self.fact(node)
+        parent = self.source.parent(node)
+        printed = isinstance(parent, ast.Call) and isinstance(parent.func, ast.Name) and parent.func.id == "print"
+        if fact.kind == "device" and (printed or isinstance(parent, ast.FormattedValue)) and self._is_device(node):
+            self.site(node, "torch.device", "changed", "None stands for the device, and is shown as JAX's backend")
+            self.edits[node] = f"{self.imports.alias('jax')}.default_backend()"
+            return
         if self.is_local(node):
             return
         if not isinstance(node.ctx, ast.Load) or node.id in self.imports.bound:

@@ -461,6 +461,15 @@ def test_the_type_of_a_device_that_the_file_makes_is_known():
     assert "device.type" in ported(head + "def amp(device):\n    return device.type\n")  # another one
 
 
+def test_a_device_that_is_printed_is_jaxs(capsys):
+    """It was None."""
+    head = 'import torch\ndevice = torch.device("cuda" if torch.cuda.is_available() else "cpu")\n'
+    exec(ported(head + 'def main():\n    print(f"on {device}")\n    print("on", device)\n\n\nmain()\n'), {})
+    assert capsys.readouterr().out == f"on {jax.default_backend()}\n" * 2
+    text = "def main(device):\n    print(device)\n"  # one that the file does not make
+    assert "default_backend" not in ported(head + text)
+
+
 def test_a_call_whose_result_nobody_takes_is_no_tensors():
     names: dict = {}
     exec(ported("import torch\n\n\ndef order(x):\n    x.sort()\n    return x\n"), names)
