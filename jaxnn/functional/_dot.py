@@ -14,14 +14,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnn import _compat
 from jaxnn.base import modes
 from jaxnn.base.dtypes import is_half
 from jaxnn.lowering.define import define
+from jaxnn.lowering.explicit_axes import sharding_of
 
 Dims = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
 
@@ -36,7 +39,7 @@ def dot_general(left: Any, right: Any, dimension_numbers: Any, preferred: Any = 
     if left.dtype == right.dtype and is_half(left.dtype):
         dims, result = _as_tuples(dimension_numbers), np.dtype(left.dtype if preferred is None else preferred)
         if result != left.dtype or _has_its_own(left, right, dims):
-            return _bind(left, right, dims, dict(precision=precision, preferred=result, narrow=left.dtype))
+            return _bind(left, right, dims, dict(precision=precision, preferred=result, narrow=left.dtype, layout=None))
     return lax.dot_general(left, right, dimension_numbers, precision, preferred)
 
 
@@ -57,12 +60,17 @@ def _bind(left: Any, right: Any, dims: Dims, options: Mapping[str, Any]) -> Any:
     return wide_dot_p.bind(left, right, dimension_numbers=dims, **options)
 
 
-def _run(left: Any, right: Any, *, dimension_numbers: Dims, precision: Any, preferred: Any, narrow: Any) -> Any:
-    """The operands rounded to `narrow`; sums and result in `preferred`."""
-    return lax.dot_general(left.astype(narrow), right.astype(narrow), dimension_numbers, precision, preferred)
+def _run(
+    left: Any, right: Any, *, dimension_numbers: Dims, precision: Any, preferred: Any, narrow: Any, layout: Any
+) -> Any:
+    """The operands rounded to `narrow`; sums and result in `preferred`, which lies as `layout` says on Explicit axes."""
+    left, right = left.astype(narrow), right.astype(narrow)
+    return lax.dot_general(left, right, dimension_numbers, precision, preferred, out_sharding=layout)
 
 
-def _run_on_cpu(left: Any, right: Any, *, dimension_numbers: Dims, precision: Any, preferred: Any, narrow: Any) -> Any:
+def _run_on_cpu(
+    left: Any, right: Any, *, dimension_numbers: Dims, precision: Any, preferred: Any, narrow: Any, layout: Any
+) -> Any:
     """A cotangent stays what it is: the CPU computes in float32 in any case.
 
     XLA gives a product of bfloat16 to YNNPACK, which reads the 16 bits and has instructions for them, where there are two rows
@@ -72,9 +80,9 @@ def _run_on_cpu(left: Any, right: Any, *, dimension_numbers: Dims, precision: An
     """
     rounded = preferred == narrow == left.dtype == right.dtype
     wide = np.dtype(np.float32) if rounded else preferred
-    side = _single_row(left, right, dimension_numbers) if rounded else None
+    side = _single_row(left, right, dimension_numbers) if rounded and layout is None else None
     if side is None or not _read_as_they_lie(left, right, dimension_numbers):
-        return _asked_for(left, right, dimension_numbers, precision, wide).astype(preferred)
+        return _asked_for(left, right, dimension_numbers, precision, wide, layout).astype(preferred)
     operands, (contracted, batch) = [left, right], dimension_numbers
     operands[side] = lax.broadcast(operands[side], (2,))
     places = [tuple(dim + 1 for dim in dims) if at == side else dims for at, dims in enumerate(contracted)]
@@ -83,7 +91,9 @@ def _run_on_cpu(left: Any, right: Any, *, dimension_numbers: Dims, precision: An
     return lax.index_in_dim(product, 0, at, keepdims=False).astype(preferred)
 
 
-def _asked_for(left: Any, right: Any, dimension_numbers: Dims, precision: Any, preferred: Any) -> Any:
+def _asked_for(
+    left: Any, right: Any, dimension_numbers: Dims, precision: Any, preferred: Any, layout: Any = None
+) -> Any:
     """``lax.dot_general``, for the CPU.
 
     XLA has no program for bfloat16 operands and a float32 result where it must first transpose one of them by a copy: what it
@@ -92,7 +102,7 @@ def _asked_for(left: Any, right: Any, dimension_numbers: Dims, precision: Any, p
     """
     if preferred == np.float32 and not _read_as_they_lie(left, right, dimension_numbers):
         left, right = left.astype(preferred), right.astype(preferred)
-    return lax.dot_general(left, right, dimension_numbers, precision, preferred)
+    return lax.dot_general(left, right, dimension_numbers, precision, preferred, out_sharding=layout)
 
 
 def _read_as_they_lie(left: Any, right: Any, dimension_numbers: Dims) -> bool:
@@ -132,9 +142,19 @@ def _pass_back(ct: Any, asked: Any, other: Any, dims: Dims, asked_first: bool, o
     begin = len(batch) + (len(own) if asked_first else 0)
     places = tuple(range(begin, begin + len(others)))
     numbers = (places, tuple(others)), (tuple(range(len(batch))), others_batch)
-    product = _bind(ct, other, numbers, options)
-    by_other = [contracted[at] for at in np.argsort(others_contracted)]
-    return jnp.transpose(product, np.argsort([*batch, *own, *by_other]).tolist()).astype(asked.aval.dtype)
+    order = [*batch, *own, *(contracted[at] for at in np.argsort(others_contracted))]
+    product = _bind(ct, other, numbers, {**options, "layout": _layout(asked.aval, order, ct, other)})
+    return jnp.transpose(product, np.argsort(order).tolist()).astype(asked.aval.dtype)
+
+
+def _layout(asked: Any, order: Sequence[int], *operands: Any) -> NamedSharding | None:
+    """How a product lies that has the dimensions of `asked` in this order: as `asked` does, where an operand is split over
+    Explicit axes. JAX cannot know it where both are split along what is contracted."""
+    split = [lies for lies in map(sharding_of, map(jax.typeof, operands)) if lies is not None]
+    if not split:
+        return None
+    spec = [None] * asked.ndim if asked.sharding.mesh.empty else asked.sharding.spec
+    return NamedSharding(split[0].mesh, PartitionSpec(*[spec[dim] for dim in order]))
 
 
 def _to_left(ct: Any, left: Any, right: Any, *, dimension_numbers: Dims, **options: Any) -> Any:
@@ -163,6 +183,10 @@ def _batched(arrays: Any, axes: Any, *, dimension_numbers: Dims, **options: Any)
             at += len(_rest(arrays[0].ndim, contracted[0], batch[0]))
     left, right = moved
     numbers: Any = tuple(map(tuple, shifted))
+    if (layout := options["layout"]) is not None:
+        added = next(jax.typeof(x).sharding.spec[0] for x, axis in zip(moved, axes) if axis is not None)
+        spec = PartitionSpec(*layout.spec[:at], added, *layout.spec[at:])
+        options["layout"] = NamedSharding(layout.mesh, spec)
     return _bind(left, right, numbers, options), at
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import PartitionSpec
 
 import jaxnn as nn
 import jaxnn.functional as F
@@ -215,6 +216,29 @@ def test_a_step_writes_no_weights_out(form, rows):
     jit = nn.jit if form == "nn.jit" else jax.jit
     memory = jit(step).lower(x, weights).compile().memory_analysis()
     assert memory.temp_size_in_bytes < weights[0].nbytes
+
+
+@pytest.mark.parametrize("preferred", [jnp.float32, None], ids=["in float32", "in 16 bits"])
+@pytest.mark.parametrize("rows", [1, 96])
+def test_gradients_go_through_explicit_axes(rows, preferred):
+    """The weight's is a product of two arrays that are both split along what is contracted."""
+    x, weight, dims = _array(4, rows, 64), _array(32, 64), (((2,), (1,)), ((), ()))
+
+    def step(x, weight):
+        out, pull = jax.vjp(lambda x, weight: dot_general(x, weight, dims, preferred), x, weight)
+        return out, pull(out)
+
+    expected = jax.jit(step)(x, weight)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        split = [jax.device_put(x, PartitionSpec("data")), jax.device_put(weight, PartitionSpec())]
+        found = jax.jit(step)(*split)
+        examples = jax.device_put(jnp.stack([x, 2 * x]), PartitionSpec(None, "data"))
+        mapped = jax.jit(jax.vmap(step, (0, None)))(examples, split[1])
+    for mine, plain in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        np.testing.assert_array_equal(np.asarray(mine, np.float32), np.asarray(plain, np.float32))
+    assert [jax.typeof(each).sharding.spec for each in found[1]] == [jax.typeof(each).sharding.spec for each in split]
+    np.testing.assert_array_equal(np.asarray(mapped[1][1][0], np.float32), np.asarray(expected[1][1], np.float32))
 
 
 def _forms():
