@@ -28,6 +28,8 @@ from parity.compile_programs import BESIDE, RECORDING, Item, items
 from parity.run import INTERRUPTED
 
 CHILD = "parity.compile_child"
+# What a row may cost, of the plain formula's cycles and temporaries. A kernel has 32,256 bytes of scratch, whatever its operands.
+CYCLES, TEMPORARIES, SCRATCH = 1.05, 1.1, 2**17
 REPORTS = pathlib.Path(__file__).parent / "reports"
 
 
@@ -230,6 +232,7 @@ def markdown(target: str, about: dict[str, str], rows: list[dict[str, Any]], lef
     ]
     lines += ["| layer | cycles | ratio | bytes | ratio | temporaries | plain |", "|---|---|---|---|---|---|---|"]
     lines += [_beside(row) for row in beside if "plain" in row]
+    lines += _over_bounds([row for row in beside if "plain" in row])
     lines += ["", "## By class and function", ""]
     lines += ["| program | cycles | bytes | temporaries | seconds |", "|---|---|---|---|---|"]
     for row in sorted(ours, key=_key):
@@ -243,12 +246,36 @@ def markdown(target: str, about: dict[str, str], rows: list[dict[str, Any]], lef
 def _beside(row: dict[str, Any]) -> str:
     ours, plain = row["ours"], row["plain"]
     ratios = [_ratio(ours[name], plain[name]) for name in ("cycles", "bytes")]
-    if any(found.get("uncounted", 0) > 0.1 * found["bytes"] for found in (ours, plain)):
-        ratios[0] = "not told"  # gathers and scatters, of which the compiler estimates no cycles, are most of it
+    if not _counted(row):
+        ratios[0] = "not told"
     return (
         f"| {row['name']} | {_number(ours['cycles'])} | {ratios[0]} | {_number(ours['bytes'])} | {ratios[1]} | "
         f"{_number(ours['temporaries'])} | {_number(plain['temporaries'])} |"
     )
+
+
+def _counted(row: dict[str, Any]) -> bool:
+    """Whether cycles are most of the cost: of gathers and scatters the compiler estimates none."""
+    return all(found.get("uncounted", 0) <= 0.1 * found["bytes"] for found in (row["ours"], row["plain"]))
+
+
+def _over_bounds(beside: Sequence[dict[str, Any]]) -> list[str]:
+    """The rows that cost more than `CYCLES` or `TEMPORARIES` times the plain formula, and why."""
+    from parity.compile_beside import ROWS
+
+    notes, over = {row.name: row.note for row in ROWS}, []
+    for row in beside:
+        ours, plain = row["ours"], row["plain"]
+        slow = _counted(row) and (ours["cycles"] or 0) > CYCLES * (plain["cycles"] or 0)
+        if slow or ours["temporaries"] > TEMPORARIES * plain["temporaries"] + SCRATCH:
+            over.append(f"- {row['name']}: {notes.get(row['name']) or 'not explained'}")
+    said = (
+        f"{len(beside) - len(over)} of {len(beside)} are within {CYCLES} in cycles and {TEMPORARIES:.2f} in temporaries"
+    )
+    apart = (
+        f"temporaries of {SCRATCH // 1024} KiB apart, the scratch of a few kernels, which no size of the arrays changes"
+    )
+    return ["", f"{said} ({apart}){': all but' if over else '.'}", "", *over]
 
 
 def _ratio(ours: float | None, plain: float | None) -> str:

@@ -22,6 +22,7 @@ class Row:
     Attributes:
         arrays: shapes by name; a name's dtype is `dtype`, or int32 where it ends in "_i".
         ours, plain: functions of the arrays.
+        note: why ours costs more, where it does.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Row:
     ours: Callable[[Arrays], Any]
     plain: Callable[[Arrays], Any]
     dtype: Any = jnp.float32
+    note: str = ""
 
 
 F: Any = SimpleNamespace()  # jaxnn.functional, filled by `compile_beside.programs_of`: rows are read without jaxnn

@@ -17,19 +17,17 @@ class Layout(NamedTuple):
 
 
 def sharding_of(aval: Any) -> Any:
-    """The sharding that is part of an array's type; None where it is split over no Explicit axis."""
-    lies = aval.sharding
-    return lies if any(axes is not None for axes in lies.spec) else None
+    """The sharding that is part of an array's type; None where it lies on no mesh with Explicit axes."""
+    return aval.sharding if AxisType.Explicit in aval.sharding.mesh.axis_types else None
 
 
 def layout_of(x: Any) -> Layout | None:
     """How `x` lies; None where it is split over no Explicit axis."""
     lies = sharding_of(jax.typeof(x))
-    if lies is None:
+    if lies is None or all(axes is None for axes in lies.spec):
         return None
-    return Layout(
-        lies.mesh, tuple(() if axes is None else (axes,) if isinstance(axes, str) else axes for axes in lies.spec)
-    )
+    split = tuple(() if axes is None else (axes,) if isinstance(axes, str) else axes for axes in lies.spec)
+    return Layout(lies.mesh, split)
 
 
 def in_auto_axes(run: Callable[..., Any], layout: Layout, result: Sequence[tuple[str, ...]], *operands: Any) -> Any:

@@ -87,6 +87,7 @@ def test_what_dies_and_hangs_is_a_row_and_the_rest_is_compiled(tmp_path, monkeyp
     assert rows["wait", "forward"]["cause"] == "no answer in 2 s"
     page = (tmp_path / "compile-v5e.md").read_text()
     assert "| linear float32 | 20 | 1.25 | 4000 | 1.00 | 0 | 0 |" in page
+    assert "0 of 1 are within 1.05 in cycles" in page and "- linear float32: not explained" in page
     assert (
         "6 of 10 programs compile" in page and "of 5 classes and functions; 4 of" in page and "no answer in 2 s" in page
     )
