@@ -13,6 +13,7 @@ from jaxnn.port.facts import ARRAY, Fact
 from jaxnn.port.match import choose
 from jaxnn.port.rules import TABLE
 from jaxnn.port.scopes import Refused
+from jaxnn.port.sharing import in_place_attributes, may_work_in_place, wholly, works_in_place
 
 if TYPE_CHECKING:
     from jaxnn.port.source import Edits
@@ -302,8 +303,52 @@ class InPlace:
             return True
         return False
 
+    def _in_place_module(self: Any, node: ast.Call) -> bool:
+        """``nn.ReLU(inplace=True)(x)``, and ``act(x)`` of a name that was given one."""
+        made: list[ast.expr] = []
+        if isinstance(node.func, ast.Call):
+            made = [node.func]
+        elif isinstance(node.func, ast.Name) and self.fact(node.func).kind in ("module", "sequential"):
+            made = [one.value for one in self.scope().bound.get(node.func.id, ()) if isinstance(one, ast.Assign)]
+        at = [one for one in made if works_in_place(one) and self.fact(one).kind in ("module", "sequential")]
+        if at:
+            return self.in_place_function(node, ast.unparse(node.func)[:40], wholly(at[0]))
+        given = node.args[0] if len(node.args) == 1 else None
+        if isinstance(given, ast.Name) and may_work_in_place(node.func, self.fact(node.func)) and self._has_in_place():
+            parent = self.source.parent(node)
+            rebinds = isinstance(parent, ast.Assign) and given.id in [getattr(t, "id", "") for t in parent.targets]
+            if not rebinds and (self._used(given, node) or self._again(given, node)):
+                why = f"if this works in place, torch changes {given.id} too, which is read later"
+                self.site(node, ast.unparse(node.func)[:40], "changed", why)
+        return False
+
+    def _has_in_place(self: Any) -> bool:
+        """Whether a file of the program makes something that works in place."""
+        if self.program.in_place is None:
+            nodes = (node for module in self.program.modules.values() for node in module.source.nodes)
+            self.program.in_place = any(isinstance(node, ast.Call) and _may_be_in_place(node) for node in nodes)
+        return self.program.in_place
+
+    def _in_place_modules(self: Any, node: ast.AST) -> dict[str, bool]:
+        """Attributes of this file, and of the class family around `node`, that hold a module that works in place, or (False)
+        begins with one."""
+        known = self.program.classes.get(id(self.source.enclosing(node, ast.ClassDef)))
+        if known not in self._working_in_place:
+            family = self.program.family(known) if known else []
+            found = dict(in_place_attributes(self.program, self.source.tree))
+            for other in family:
+                if other.module is not self.module:
+                    found |= in_place_attributes(self.program, other.node)
+            self._working_in_place[known] = found
+        return self._working_in_place[known]
+
     def rebound(self: Any, node: ast.Call) -> None:
         """``fill(w)`` as a statement, where the package's own `fill` writes into its argument and gives it back."""
+
+
+def _may_be_in_place(call: ast.Call) -> bool:
+    given = [k.value for k in call.keywords if k.arg == "inplace"]
+    return works_in_place(call) or any(not (isinstance(v, ast.Constant) and v.value is False) for v in given)
 
 
 def _writes(call: ast.Call) -> bool:
