@@ -230,6 +230,12 @@ def simple(node: ast.AST) -> bool:
     return isinstance(node, (ast.Name, ast.Constant))
 
 
+def _named_as_size(node: ast.expr) -> bool:
+    """Whether a name says that it is one size; what is written for it raises for a list."""
+    name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    return name.endswith(("size", "len", "length", "width", "chunk"))
+
+
 def repeatable(node: ast.AST) -> bool:
     """A text that can stand twice and is short: names and numbers, and what Python computes of them."""
     if isinstance(node, ast.BinOp):
@@ -306,7 +312,7 @@ def _is(value: Bound, wanted: str, program: Program) -> bool:
     if wanted == "sizes":
         return fact.kind in ("list", "tuple") and item(fact).kind in ("int", "number", "unknown")
     if wanted == "whole":
-        return _is(value, "int", program) and repeatable(value)
+        return repeatable(value) and (_is(value, "int", program) or (fact.kind == "unknown" and _named_as_size(value)))
     if wanted == "number":
         return number(value) or fact.kind in NUMBERS
     if wanted == "int":

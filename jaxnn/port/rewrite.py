@@ -24,6 +24,7 @@ from jaxnn.port.scopes import Scopes
 from jaxnn.port.sites import Ported, Site
 from jaxnn.port.sizes import Sizes
 from jaxnn.port.source import Edits, Source, walk
+from jaxnn.port.tidying import tidy
 from jaxnn.port.training import port_steps
 
 GONE = "\0"  # a statement that goes, with its line
@@ -58,6 +59,7 @@ class Rewriter(References, Operations, PythonCalls, Rendering, Assignments, InPl
         port_steps(self)
         optimizers.refuse(self)
         guards.put(self)
+        tidy(self)
         text = self.imports.render()
         for site in self.sites:
             if site.text is not None:

@@ -94,6 +94,11 @@ class Source:
         """Whether the statement is the first on its line."""
         return not self.slice(self._lines[node.lineno - 1], self.start(node)).strip()
 
+    def last(self, node: ast.stmt) -> bool:
+        """Whether nothing but a comment follows the statement on its line."""
+        rest = self._data[self.end(node) :].split(b"\n", 1)[0].strip()
+        return not rest or rest.startswith(b"#")
+
 
 class Edits:
     """Replacements by node, and the text that they make."""

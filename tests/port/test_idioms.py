@@ -163,6 +163,8 @@ def test_weights_and_outputs(text):
             "jnp.split(x, np.arange(n, x.shape[0], n))",
         ),
         ("a = x.split(3)", "a = jnp.split(x, np.arange(3, x.shape[0], 3))"),
+        ("a, b = x.split(k_size, 1)", "a, b = jnp.split(x, np.arange(k_size, x.shape[1], k_size), axis=1)"),
+        ("a, b = x.split(sizes, 1)", "a, b = T.split(x, sizes, 1)"),
         ("a = x.split(3)\nreturn a", "a = T.split(x, 3)"),
         ("a, b = (x * 2).split(3)", "a, b = T.split(x * 2, 3)"),
         ("a = y.squeeze()", "a = jnp.squeeze(y)"),
@@ -184,6 +186,27 @@ def test_weights_and_outputs(text):
 def test_text_is_plain_where_it_is_right(body, line):
     head = "import torch\n\n\ndef f(x: torch.Tensor, y: torch.Tensor, k, g):\n"
     assert line in port_source(head + textwrap.indent(body, "    ") + "\n").text
+
+
+TIDY = {
+    "b, n, d = *x.shape, x.device\nreturn torch.zeros(n, device=d) + b": "b, n = x.shape\nreturn jnp.zeros(n) + b",
+    "h, d, n = 2, y.device, len(x)\nreturn y.to(d) + h + n": "h, n = 2, len(x)\nreturn y + h + n",
+    "d = x.device  # where\ny = y.to(d)\nreturn torch.ones(3, device=d) + y": "return jnp.ones(3) + y",
+    "if y.dim() > 2:\n    y = y.contiguous()\nreturn y": "if y.ndim > 2:\n    pass\nreturn y",
+    "d = x.device\nreturn d": "d = None\nreturn d",
+    "d = x.device\ndef g():\n    return d\nreturn g": "d = None\ndef g():\n    return d\nreturn g",
+    "d = x.device; n = 2\nreturn torch.ones(n, device=d)": "d = None; n = 2\nreturn jnp.ones(n)",
+    "d = x.device\nreturn x": "d = None\nreturn x",
+    "(n,), d = y.shape, y.device\nreturn torch.ones(n, device=d)": "(n,) = y.shape\nreturn jnp.ones(n)",
+    "n, d = *y.shape, y.device\nreturn torch.ones(n, device=d)": "n, = y.shape\nreturn jnp.ones(n)",
+}
+
+
+@pytest.mark.parametrize("body", TIDY)
+def test_names_that_nothing_reads_any_more_go(body):
+    head = "import torch\n\n\ndef f(x: torch.Tensor, y: torch.Tensor):\n"
+    text = port_source(head + textwrap.indent(body, "    ") + "\n").text
+    assert textwrap.dedent(text[text.index("):\n") + 3 :]) == TIDY[body] + "\n"
 
 
 KERNEL = """
