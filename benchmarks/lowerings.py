@@ -149,18 +149,17 @@ def repeated(layers: Function, times: int = 3) -> Function:
     return run
 
 
-def row_of_16_bits(title: str, outputs: int) -> Lowering:
-    """A product of one row, as of each step of a language model."""
-    shapes = [(1, 576), (outputs, 576)]
-    return Lowering(
-        f"linear, a row of 16 bits{title}", "two rows", shapes, F.linear, lambda x, w: x @ w.T, dtype="bfloat16"
-    )
+def rows_of_bfloat16(title: str, form: str, rows: int, outputs: int = 1536) -> Lowering:
+    """A product of so many rows; of one, as of each step of a language model."""
+    shapes = [(rows, 576), (outputs, 576)]
+    return Lowering(f"linear, {title} of 16 bits", form, shapes, F.linear, lambda x, w: x @ w.T, dtype="bfloat16")
 
 
 ROWS = (
     Lowering("linear", "a product", [(1024, 128), (384, 128), (384,)], F.linear, lambda x, w, b: x @ w.T + b),
-    row_of_16_bits("", 1536),
-    row_of_16_bits(" to 49,152", 49152),
+    rows_of_bfloat16("a row", "two rows", 1),
+    rows_of_bfloat16("a row to 49,152", "two rows", 1, 49152),
+    rows_of_bfloat16("256 rows", "a float32 result", 256),
     pool("max", 3, 2, (8, 64, 56, 56)),
     pool("max", 13, 1, (4, 128, 20, 20)),
     pool("max", 3, 2, (2, 64, 8, 28, 28)),

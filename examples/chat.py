@@ -142,7 +142,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="of the weights; a CPU is as fast in bfloat16 as in float32",
+        help="of the weights; a CPU is faster in bfloat16 than in float32",
     )
     parser.add_argument(
         "--int8",
