@@ -37,18 +37,38 @@ KNOWN: tuple[tuple[str, str], ...] = (
     (r"^instance_norm\(.*float32\[\], .*torch gives", "statistics of one number are repeated"),
     (r"argument '\w+' \(position \d+\) must be tuple of ints", "both reject: torch looks at the types of all first"),
     (r"^max_unpool1d\(.*padding=\(0, 0\).*torch gives", "torch reads the first number of too many"),
+    (
+        r"^max_unpool2d\(.*stride: expected one int or 2 ints, got 3.*torch gives",
+        "torch reads the first numbers of too many",
+    ),
+    (r"^adaptive_avg_pool\dd\(int.*: ours raises .*; torch gives .*\b0\b", "windows or outputs without elements"),
+    (
+        r"^instance_norm\(.*\b0\b.*: ours gives .*\b0\b.*; torch raises RuntimeError: Number of dimensions of repeat",
+        "an input without elements: torch trips over it",
+    ),
     (r"^local_response_norm\(.*int.*, 1\).*torch gives", "integers: torch takes a window of one"),
     (r"^local_response_norm\(int\d+\[(\d+, ){3,}.*torch gives", "integers: torch divides the sums without a rest"),
     (r"^interpolate\(int.*mode='area'.*torch gives .*\b0\b", "windows or outputs without elements"),
-    (r"^(nll_loss|cross_entropy)\(.*expected scalar type Long but found", "classes are of any integer dtype"),
+    (
+        r"^(nll_loss|cross_entropy|multi_margin_loss)\(.*expected scalar type Long but found",
+        "classes are of any integer dtype",
+    ),
     (r"select\(\) cannot be applied to a 0-dim", "torch trips over the argument in passing, ours names it"),
     (r"^bilinear\(.*bias: .*torch gives", "torch broadcasts a bias of another shape"),
+    (
+        r"^scaled_dot_product.*value: expected a dimension -2.*torch gives",
+        "torch's kernel for the CPU looks at no value behind the keys'",
+    ),
     (
         r"^scaled_dot_product.*is_causal=True.*attn_mask should not.*torch gives",
         "some of torch's kernels take both masks",
     ),
-    (r"^cross_entropy\(float32\[\d+, 0.*torch raises IndexError: Target", "labels have no values inside a trace"),
-    (r"not .*write int|Write int\(", "both reject: the sizes are looked at first"),
+    (
+        r"^(nll_loss|cross_entropy)\(float32\[\d+, 0.*torch raises IndexError: Target",
+        "labels have no values inside a trace",
+    ),
+    (r"Write a // b for.*; torch raises", "both reject: the sizes are looked at first"),
+    (r"^max_unpool.*padding: .*Write a // b for.*; torch gives", "torch does not look at it beside an output_size"),
     (r"torch raises RuntimeError: There should be exactly", "torch trips over the argument in passing, ours names it"),
     (
         r"ours raises .*; torch raises .*output_size.*(must be tuple of ints|at least 5)",
