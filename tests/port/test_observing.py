@@ -141,7 +141,10 @@ def test_what_was_seen_decides_open_places(port):
     assert f'T.expect(x, "array", "model.py:{line}")\n    return T.split(x, n)' in ported.text
     assert '"""Of tensors, and of names."""\n    T.expect' in ported.text  # behind the docstring
     assert "text.split(sign)" in ported.text  # strings keep their method
-    assert 'jnp.swapaxes(T.expect(t, "array"' in ported.text and "u = T.split(t, 2)[0]" in ported.text
+    assert (
+        'jnp.swapaxes(T.expect(t, "array"' in ported.text
+        and "u = jnp.split(t, np.arange(2, t.shape[0], 2))[0]" in ported.text
+    )
     assert 'store["last"] = 1' in ported.text
     # Both kinds, or nothing, were seen: it is asked when it runs, as before.
     both = _site(ported, "x.split(n)", next(at for at, one in enumerate(MODEL.splitlines(), 1) if "def either" in one))

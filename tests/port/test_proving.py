@@ -85,7 +85,7 @@ class Net(nn.Module):
 
 
 def make():
-    return Net(), (T.randn(2, 3, 5),)
+    return Net(), (nn.randn(2, 3, 5),)
 """
 
 # What is injected: (a text of the port, what is written there, the parts of the contract that must catch it).
@@ -109,7 +109,7 @@ FAULTS = {
         "T.filled(nn.init.normal_, (4, width))",
         {"weights"},
     ),
-    "an extra draw of random numbers": ("self.norm =", "T.rand(1)\n        self.norm =", {"weights"}),
+    "an extra draw of random numbers": ("self.norm =", "nn.rand(1)\n        self.norm =", {"weights"}),
     "another buffer that is not stored": ("jnp.arange(5.0)", "jnp.arange(1.0, 6.0)", {"weights", "forward"}),
     "another axis": (
         "x.max(1)",
