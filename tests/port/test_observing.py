@@ -238,7 +238,7 @@ def test_the_command_line(tmp_path, capsys):
     options = ["port", str(package), "-o", str(tmp_path / "out"), "--json", str(tmp_path / "out.json")]
     assert main(options) == 2 and not (tmp_path / "trap").exists()
     assert main([*options, "--run", f"{tmp_path}/make.py:make"]) == 0 and (tmp_path / "trap").exists()
-    assert 'T.split(T.expect(batch["x"], "array", "model.py:' in (tmp_path / "out/model.py").read_text()
+    assert 'jnp.split(T.expect(batch["x"], "array", "model.py:' in (tmp_path / "out/model.py").read_text()
     assert json.loads((tmp_path / "out.json").read_text())["statuses"]["guarded"] == 1
     capsys.readouterr()
     assert main([*options, "--run", f"{tmp_path}/nothing.py:make"]) == 1

@@ -220,12 +220,14 @@ def _normed(kind):
 def test_a_computed_weight_takes_init_and_writes_without_effect_as_in_torch(kind):
     layer = _normed(kind)
     before = {name: np.asarray(value) for name, value in layer.state_dict().items()}
-    position = T.rand(1)
+    position = nn.rand(1)
     nn.manual_seed(1)
     drawn = nn.init.normal_(layer.weight)
-    after = T.rand(1)
+    after = nn.rand(1)
     nn.manual_seed(1)
-    assert drawn.tolist() == T.randn(2, 3).tolist() and after == T.rand(1) and after != position  # the stream moved on
+    assert (
+        drawn.tolist() == nn.randn(2, 3).tolist() and after == nn.rand(1) and after != position
+    )  # the stream moved on
     assert T.write(layer.weight, 0.0).tolist() == [[0, 0, 0]] * 2
     T.filled(nn.init.zeros_, layer.weight)
     for name, value in layer.state_dict().items():

@@ -167,7 +167,7 @@ ROWS = (
         Row(f"topk{piece}", "x, k, dim=-1, largest=True, sorted=True", f"jax.lax.top_k({{x}}, {{k}}, axis={{dim}})[{at}]", f"x.topk(2, dim=1){piece}", when="dim:literal, largest=True")
         for piece, at in (("[0]", 0), (".values", 0), ("[1]", 1), (".indices", 1))
     ),
-    Row("topk", "x, k, dim=-1, largest=True, sorted=True", "T.topk({x}, {k}, dim={dim?}, largest={largest?}, sorted={sorted?})", "x.topk(2, dim=1)[0]", result="arrays", status="helper"),
+    Row("topk", "x, k, dim=-1, largest=True, sorted=True", "T.topk({x}, {k}, dim={dim?}, largest={largest?}, sorted={sorted?})", "x.topk(2, dim=1, largest=False)[0]", result="arrays", status="helper"),
     *(
         Row(f"sort{piece}", "x, dim=-1, descending=False", f"jnp.{ours}({{x}}, axis={{dim?}}, descending={{descending?}})", f"x.sort(1){piece}")
         for piece, ours in (("[0]", "sort"), (".values", "sort"), ("[1]", "argsort"), (".indices", "argsort"))
