@@ -5,10 +5,11 @@ The file is a zip of stored members. ``jax.export.deserialize`` reads the progra
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -126,27 +127,22 @@ def load(path: str | os.PathLike[str], *, extra_files: dict[str, Any] | None = N
     """
     _check_path("nn.export.load", path)
     path = Path(path)
-    try:
+    with _errors_named(path):
         with zipfile.ZipFile(path) as archive:
             manifest = json.loads(_read(archive, _MANIFEST))
             _check_format(manifest)
             written, data = _read(archive, _PROGRAM), _read(archive, _ARRAYS)
-            for name in extra_files or {}:
-                if _EXTRA + name not in archive.namelist():
-                    raise KeyError(f"nn.export.load: {path}: no extra file {name!r}")
-                extra_files[name] = _read(archive, _EXTRA + name)  # type: ignore[index]
+            there = [name for name in extra_files or {} if _EXTRA + name in archive.namelist()]
+            extra = {name: _read(archive, _EXTRA + name) for name in there}
         held, _ = safetensors_files.read(np.frombuffer(data, np.uint8))
         entries = manifest["arrays"]
         if held.keys() != entries.keys():
             raise CheckpointError("the manifest names other arrays than there are")
         arrays = {name: Array(jnp.asarray(held[name]), **entry) for name, entry in entries.items()}
         about, limits = dict(manifest["about"]), dict(manifest["limits"])
-    except CheckpointError as error:
-        raise CheckpointError(f"nn.export.load: {path}: {error}") from error.__cause__
-    except (zipfile.BadZipFile, ValueError, TypeError, AttributeError, NotImplementedError) as error:
-        raise CheckpointError(
-            f"nn.export.load: {path}: no exported program, or a broken one: {plain(str(error))}"
-        ) from error
+    for name in extra_files or {}:
+        if name not in extra:
+            raise KeyError(f"nn.export.load: {path}: no extra file {name!r}")
     try:
         exported = jax_export.deserialize(bytearray(written))
     except Exception as error:  # whatever jax makes of another version's bytes
@@ -154,7 +150,22 @@ def load(path: str | os.PathLike[str], *, extra_files: dict[str, Any] | None = N
         raise CheckpointError(
             f"nn.export.load: {path}: the program cannot be read ({made}): {plain(str(error))}"
         ) from error
+    if extra_files is not None:
+        extra_files.update(extra)
     return ExportedProgram(exported, arrays, about, limits)
+
+
+@contextlib.contextmanager
+def _errors_named(path: Path) -> Iterator[None]:
+    """What reading a broken file raises is a CheckpointError that names it."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"nn.export.load: {path}: {error}") from error.__cause__
+    except (zipfile.BadZipFile, ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+        raise CheckpointError(
+            f"nn.export.load: {path}: no exported program, or a broken one: {plain(str(error))}"
+        ) from error
 
 
 def is_program(path: str | os.PathLike[str]) -> bool:
@@ -175,19 +186,13 @@ def contents(path: str | os.PathLike[str]) -> dict[str, Any]:
         FileNotFoundError, CheckpointError: as `load`.
     """
     path = Path(path)
-    try:
+    with _errors_named(path):
         with zipfile.ZipFile(path) as archive:
             manifest = json.loads(_read(archive, _MANIFEST))
             _check_format(manifest)
             held, _ = safetensors_files.read(np.frombuffer(_read(archive, _ARRAYS), np.uint8))
             extra = [info for info in archive.infolist() if info.filename.startswith(_EXTRA)]
         about = dict(manifest["about"])
-    except CheckpointError as error:
-        raise CheckpointError(f"nn.export.load: {path}: {error}") from error.__cause__
-    except (zipfile.BadZipFile, ValueError, TypeError, KeyError, NotImplementedError) as error:
-        raise CheckpointError(
-            f"nn.export.load: {path}: no exported program, or a broken one: {plain(str(error))}"
-        ) from error
     said = {name: manifest.get(name) for name in ("inputs", "platforms", "limits", "vjp_order")}
     sizes = {info.filename.removeprefix(_EXTRA): info.file_size for info in extra}
     return {**about, **said, "bytes of extra files": sizes, "arrays": held}

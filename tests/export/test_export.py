@@ -203,6 +203,8 @@ def test_broken_files_are_named(tmp_path):
         (lambda: manifest(format=2), "format 2, written by jaxnn .*this version reads 1: upgrade"),
         (lambda: manifest(format="a"), "names no format"),
         (lambda: manifest(arrays={}), "names other arrays"),
+        (lambda: rewritten(lambda data: data.replace(b'"arrays"', b'"array"')), "a broken one: .*arrays"),
+        (lambda: manifest(about=3), "a broken one"),
         (lambda: rewritten(lambda data: None), "it has no manifest.json"),
         (lambda: rewritten(lambda data: data[:40], "program.jax_export"), r"cannot be read \(made with JAX "),
         (lambda: rewritten(lambda data: data[:-1], "arrays.safetensors"), "bytes"),
