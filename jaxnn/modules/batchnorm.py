@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import cleandoc
 from typing import Any
 
 import jax
@@ -172,7 +173,11 @@ def _check_dim(module: Module, input: jax.Array, allowed: tuple[int, ...]) -> No
 
 
 class BatchNorm1d(_BatchNorm):
-    __doc__ = f"""{_BatchNorm.__doc__}
+    # Python 3.13 takes the indentation off docstrings, and off no other text.
+    __doc__ = (
+        cleandoc(_BatchNorm.__doc__ or "")
+        + "\n\n"
+        + cleandoc("""
     Shape:
         (N, C) or (N, C, L) to the same.
 
@@ -182,7 +187,8 @@ class BatchNorm1d(_BatchNorm):
         (4, 3)
 
     Follows ``torch.nn.BatchNorm1d``.
-    """
+    """)
+    )
 
     def _check_input_dim(self, input: jax.Array) -> None:
         _check_dim(self, input, (2, 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from inspect import cleandoc
 from typing import Any
 
 import jax
@@ -106,7 +107,11 @@ class _InstanceNorm(_NormBase):
 
 
 class InstanceNorm1d(_InstanceNorm):
-    __doc__ = f"""{_InstanceNorm.__doc__}
+    # Python 3.13 takes the indentation off docstrings, and off no other text.
+    __doc__ = (
+        cleandoc(_InstanceNorm.__doc__ or "")
+        + "\n\n"
+        + cleandoc("""
     Shape:
         (N, C, L) or (C, L) to the same.
 
@@ -116,7 +121,8 @@ class InstanceNorm1d(_InstanceNorm):
         (4, 3, 8)
 
     Follows ``torch.nn.InstanceNorm1d``.
-    """
+    """)
+    )
 
     _unbatched_ndim = 2
 

@@ -1,6 +1,7 @@
 """The shapes that the layers' docstrings name: each layer has them, and torch's recorded results are of them."""
 
 import functools
+import inspect
 import re
 
 import pytest
@@ -22,7 +23,7 @@ LAYERS = {
 
 def text_of(layer):
     """What stands under "Shape:" in the docstring, in one line."""
-    found = re.search(r"^ +Shape:\n((?: {8}.*\n)+)", layer.__doc__ + "\n", re.MULTILINE)
+    found = re.search(r"^Shape:\n((?: {4}.*\n)+)", inspect.cleandoc(layer.__doc__) + "\n", re.MULTILINE)
     return None if found is None else " ".join(found[1].split())
 
 
