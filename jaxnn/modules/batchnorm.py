@@ -172,12 +172,18 @@ def _check_dim(module: Module, input: jax.Array, allowed: tuple[int, ...]) -> No
         fail(ValueError, type(module).__name__, "input", wanted, f"{input.ndim}D of shape {input.shape}")
 
 
+def _continued(kind: type, text: str) -> str:
+    """The docstring of `kind`, and more of it.
+
+    Python 3.13 takes the indentation off docstrings, and off no other text.
+    """
+    return f"{cleandoc(kind.__doc__ or '')}\n\n{cleandoc(text)}"
+
+
 class BatchNorm1d(_BatchNorm):
-    # Python 3.13 takes the indentation off docstrings, and off no other text.
-    __doc__ = (
-        cleandoc(_BatchNorm.__doc__ or "")
-        + "\n\n"
-        + cleandoc("""
+    __doc__ = _continued(
+        _BatchNorm,
+        """
     Shape:
         (N, C) or (N, C, L) to the same.
 
@@ -187,7 +193,7 @@ class BatchNorm1d(_BatchNorm):
         (4, 3)
 
     Follows ``torch.nn.BatchNorm1d``.
-    """)
+    """,
     )
 
     def _check_input_dim(self, input: jax.Array) -> None:

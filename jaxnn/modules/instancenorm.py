@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from inspect import cleandoc
 from typing import Any
 
 import jax
 
 from jaxnn.base.checks import fail
 from jaxnn.functional.normalization_batch import instance_norm
-from jaxnn.modules.batchnorm import _check_dim, _LazyNormBase, _NormBase
+from jaxnn.modules.batchnorm import _check_dim, _continued, _LazyNormBase, _NormBase
 
 
 class _InstanceNorm(_NormBase):
@@ -107,11 +106,9 @@ class _InstanceNorm(_NormBase):
 
 
 class InstanceNorm1d(_InstanceNorm):
-    # Python 3.13 takes the indentation off docstrings, and off no other text.
-    __doc__ = (
-        cleandoc(_InstanceNorm.__doc__ or "")
-        + "\n\n"
-        + cleandoc("""
+    __doc__ = _continued(
+        _InstanceNorm,
+        """
     Shape:
         (N, C, L) or (C, L) to the same.
 
@@ -121,7 +118,7 @@ class InstanceNorm1d(_InstanceNorm):
         (4, 3, 8)
 
     Follows ``torch.nn.InstanceNorm1d``.
-    """)
+    """,
     )
 
     _unbatched_ndim = 2
