@@ -133,6 +133,10 @@ def apply_chunking_to_forward(fn, chunk, dim, *xs):
     return fn(*xs)
 
 
+def slice_logits_to_keep(states: torch.Tensor, kept):
+    return states[:, -kept:] if kept else states
+
+
 def torch_int(x):
     return int(x)
 

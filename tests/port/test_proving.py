@@ -3,12 +3,14 @@
 import json
 import textwrap
 
+import numpy as np
 import pytest
 
 from jaxnn.__main__ import main
 from jaxnn.port.proving import prove
 from jaxnn.port.proving.check import check
 from jaxnn.port.proving.reference import reference
+from jaxnn.port.proving.values import FORWARD, judge
 
 torch = pytest.importorskip("torch", reason="the original runs under torch")
 
@@ -208,3 +210,18 @@ def test_the_processes_the_lines_that_ran_and_the_limits(tmp_path):
     assert run("dies").checks["reference"].text == "the process ended with 3"
     with pytest.raises(ValueError, match="FILE.py:FUNCTION"):
         prove(tmp_path / "model.py", tmp_path / "ported.py", "make.py", lambda text: textwrap.dedent(text))
+
+
+def test_float64_that_is_another_computation_is_no_truth():
+    """A mask of the dtype's least number: NaN in float64 alone. All errors are infinite beside that, and none would be seen."""
+    own = {"out": np.array([1.0, 2.0], np.float32)}
+    other = {"out": np.array([np.nan, np.nan])}
+    assert judge({"out": own["out"] + np.float32(1e-6)}, other, own, FORWARD)[1] == ""
+    assert "error" in judge({"out": np.array([1.0, -2.0], np.float32)}, other, own, FORWARD)[1]
+    assert "error" in judge({"out": own["out"] * 1.01}, {"out": own["out"] * 3.0}, own, FORWARD)[1]
+
+
+def test_what_is_rounding_alone_on_both_sides_holds():
+    """The mean of what was normalised before: PyTorch's own float32 has no right digit."""
+    own, truth = {"mean": np.array([3e-9, -1e-9], np.float32)}, {"mean": np.array([1e-17, 2e-17])}
+    assert judge({"mean": np.array([-4e-9, 2e-9], np.float32)}, truth, own, FORWARD)[1] == ""

@@ -27,6 +27,7 @@ from jaxnn.port.proving.reference import (
 from jaxnn.port.proving.values import (
     FORWARD,
     GRADIENT,
+    NOISE,
     UNKNOWN,
     WEIGHTS,
     Leaves,
@@ -193,8 +194,7 @@ class _Checker:
             self.hold(name, ours, run.true_outputs, run.outputs, FORWARD)
             if mode == "train":
                 after = {key: numpy_of(value) for key, value in twin.state_dict().items()}
-                # Without a truth, a mean of what was normalised before, which is rounding alone, has no error to be beside.
-                floor = 1e-3 if run.true_state is run.state else 0.0
+                floor = NOISE if run.true_state is run.state else 0.0
                 stage = "state" if name == names[0] else "jit state"
                 self.hold(stage, after, run.true_state, run.state, FORWARD, floor)
         self.gradients(names[1], model, pure, run)
