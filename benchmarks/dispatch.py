@@ -222,7 +222,7 @@ def main(argv: list[str] | None = None) -> None:
                 continue
             forward |= more_forward
             step |= more_step
-        calls = max(1, 2000 // depth)
+        calls = max(1, 10_000 // depth)  # a loop's: the first calls after a rest find nothing in the processor's caches
         for what, contenders, count in (("forward", forward, calls), ("SGD step", step, max(1, calls // 4))):
             found = shares(contenders, count, options.rounds)
             print(table_of_shares(f"{what}, {depth} layers", found, "raw jax.jit"), "\n")
