@@ -16,10 +16,33 @@ from jaxnn.base.dtypes import common_dtype, compute_dtype, is_floating, is_integ
 from jaxnn.functional._loss import loss_op, reduce_loss, resolve, total
 from jaxnn.functional._short_sums import broadcast, sum_over
 from jaxnn.functional.softmax import log_sum_exp
+from jaxnn.lowering.by_platform import by_platform
+
+
+def pick_class(values: jax.Array, target: jax.Array, axis: int) -> jax.Array:
+    """``values`` at the class `target` along `axis`, of values that the same program reads as a whole.
+
+    A target out of range gives some finite number, or that of the nearest class. Elsewhere than on the CPU a gather has
+    its operand written out for it, in float32 and row by row, where the sum of a mask is taken in the pass of the softmax.
+    """
+    return by_platform(target, values, default=_sum_of_mask, cpu=_gathered, options=(axis,), linear=1)[0]
+
+
+def _is_class(values: jax.Array, target: jax.Array, axis: int) -> jax.Array:
+    classes = lax.broadcasted_iota(target.dtype, values.shape, axis)
+    return classes == jnp.expand_dims(target, axis)
+
+
+def _sum_of_mask(target: jax.Array, values: jax.Array, axis: int) -> tuple[jax.Array]:
+    return (jnp.sum(jnp.where(_is_class(values, target, axis), values, 0), axis=axis),)
+
+
+def _gathered(target: jax.Array, values: jax.Array, axis: int) -> tuple[jax.Array]:
+    return (gather_class(values, target, axis),)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def pick_class(values: jax.Array, target: jax.Array, axis: int) -> jax.Array:
+def gather_class(values: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     """``values`` at the class `target` along `axis`; a target out of range picks the nearest class.
 
     Reads by gather, and differentiates by a mask: the transpose of a gather is a scatter, which no backend fuses
@@ -29,12 +52,10 @@ def pick_class(values: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     return jnp.squeeze(picked, axis)
 
 
-@pick_class.defjvp
-def _pick_class_jvp(axis: int, primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
+@gather_class.defjvp
+def _gather_class_jvp(axis: int, primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
     values, target = primals
-    classes = lax.broadcasted_iota(target.dtype, values.shape, axis)
-    chosen = classes == jnp.expand_dims(target, axis)
-    return pick_class(values, target, axis), jnp.sum(jnp.where(chosen, tangents[0], 0), axis=axis)
+    return gather_class(values, target, axis), _sum_of_mask(target, tangents[0], axis)[0]
 
 
 def shift_and_normalizer(logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
@@ -165,7 +186,7 @@ def nll_loss(
     axis, dtype = _class_axis(input), input.dtype
     computing, target = compute_dtype(dtype), _as_classes(input, target)
     scale = class_scale(target, weight, input.shape[axis], ignore_index, computing)
-    picked = pick_class(input, target, axis).astype(computing) if input.size else jnp.zeros(target.shape, computing)
+    picked = gather_class(input, target, axis).astype(computing) if input.size else jnp.zeros(target.shape, computing)
     loss = jnp.where(target == ignore_index, 0, -picked * scale)
     return average(loss, scale, reduction).astype(dtype)
 

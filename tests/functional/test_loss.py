@@ -11,6 +11,7 @@ import pytest
 
 import jaxnn.functional as F
 from jaxnn.functional._loss import total
+from jaxnn.lowering.evaluating import Evaluation
 from tests.oracle import assert_parity
 
 LOSSES = [
@@ -117,9 +118,28 @@ def test_cross_entropy_of_extreme_scores(torch):
 
 
 def test_cross_entropy_gradient_has_no_scatter():
-    """The class is picked by gather and differentiated by a mask."""
-    text = str(jax.make_jaxpr(jax.grad(F.cross_entropy))(draw(4, 7), jnp.zeros(4, int)))
-    assert "gather" in text and "scatter" not in text
+    """On the CPU the class is picked by gather and differentiated by a mask; elsewhere by a mask both times."""
+    step = jax.jit(jax.value_and_grad(F.cross_entropy))
+    for platform, gathers in [("cpu", True), ("cuda", False), ("tpu", False)]:
+        text = jax.export.export(step, platforms=[platform])(draw(4, 7), jnp.zeros(4, int)).mlir_module()
+        assert ("stablehlo.gather" in text) == gathers and "stablehlo.scatter" not in text
+
+
+@pytest.mark.parametrize("options", [{}, {"ignore_index": 1}, {"label_smoothing": 0.1}, {"reduction": "none"}], ids=str)
+def test_cross_entropy_of_other_platforms_programs(options):
+    """The class is picked by a mask: also among scores of -inf, and for targets that are no class."""
+    least = -50.0 if "label_smoothing" in options else -jnp.inf  # of which a part would be an infinite loss
+    scores = jnp.asarray(draw(5, 7)).at[0, 3].set(least).at[4, 1].set(least)
+    target = jnp.array([0, 1, 6, 9 if "reduction" in options else 3, 2])
+
+    def both(scores, target):
+        loss, pull = jax.vjp(lambda scores: F.cross_entropy(scores, target, **options), scores)
+        return loss, *pull(jnp.ones_like(loss))
+
+    elsewhere = jax.jit(Evaluation("tpu", {}, lambda equation: False, "the test")(both))(scores, target)
+    for mine, other in zip(elsewhere, jax.jit(both)(scores, target)):
+        assert np.isfinite(other).any()
+        np.testing.assert_allclose(mine, other, rtol=2e-6, atol=2e-7)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
