@@ -423,7 +423,7 @@ CASES: tuple[Case, ...] = tuple(
     + _of("glom-pytorch", ("Glom", "from glom_pytorch import Glom", "Glom(dim=16, levels=3, image_size=16, patch_size=4)", "(torch.randn(1, 3, 16, 16),)", "dict(iters=3)"))
     + _of("halonet-pytorch", ("HaloAttention", "from halonet_pytorch import HaloAttention", "HaloAttention(dim=8, block_size=4, halo_size=2, dim_head=8, heads=2)", "(torch.randn(1, 8, 8, 8),)"))
     + _of("isab-pytorch", ("ISAB", "from isab_pytorch import ISAB", "ISAB(dim=16, heads=2, num_latents=4)", "(torch.randn(1, 6, 16),)", "dict(mask=torch.ones(1, 6).bool())"))
-    + _of("lambda-networks", ("LambdaLayer", "from lambda_networks import LambdaLayer", "LambdaLayer(dim=8, dim_out=8, n=64, dim_k=4, heads=2, dim_u=1)", "(torch.randn(2, 8, 8, 8),)"))
+    + _of("lambda-networks", ("LambdaLayer", "from lambda_networks import LambdaLayer", "LambdaLayer(dim=8, dim_out=8, n=8, dim_k=4, heads=2, dim_u=1)", "(torch.randn(2, 8, 8, 8),)"))
     + _of(
         "memory-efficient-attention-pytorch",
         ("Attention", "from memory_efficient_attention_pytorch import Attention", "Attention(dim=16, dim_head=8, heads=2, causal=True, memory_efficient=True, q_bucket_size=4, k_bucket_size=4)", "(torch.randn(1, 8, 16),)"),
