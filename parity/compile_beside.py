@@ -88,10 +88,6 @@ _CONV = {"x": (16, 64, 32, 32), "w": (64, 64, 3, 3), "b": (64,)}
 _HEADS = {name: (4, 8, 512, 64) for name in "qkv"}
 _IMAGE = {"x": (16, 64, 32, 32)}
 _TOKENS = {"x": (4096, 768)}
-_IN_BLOCKS = (
-    "blocks of queries, whose scores are computed again for the gradient; the plain formula holds all scores (34 MB)"
-)
-
 ROWS = (
     Row(
         "linear float32",
@@ -236,7 +232,6 @@ ROWS = (
         lambda a: F.scaled_dot_product_attention(a.q, a.k, a.v, a.mask),
         lambda a: _attend(a, False, a.mask),
         _BF16,
-        _IN_BLOCKS,
     ),
     Row(
         "attention dropout bfloat16",
@@ -245,7 +240,6 @@ ROWS = (
         lambda a: F.scaled_dot_product_attention(a.q, a.k, a.v, dropout_p=0.1, dropout_key=key_of(a)),
         lambda a: _attend(a, False, key=key_of(a)),
         _BF16,
-        _IN_BLOCKS,
     ),
     Row(
         "attention causal bfloat16 of jax.nn",

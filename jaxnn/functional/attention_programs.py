@@ -7,6 +7,7 @@ it is turns out when the program is lowered.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.base import modes
+from jaxnn.base.dtypes import compute_dtype
 from jaxnn.base.splits import Split
 from jaxnn.functional import attention_blocks as blocks
 from jaxnn.functional import attention_kernels as kernels
@@ -31,6 +33,9 @@ _HALF = ("bfloat16", "float16")
 # From so many queries on a program is worth its while that does not hold all scores: on the CPU in linear memory and up
 # to three times as fast (``python -m benchmarks.lowerings --only attention``).
 LONG = 1024
+# So many bytes of float32 scores are kept for the gradient where no kernel takes the case: blocks, which compute them again,
+# take 1.2 to 1.6 of the cycles.
+KEPT = 64 * 2**20
 # One block of the kernels.
 _SHORTEST = 128
 
@@ -44,6 +49,7 @@ class Case(NamedTuple):
         sizes: number of queries, keys, and the widths of keys and values; None where any size is not known yet.
         groups: query heads for each head of keys.
         same_heads: keys and values have equally many.
+        scores: bytes that all of them take in the dtype they are computed in; None where any size is not known yet.
         masks: "keys" for a boolean mask that is the same for all heads and queries, "boolean" and "added" for others.
         causal: query `l` sees the keys up to `l + causal`; None for no such mask.
         dropout: whether weights are dropped.
@@ -56,6 +62,7 @@ class Case(NamedTuple):
     sizes: tuple[int, int, int, int] | None
     groups: int
     same_heads: bool
+    scores: int | None
     masks: frozenset[str]
     causal: int | None
     dropout: bool
@@ -188,8 +195,13 @@ def _one_over_many(case: Case) -> str:
 def _narrow_or_short(case: Case) -> str:
     if case.sizes is None or not case.plain:
         return ""
-    if case.dtype in _HALF:
-        return "" if case.sizes[0] < _SHORTEST else f"it takes fewer than {_SHORTEST} queries of 16 bit"
+    if case.dtype in _HALF and case.sizes[0] >= _SHORTEST:
+        few = case.scores is not None and case.scores <= KEPT
+        return (
+            _short(case)
+            if few
+            else f"with 16 bit it takes fewer than {_SHORTEST} queries, or scores of {KEPT >> 20} MiB in all"
+        )
     return _short(case)
 
 
@@ -316,8 +328,8 @@ TABLE = (
         "all scores at once",
         _at_once,
         _narrow_or_short,
-        f"fewer than {LONG:,} queries of float32 or float64, fewer than {_SHORTEST} of 16 bit, as one query over a long cache; a "
-        "scale that is an array; sizes not known yet",
+        f"fewer than {LONG:,} queries; of 16 bit also fewer than {_SHORTEST}, or scores that take at most {KEPT >> 20} MiB in "
+        "float32; one query over a long cache; a scale that is an array; sizes not known yet",
         "the scores are small, or nothing else takes the case",
     ),
     Row(
@@ -390,6 +402,7 @@ def case_of(query: Any, key: Any, value: Any, scoring: Scoring) -> Case:
         sizes if known else None,
         query.shape[-3] // key.shape[-3] if known and query.ndim > 2 else 1,
         key.shape[:-2] == value.shape[:-2],
+        math.prod(query.shape[:-1]) * sizes[1] * compute_dtype(query.dtype).itemsize if known else None,
         masks,
         scoring.causal,
         scoring.dropout_p > 0,

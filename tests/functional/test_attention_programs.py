@@ -96,6 +96,18 @@ def test_multi_head_attention_with_masks_of_keys_takes_the_kernel():
         assert KERNELS["tpu"] in lowered(function, shape(2, 256, 64), platform="tpu")
 
 
+@pytest.mark.parametrize("batch, loops", [(2, False), (100, True)])
+@pytest.mark.parametrize(
+    "options",
+    [{"attn_mask": jnp.ones((256, 256))}, {"dropout_p": 0.5, "dropout_key": jax.random.key(0)}],
+    ids=["mask", "dropout"],
+)
+def test_few_scores_without_a_kernel_are_kept_for_the_gradient(batch, loops, options):
+    """100 MiB of them are not: blocks compute theirs again."""
+    text = lowered(attend(**options), *[shape(batch, 4, 256, 64)] * 3, platform="tpu")
+    assert ("stablehlo.while" in text) is loops
+
+
 def test_one_query_over_a_long_cache_keeps_a_tpus_matrix_unit_busy():
     shapes = shape(1, 2, 1, 16), shape(1, 2, 1024, 16), shape(1, 2, 1024, 16)
     text = jax.jit(attend(is_causal=True)).trace(*shapes).lower(lowering_platforms=("tpu",)).as_text()

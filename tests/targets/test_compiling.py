@@ -67,6 +67,7 @@ def test_a_training_step_on_a_tpu():
         "cosine_embedding_loss",
         "pdist",
         "embedding_bag max",
+        "attention added mask bfloat16",
     ],
 )
 def test_a_tpu_s_cost_is_that_of_the_plain_formula(name):
