@@ -12,7 +12,7 @@ from jaxnn.base.checks import check_broadcast, check_not_bool, check_same_dtype,
 from jaxnn.base.dtypes import common_dtype, compute_dtype, is_floating, is_integer, promote_types
 from jaxnn.functional._loss import loss_op, prepare, reduce_loss, resolve
 from jaxnn.functional.activation_smooth import _log1p_exp as log1p_exp
-from jaxnn.functional.loss_classification import pick_class
+from jaxnn.functional.loss_classification import gather_class
 
 
 def _check_scores(function: str, given: Any) -> None:
@@ -91,7 +91,7 @@ def multi_margin_loss(
     scores = input.reshape((1, -1) if input.ndim < 2 else input.shape).astype(compute_dtype(dtype))
     target = target.reshape(scores.shape[0]).astype(promote_types(target.dtype, jnp.int32))
     others = lax.broadcasted_iota(target.dtype, scores.shape, 1) != target[:, None]
-    gap = margin - pick_class(scores, target, 1)[:, None] + scores
+    gap = margin - gather_class(scores, target, 1)[:, None] + scores
     gap = jnp.where(others & (gap > 0), gap, 0)
     loss = jnp.sum(gap if p == 1 else gap * gap, axis=1) / scores.shape[1]
     if weight is not None:
