@@ -146,7 +146,7 @@ def _run(torch: Any, model: Any, args: Any, kwargs: Any, mode: str) -> Run:
         except RuntimeError:  # it writes into what has a gradient: PyTorch runs it without gradients alone
             grad = False
             own = _once(torch, model, args, kwargs, mode, torch.float32, grad=grad)
-        again = _once(torch, model, args, kwargs, mode, torch.float32, 2, grad)
+        again = _once(torch, model, args, kwargs, mode, torch.float32, 2, grad, outputs_alone=True)
         try:
             true = _once(torch, model, args, kwargs, mode, torch.float64, grad=grad)
         except Exception:  # a dtype written into the original
@@ -162,7 +162,15 @@ def is_f(value: Any) -> bool:
 
 
 def _once(
-    torch: Any, model: Any, args: Any, kwargs: Any, mode: str, dtype: Any, seed: int = 1, grad: bool = True
+    torch: Any,
+    model: Any,
+    args: Any,
+    kwargs: Any,
+    mode: str,
+    dtype: Any,
+    seed: int = 1,
+    grad: bool = True,
+    outputs_alone: bool = False,
 ) -> tuple[Leaves, Leaves, Leaves]:
     """Outputs, gradients of parameters and inputs, and state afterwards."""
     model = _copy(model)
@@ -187,6 +195,9 @@ def _once(
     with torch.set_grad_enabled(grad):
         output = model(*replaced(args, view, is_leaf), **replaced(kwargs, view, is_leaf))
     found = dict(leaves(output))
+    outputs = {name: numpy_of(value) for name, value in found.items()}
+    if outputs_alone:
+        return outputs, {}, {}
     live = [(at, value) for at, value in enumerate(found.values()) if getattr(value, "requires_grad", False)]
     gradients: Leaves = {}
     if live:
@@ -203,7 +214,7 @@ def _once(
             for (name, box), grad in zip(boxes.items(), given)
         }
     state = {name: numpy_of(value) for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
-    return {name: numpy_of(value) for name, value in found.items()}, gradients, state
+    return outputs, gradients, state
 
 
 def _layers(model: Any, args: Any, kwargs: Any, notes: list[str]) -> Any:

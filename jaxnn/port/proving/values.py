@@ -17,6 +17,7 @@ OTHER = 1e-3  # float64 that is further from PyTorch's float32 than that is anot
 NOISE = 1e-3  # without a truth, what is smaller, such as the mean of what was normalised before, may be rounding alone
 WEIGHTS = 2e-6  # a normal number is 2 ulp from PyTorch's, an orthogonal matrix a little more
 GATE = 8.0
+_PART = 2**20
 
 Leaves = dict[str, Any]
 
@@ -105,15 +106,21 @@ def error(value: Any, truth: Any, floor: float = 0.0) -> float:
     value, truth = np.asarray(value), np.asarray(truth)
     if value.shape != truth.shape:
         return np.inf
-    if not truth.size:
-        return 0.0
-    value, truth = value.astype(np.complex128), truth.astype(np.complex128)
-    if np.any(np.isnan(value) != np.isnan(truth)):
-        return np.inf
-    same = (value == truth) | np.isnan(truth)
-    difference = float(np.max(np.abs(np.where(same, 0, value - truth))))
-    finite = np.abs(truth[np.isfinite(truth)])
-    return difference / max(float(finite.max(initial=0)), floor, 1e-30) if difference else 0.0
+    difference = largest = 0.0
+    for start in range(
+        0, truth.size, _PART
+    ):  # a large layer's weights as complex numbers are some copies of 16 bytes each
+        part = slice(start, start + _PART)
+        mine, true = (array.reshape(-1)[part].astype(np.complex128) for array in (value, truth))
+        if np.any(np.isnan(mine) != np.isnan(true)):
+            return np.inf
+        same = (mine == true) | np.isnan(true)
+        gap = float(np.max(np.abs(np.where(same, 0, mine - true))))
+        if np.isnan(gap):
+            return np.inf
+        difference = max(difference, gap)
+        largest = max(largest, float(np.abs(true[np.isfinite(true)]).max(initial=0)))
+    return difference / max(largest, floor, 1e-30) if difference else 0.0
 
 
 def judge(ours: Leaves, truth: Leaves, own: Leaves, bound: float, floor: float = 0.0) -> tuple[float, str]:
