@@ -199,17 +199,19 @@ class Calls:
         for name, argument in zip(names, node.args):
             if isinstance(argument, ast.Starred):
                 break
-            self._pass(function, name, self.program.facts.get(id(argument), UNKNOWN))
+            self._pass(function, name, argument)
         known = {*names, *(a.arg for a in arguments.kwonlyargs)}
         for keyword in node.keywords:
             if keyword.arg in known:
-                self._pass(function, keyword.arg, self.program.facts.get(id(keyword.value), UNKNOWN))
+                self._pass(function, keyword.arg, keyword.value)
 
-    def _pass(self: Any, function: Function, name: str, fact: Fact) -> None:
+    def _pass(self: Any, function: Function, name: str, argument: ast.expr) -> None:
+        fact = self.program.facts.get(id(argument), UNKNOWN)
         if fact.kind == "unknown":
             fact = UNKNOWN  # its own origin stays behind; the parameter has one
         before = function.parameters.get(name)
-        after = join(before, replace(lasting(fact), fresh=False))
+        given = function.given.setdefault(name, {})
+        after = self.settled(given, argument, replace(lasting(fact), fresh=False))
         if after != before:
             function.parameters[name] = after
             self.changed = True

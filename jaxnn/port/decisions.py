@@ -76,7 +76,33 @@ class Decisions:
     def _is_array(self: Any, test: ast.expr) -> bool:
         """Whether a test is an array of which Python asks the number."""
         func = self.fact(test.func) if isinstance(test, ast.Call) else None
-        return self.fact(test).kind == "array" or (func is not None and func.kind == "external" and func.of in _JUDGING)
+        if self.fact(test).kind == "array" or (func is not None and func.kind == "external" and func.of in _JUDGING):
+            return True
+        if isinstance(test, ast.Name) and self.fact(test).kind == "unknown":  # ok = self.loose or mask.all()
+            values = [one.value for one in self.scope().bound.get(test.id, ()) if isinstance(one.targets[0], ast.Name)]
+            parts = [one for value in values if isinstance(value, ast.BoolOp) for one in value.values]
+            return any(self.fact(one).kind == "array" for one in parts)
+        return False
+
+    def _BoolOp(self: Any, node: ast.BoolOp) -> None:
+        self.children(node)
+        if not self._tested(node):
+            for value in node.values[:-1]:
+                self._decides(value)
+
+    def _UnaryOp(self: Any, node: ast.UnaryOp) -> None:
+        self.children(node)
+        if isinstance(node.op, ast.Not) and not self._tested(node):
+            self._decides(node.operand)
+
+    def _tested(self: Any, node: ast.expr) -> bool:
+        """Whether an expression stands in a test, which is looked at as a whole."""
+        parent = self.source.parent(node)
+        while isinstance(parent, ast.BoolOp) or (isinstance(parent, ast.UnaryOp) and isinstance(parent.op, ast.Not)):
+            node, parent = parent, self.source.parent(parent)
+        return getattr(parent, "test", None) is node or (
+            isinstance(parent, ast.comprehension) and any(one is node for one in parent.ifs)
+        )
 
     def _comprehension(self: Any, node: ast.comprehension) -> None:
         self.children(node)

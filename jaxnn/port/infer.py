@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,7 @@ from jaxnn.port.facts import (
     DTYPE,
     INT,
     NONE,
+    NUMBERS,
     OTHER,
     SHAPE,
     STR,
@@ -64,6 +66,7 @@ class Inference(Expressions):
         self.stamps: dict[int, int] = {}
         self.stale: set[Function] = set()  # functions to look at again
         self.readers: dict[object, set[Function]] = {}
+        self._late: set[tuple[int, int]] = set()  # places that were known after all
 
     def run(self) -> None:
         for module in self.program.modules.values():
@@ -491,24 +494,43 @@ class Inference(Expressions):
         elif isinstance(target, ast.Attribute):
             base = self.expr(target.value, env)
             if base.kind in ("module", "object", "class") and isinstance(base.of, Class):
-                self.attribute_set(base.of, target.attr, fact)
+                self.attribute_set(base.of, target.attr, fact, target)
         elif isinstance(target, ast.Subscript):
             base = self.expr(target.value, env)
             self.expr(target.slice, env)
             if base.kind in ("list", "dict", "modules") and isinstance(target.value, ast.Name):
                 env[target.value.id] = Fact(base.kind, join(base.of, fact))
 
-    def attribute_set(self, owner: Class, name: str, fact: Fact) -> None:
+    def attribute_set(self, owner: Class, name: str, fact: Fact, at: ast.AST | None = None) -> None:
+        """An attribute gets another value: it is what all of them are.
+
+        Args:
+            at: the place.
+        """
         fact = replace(lasting(fact), fresh=False)
         if fact.kind == "box":
             fact = replace(
                 ARRAY, dtype=FLOATING if fact.dtype is None else fact.dtype
             )  # reading self.weight gives the array
         before = owner.attributes.get(name)
-        after = join(before, fact)
+        after = self.settled(owner.assigned.setdefault(name, {}), at, fact)
         if after != before:
             owner.attributes[name] = after
             self.moved(("attribute", name))
+
+    def settled(self, places: dict[int, Fact], at: ast.AST | None, fact: Fact) -> Fact:
+        """What holds of all `places` now that one gives `fact`.
+
+        A number or string that was unknown at its place, because no call had been seen yet that says it, is no more.
+        """
+        was = places.get(id(at))
+        known = fact.kind in NUMBERS or fact.kind in ("str", "shape")
+        if was is not None and was.kind == "unknown" and known and (id(places), id(at)) not in self._late:
+            self._late.add((id(places), id(at)))  # once: so that there is an end
+            places[id(at)] = fact
+        else:
+            places[id(at)] = join(was, fact)
+        return functools.reduce(join, places.values(), BOTTOM)
 
     def _spread(self, target: ast.Tuple | ast.List, value: ast.expr | None) -> Fact | None:
         """What each name gets of ``b, n, device = *x.shape, x.device``."""

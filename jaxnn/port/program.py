@@ -20,6 +20,7 @@ class Function:
     owner: Class | None = None
     outer: dict[str, Fact] = field(default_factory=dict)
     parameters: dict[str, Fact] = field(default_factory=dict)
+    given: dict[str, dict[int, Fact]] = field(default_factory=dict)  # `parameters` by the argument that gives it
     result: Fact = BOTTOM
     called: bool = False
     home: Function | None = None  # the outermost function that it is defined in
@@ -39,6 +40,10 @@ class Class:
     bases: tuple[Fact, ...] = ()
     methods: dict[str, Function] = field(default_factory=dict)
     attributes: dict[str, Fact] = field(default_factory=dict)
+    assigned: dict[str, dict[int, Fact]] = field(default_factory=dict)  # `attributes` by the place that gives it
+
+    def __repr__(self) -> str:
+        return f"{self.module.name}.{self.name}"  # a dataclass's own would write out all that it reaches
 
     def ancestry(self) -> list[Class]:
         found, queue = [], [self]
@@ -97,6 +102,9 @@ class Module:
     names: dict[str, Fact] = field(default_factory=dict)
     stars: list[str] = field(default_factory=list)  # external modules whose names all come in
     state: str = "new"
+
+    def __repr__(self) -> str:
+        return self.name
 
     def absolute(self, level: int, name: str | None) -> str:
         """The dotted name that ``from ..name import x`` means here."""

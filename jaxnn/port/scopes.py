@@ -243,7 +243,7 @@ class Scopes:
             if not (called.of.startswith("torch.nn.functional.") and "dropout" in last):
                 return [("fresh", "")]
         result = self.fact(value)
-        same = called.kind == "module" and str(called.of).rpartition(".")[2] in _SAME_MODULES
+        same = called.kind == "module" and isinstance(called.of, str) and called.of.rpartition(".")[2] in _SAME_MODULES
         if (
             called.kind in ("class", "bottom")
             or (result.fresh and not same and called.kind != "external")

@@ -42,11 +42,14 @@ LISTED = {
     "y = mask.nonzero()": 1,
     "y = torch.where(mask)": 1,
     "y = x.masked_select(mask)": 1,
+    "y = mask.all() and k": 1,
+    "y = not x.any()": 1,
 }
 # These need no numbers.
 PLAIN = ["if k is not None:",
          "if x.shape[0] > 3 and x.dim() == 2:", "y = torch.zeros(len(x), x.size(1))", "y = x[: x.shape[0] // 2]",
-         "y = torch.where(mask, x, n)", "y = F.one_hot(n, 4)", "y = x.repeat_interleave(2, 0)", "y = max(x.shape)"]  # fmt: skip
+         "y = torch.where(mask, x, n)", "y = F.one_hot(n, 4)", "y = x.repeat_interleave(2, 0)", "y = max(x.shape)",
+         "y = k and mask.all()"]  # fmt: skip
 
 
 def lines(text):
@@ -107,6 +110,9 @@ CHECKS = {
     ),
     "if not torch.equal(x.abs(), x):\n    raise AssertionError\nelse:\n    x = x * 1": (
         "if not isinstance(found := jnp.array_equal("
+    ),
+    "tall = len(x) > 9 and x.any()\nlow = len(x) < 9 and (x >= 1).all()\nif not tall and not low:\n    raise AssertionError": (
+        "if (not isinstance(tall, jax.core.Tracer) and not tall) and (not isinstance(low, jax.core.Tracer) and not low):"
     ),
 }
 

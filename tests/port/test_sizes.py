@@ -1,6 +1,7 @@
 """Arrays made of sizes alone: Python looks at their numbers, in a compiled function too."""
 
 import textwrap
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -79,3 +80,51 @@ def test_numbers_of_sizes_are_known_in_a_compiled_function(name):
 @pytest.mark.parametrize("name", LISTED)
 def test_numbers_of_others_are_listed(name):
     assert listed(both(LISTED[name])[1])
+
+
+LATE = """import torch
+from math import ceil
+from torch import nn
+
+
+def powers(x, count):
+    return x * (2 ** torch.arange(count)).tolist()[-1]
+
+
+class Inner(nn.Module):
+    def __init__(self, count):
+        super().__init__()
+        self.count = count
+
+    def forward(self, x):
+        return powers(x, self.count)
+
+
+class Outer(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.inner = Inner(ceil(size))
+
+    def forward(self, x):
+        return self.inner(x)
+"""
+
+
+def test_what_a_later_class_passes_is_known():
+    """In the order of the file the count is unknown in two functions before a call says that it is an integer."""
+    ported = port_source(LATE)
+    assert "(2 ** np.arange(count)).tolist()" in ported.text and not listed(ported)
+    space: dict[str, Any] = {}
+    exec(compile(ported.text, "ported", "exec"), space)
+    np.testing.assert_array_equal(nn.jit(lambda model, x: model(x))(space["Outer"](2.5), jnp.ones(2)), [4.0, 4.0])
+
+
+def test_facts_write_nothing_of_what_they_reach():
+    """The text of a class once was that of all classes it reaches, again and again: packages of many took hours."""
+    layers = "".join(
+        f"class L{i}(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        + "".join(f"        self.a{j} = L{j}()\n" for j in range(i))
+        + f"    def forward(self, x):\n        y = self.a{max(i - 1, 0)}(x)\n        return y\n\n"
+        for i in range(40)
+    )
+    assert len(port_source("from torch import nn\n\n" + layers).text) > len(layers)
