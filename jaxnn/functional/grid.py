@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxtyping import Array, Float
 from jaxnn.base.checks import check_array, check_choice, check_room, fail, warn_caller
 from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
+from jaxnn.lowering.by_platform import by_platform
 
 GRID_SAMPLE_INTERPOLATION_MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
 GRID_SAMPLE_PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}
@@ -62,7 +64,7 @@ def _pad_place(place: jax.Array, size: int, padding_mode: str, align_corners: bo
     return _reflect(place, size, align_corners) if padding_mode == "reflection" else place
 
 
-def _cubic_weights(above: jax.Array) -> jax.Array:
+def _cubic_weights(above: jax.Array) -> list[jax.Array]:
     """Weights of the four elements around a place `above` the second; Keys' kernel with a = -0.75."""
     a = -0.75
 
@@ -72,41 +74,53 @@ def _cubic_weights(above: jax.Array) -> jax.Array:
     def far(x: jax.Array) -> jax.Array:
         return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
 
-    return jnp.stack([far(above + 1), near(above), near(1 - above), far(2 - above)], 1)
+    return [far(above + 1), near(above), near(1 - above), far(2 - above)]
 
 
-def _axis(
-    place: jax.Array, size: int, mode: str, padding_mode: str, align_corners: bool
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """For one axis the (N, taps, P) elements, which of them exist, and their weights (None stands for 1)."""
+class _Options(NamedTuple):
+    mode: str
+    padding_mode: str
+    align_corners: bool
+
+
+def _taps(place: jax.Array, size: int, options: _Options) -> tuple[list[jax.Array], list[jax.Array] | None]:
+    """For one axis the elements next to each place, not yet padded for "bicubic", and their weights (None stands for 1)."""
+    mode, padding_mode, align_corners = options
     place = _unnormalize(place, size, align_corners)
     if mode == "bicubic":
         first = lax.stop_gradient(jnp.floor(place))
         weights = _cubic_weights(place - first)
-        taps = jnp.stack([first + jnp.asarray(i - 1, place.dtype) for i in range(4)], 1)
-        taps = _pad_place(taps, size, padding_mode, align_corners)
-    else:
-        place = _pad_place(place, size, padding_mode, align_corners)
-        if mode == "nearest":
-            taps, weights = jnp.round(place)[:, None], None
-        else:
-            first = lax.stop_gradient(jnp.floor(place))
-            above = place - first
-            weights = jnp.stack([jnp.ones((), place.dtype) - above, above], 1)
-            taps = jnp.stack([first, first + jnp.ones((), place.dtype)], 1)
-    last = jnp.asarray(size - 1, place.dtype)
-    inside = (taps >= 0) & (taps <= last)
-    return jnp.where(inside, taps, jnp.zeros((), place.dtype)).astype(jnp.int32), inside, weights
+        return [first + jnp.asarray(i - 1, place.dtype) for i in range(4)], weights
+    place = _pad_place(place, size, padding_mode, align_corners)
+    if mode == "nearest":
+        return [jnp.round(place)], None
+    first = lax.stop_gradient(jnp.floor(place))
+    above = place - first
+    one = jnp.ones((), place.dtype)
+    return [first, first + one], [one - above, above]
 
 
-def _sample(input: jax.Array, grid: jax.Array, mode: str, padding_mode: str, align_corners: bool) -> jax.Array:
+def _elements(taps: jax.Array, size: int, options: _Options) -> tuple[jax.Array, jax.Array]:
+    """Numbers of the elements at `taps`, and which of them exist."""
+    if options.mode == "bicubic":
+        taps = _pad_place(taps, size, options.padding_mode, options.align_corners)
+    inside = (taps >= 0) & (taps <= jnp.asarray(size - 1, taps.dtype))
+    return jnp.where(inside, taps, jnp.zeros((), taps.dtype)).astype(jnp.int32), inside
+
+
+def _sample(input: jax.Array, grid: jax.Array, options: _Options) -> tuple[jax.Array]:
+    """Whole pixels, their channels side by side in memory: on the CPU several times faster than numbers one by one."""
     batch, channels, *sizes = input.shape
     spatial = len(sizes)
     places = grid.reshape(batch, math.prod(grid.shape[1:-1]), spatial)
-    axes = [
-        _axis(places[..., spatial - 1 - i], size, mode, padding_mode, align_corners) for i, size in enumerate(sizes)
-    ]
-    # Whole pixels are taken, their channels side by side in memory; on the CPU that is several times faster.
+
+    def along(i: int, size: int) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """(N, taps, P) elements, which of them exist, and their weights."""
+        taps, weights = _taps(places[..., spatial - 1 - i], size, options)
+        joined = jnp.stack(taps, 1) if len(taps) > 1 else taps[0][:, None]
+        return *_elements(joined, size, options), None if weights is None else jnp.stack(weights, 1)
+
+    axes = [along(i, size) for i, size in enumerate(sizes)]
     pixels = jnp.moveaxis(input, 1, -1).reshape(batch, math.prod(sizes), channels)
     take = jax.vmap(lambda rows, which: rows.at[which].get(mode="promise_in_bounds"))
 
@@ -130,7 +144,28 @@ def _sample(input: jax.Array, grid: jax.Array, mode: str, padding_mode: str, ali
         return total
 
     result = weigh(0, jnp.zeros(places.shape[:2], jnp.int32), jnp.ones(places.shape[:2], bool))
-    return jnp.moveaxis(result, -1, 1).reshape(batch, channels, *grid.shape[1:-1])
+    return (jnp.moveaxis(result, -1, 1).reshape(batch, channels, *grid.shape[1:-1]),)
+
+
+def _sample_by_taps(input: jax.Array, grid: jax.Array, options: _Options) -> tuple[jax.Array]:
+    """As `_sample`, one tap after another in the shape of the result: TPUs copy what has other dimensions."""
+    sizes = input.shape[2:]
+    spatial = len(sizes)
+    axes = []
+    places = jnp.moveaxis(grid, -1, 0)
+    for i, size in enumerate(sizes):
+        taps, weights = _taps(places[spatial - 1 - i], size, options)
+        axes.append([(*_elements(tap, size, options), weights and weights[k]) for k, tap in enumerate(taps)])
+    take = jax.vmap(lambda image, at: image.at[:, *at].get(mode="promise_in_bounds"))
+
+    def weigh(taps: Any) -> jax.Array:
+        at, inside, weights = zip(*taps)
+        values = take(input, at)
+        exists = functools.reduce(operator.and_, inside)[:, None]
+        values = jnp.where(exists, values, jnp.zeros((), values.dtype))
+        return values if weights[0] is None else values * functools.reduce(operator.mul, weights)[:, None]
+
+    return (functools.reduce(jnp.add, map(weigh, itertools.product(*axes))),)
 
 
 def _check_sample(
@@ -193,8 +228,9 @@ def grid_sample(
     Follows ``torch.nn.functional.grid_sample``; NaN lies at -1 with "border" and "reflection".
     """
     computing = compute_dtype(input.dtype)
-    result = _sample(input.astype(computing), grid.astype(computing), mode, padding_mode, bool(align_corners))
-    return result.astype(input.dtype)
+    arrays = input.astype(computing), grid.astype(computing)
+    options = _Options(mode, padding_mode, bool(align_corners))
+    return by_platform(*arrays, default=_sample, tpu=_sample_by_taps, options=(options,))[0].astype(input.dtype)
 
 
 # -- affine transforms ------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Num
 from jaxnn.base.checks import check_indices, check_same_dtype, concrete, fail
 from jaxnn.base.dtypes import common_dtype, compute_dtype, is_floating, is_integer
 from jaxnn.functional._loss import loss_op, reduce_loss, resolve, total
-from jaxnn.functional._short_sums import broadcast, sum_over
+from jaxnn.functional._short_sums import broadcast, is_short, sum_over
 from jaxnn.functional.softmax import log_sum_exp
 from jaxnn.lowering.by_platform import by_platform
 
@@ -191,6 +191,29 @@ def nll_loss(
     return average(loss, scale, reduction).astype(dtype)
 
 
+def _surprise(normalizer: jax.Array, shifted: jax.Array, *weight_and_axis: Any) -> tuple[jax.Array]:
+    """The sum over the classes of ``normalizer - shifted``, each by its weight."""
+    *weights, axis = weight_and_axis
+    surprise = broadcast(jnp.expand_dims(normalizer, axis), shifted.shape) - shifted
+    for weight in weights:
+        surprise = surprise * broadcast(weight, shifted.shape, (axis,))
+    return (sum_over(surprise, axis),)
+
+
+def _surprise_of_sums(normalizer: jax.Array, shifted: jax.Array, *weight_and_axis: Any) -> tuple[jax.Array]:
+    """As `_surprise`, in the pass that the normalizer is summed in: not of differences, which are a pass more.
+
+    Both parts are 0 or more, so that nothing cancels.
+    """
+    *weights, axis = weight_and_axis
+    if is_short(shifted.shape, shifted.dtype):
+        return _surprise(normalizer, shifted, *weight_and_axis)
+    count: Any = shifted.shape[axis]
+    for weight in weights:
+        shifted, count = shifted * broadcast(weight, shifted.shape, (axis,)), jnp.sum(weight)
+    return (normalizer * count - jnp.sum(shifted, axis),)
+
+
 def _index_cross_entropy(
     input: Any, target: Any, weight: Any, ignore_index: int, smoothing: Any, reduction: str
 ) -> jax.Array:
@@ -204,10 +227,9 @@ def _index_cross_entropy(
     loss = average(jnp.where(ignored, 0, (normalizer - picked) * scale), scale, reduction)
     if smoothing is None:
         return loss
-    surprise = broadcast(jnp.expand_dims(normalizer, axis), shifted.shape) - shifted
-    if weight is not None:
-        surprise = surprise * broadcast(weight.astype(input.dtype), input.shape, (axis,))
-    uniform = jnp.where(ignored, 0, sum_over(surprise, axis))
+    terms = (normalizer, shifted) if weight is None else (normalizer, shifted, weight.astype(input.dtype))
+    uniform = by_platform(*terms, default=_surprise_of_sums, cpu=_surprise, options=(axis,))[0]
+    uniform = jnp.where(ignored, 0, uniform)
     return (1 - smoothing) * loss + smoothing / max(classes, 1) * average(uniform, scale, reduction)
 
 

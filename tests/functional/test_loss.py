@@ -142,6 +142,22 @@ def test_cross_entropy_of_other_platforms_programs(options):
         np.testing.assert_allclose(mine, other, rtol=2e-6, atol=2e-7)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_smoothed_cross_entropy_of_many_scores_on_other_platforms(weighted):
+    """The surprise of all classes as a difference of sums, in the normalizer's pass."""
+    scores, target = jnp.asarray(draw(6, 300)) + 1000, jnp.array([0, 299, 5, -100, 7, 8])
+    weight = jnp.abs(jnp.asarray(draw(300))) if weighted else None
+
+    def both(scores):
+        loss, pull = jax.vjp(lambda scores: F.cross_entropy(scores, target, weight, label_smoothing=0.3), scores)
+        return loss, *pull(jnp.ones_like(loss))
+
+    elsewhere = Evaluation("tpu", {}, lambda equation: False, "the test")(both)
+    for mine, other in zip(jax.jit(elsewhere)(scores), jax.jit(both)(scores)):
+        np.testing.assert_allclose(mine, other, rtol=2e-6, atol=2e-7)
+    assert str(jax.make_jaxpr(elsewhere)(scores)) != str(jax.make_jaxpr(both)(scores))
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", ["cross_entropy", "mse_loss", "binary_cross_entropy_with_logits", "kl_div"])
 def test_half_precision_is_rounded_once(torch, name, dtype):

@@ -251,6 +251,25 @@ def test_deprecated_names_warn_at_every_call():
 
 # -- grid_sample ------------------------------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic", "trilinear"])
+def test_the_program_of_tpus_samples_alike(mode, padding_mode):
+    """Also beyond the image, at NaN, and next to pixels that are not finite."""
+    sizes, mode = ((4, 5, 6), "bilinear") if mode == "trilinear" else ((4, 5), mode)
+    x, grid = _random(2, 3, *sizes), 1.5 * _random(2, *[2 + size for size in sizes], len(sizes))
+    x[0, 0, -1, -1], grid[1, 0, 1, 0] = INF, NAN
+
+    def both(x, grid):
+        y, back = jax.vjp(lambda *arrays: F.grid_sample(arrays[0], arrays[1], mode, padding_mode, False), x, grid)
+        return y, *back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    on_tpu = Evaluation("tpu", {}, lambda equation: False, "the test")
+    for mine, other in zip(jax.jit(on_tpu(both))(x, grid), jax.jit(both)(x, grid)):
+        assert np.isfinite(other).any()
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-5)
+
+
 # Corners, centers, edges, outside of them, and where the mirrors and clips turn.
 PLACES = np.array([-3.0, -2.0, -1.5, -1.0, -0.75, -0.5, 0.0, 0.25, 0.5, 1.0, 1.5, 2.5, 7.0], np.float32)
 

@@ -10,6 +10,7 @@ import jaxnn.functional as F
 from jaxnn import targets
 from jaxnn.functional import _short_sums
 from parity import compile_beside
+from parity.compile import CYCLES, SCRATCH, TEMPORARIES
 
 needs_tpu = pytest.mark.skipif(not targets.is_installed("tpu"), reason="needs the extra compile-tpu")
 needs_cuda = pytest.mark.skipif(not targets.is_installed("cuda"), reason="needs the extra compile-cuda")
@@ -67,12 +68,15 @@ def test_a_training_step_on_a_tpu():
         "cosine_embedding_loss",
         "pdist",
         "embedding_bag max",
+        "cross_entropy smoothed",
+        "grid_sample",
         "attention added mask bfloat16",
     ],
 )
 def test_a_tpu_s_cost_is_that_of_the_plain_formula(name):
     ours, plain = [targets.compile(run, *types, target="v5e") for _, run, types in compile_beside.programs_of(name)]
-    assert ours.cycles <= 1.05 * plain.cycles and ours.temporary_bytes <= 1.1 * plain.temporary_bytes
+    assert ours.cycles <= CYCLES * plain.cycles
+    assert ours.temporary_bytes <= TEMPORARIES * plain.temporary_bytes + SCRATCH
 
 
 @needs_tpu
