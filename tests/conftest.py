@@ -58,6 +58,17 @@ def pytest_collection_modifyitems(config, items):
         items[:] = taken
 
 
+def pytest_collection_finish():
+    """Python's collector looks through what a test makes, not through torch and the whole suite again.
+
+    With all tests collected those are millions of objects: each full collection, two of them a file, took as long as
+    many a file. What is garbage goes after each file in any case.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)  # tracing makes many objects, of which few are garbage
+
+
 @pytest.fixture(autouse=True)
 def _seeds():
     nn.manual_seed(0)
