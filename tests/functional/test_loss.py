@@ -158,6 +158,31 @@ def test_smoothed_cross_entropy_of_many_scores_on_other_platforms(weighted):
     assert str(jax.make_jaxpr(elsewhere)(scores)) != str(jax.make_jaxpr(both)(scores))
 
 
+def _by_hand(scores, target):
+    return -jnp.take_along_axis(jax.nn.log_softmax(scores), target[:, None], 1).mean()
+
+
+UNDER = {
+    "jvp": lambda f, x, t, dx: jax.jvp(lambda x: f(x, t), (x,), (dx,))[1],
+    "linearize": lambda f, x, t, dx: jax.linearize(lambda x: f(x, t), x)[1](dx),
+    "hessian": lambda f, x, t, dx: jax.jvp(lambda x: jax.grad(f)(x, t), (x,), (dx,))[1],
+    "checkpoint": lambda f, x, t, dx: jax.grad(jax.checkpoint(lambda x: f(x * dx, t)))(x),
+    "vmap": lambda f, x, t, dx: jax.vmap(jax.grad(f), (1, 0))(jnp.stack([x, dx], 1), jnp.stack([t, t[::-1]])),
+    "vmap of targets": lambda f, x, t, dx: jax.vmap(jax.grad(f), (None, 1))(x, jnp.stack([t, t[::-1]], 1)),
+}
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("name", UNDER)
+def test_cross_entropy_under_transforms(name, platform):
+    """The choice of a program for the picked class stands in the way of none, and of no second derivative."""
+    x, dx, target = jnp.asarray(draw(5, 300)), jnp.asarray(draw(5, 300, seed=1)), jnp.array([0, 299, 7, 7, 12])
+    run = Evaluation(platform, {}, lambda equation: False, "the test")(functools.partial(UNDER[name], F.cross_entropy))
+    got, want = jax.jit(run)(x, target, dx), UNDER[name](_by_hand, x, target, dx)
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-7)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", ["cross_entropy", "mse_loss", "binary_cross_entropy_with_logits", "kl_div"])
 def test_half_precision_is_rounded_once(torch, name, dtype):

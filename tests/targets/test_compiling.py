@@ -80,6 +80,16 @@ def test_a_tpu_s_cost_is_that_of_the_plain_formula(name):
 
 
 @needs_tpu
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=["bfloat16", "float32"])
+def test_cross_entropy_does_not_write_its_scores_out(dtype):
+    """Neither for the class that it picks nor for the gradient: scores of a large vocabulary are most of a step's memory."""
+    scores = _type(4096, 20000, dtype=dtype)
+    loss = jax.jit(jax.value_and_grad(F.cross_entropy))
+    found = targets.compile(loss, scores, _type(4096, dtype=jnp.int32), target="v5e")
+    assert found.temporary_bytes < scores.size * dtype.dtype.itemsize / 8
+
+
+@needs_tpu
 def test_a_mesh_of_a_tpu_and_the_same_mesh_elsewhere():
     mesh = targets.get("v5e:2x2").mesh((2, 2), ("fsdp", "tp"))
 
