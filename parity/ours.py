@@ -221,6 +221,11 @@ def quick_options() -> dict[str, Any]:
     return known
 
 
+def quick_flags() -> str:
+    """`quick_options` as XLA_FLAGS, for other processes that have this one's XLA."""
+    return " ".join(f"--{name}={str(value).lower()}" for name, value in quick_options().items())
+
+
 def quickly(get_compile_options: Any) -> Any:
     """JAX's function that makes XLA's options, so that all compilation is "quick", eager calls' too."""
     known = quick_options()  # XLA_FLAGS would end the process at the first flag that this XLA does not know

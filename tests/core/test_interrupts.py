@@ -2,6 +2,7 @@
 
 import copy
 import dis
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
+from tests import compilation
 from tests.core import interrupted
 from tests.core.interrupted import KINDS
 
@@ -20,7 +22,8 @@ X = jnp.ones((3, 4))
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_interrupt_finds_all_written_or_nothing(kind):
     command = [sys.executable, "-m", "tests.core.interrupted", kind, "4"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "XLA_FLAGS": compilation.flags()}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
 
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import compilation
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -21,7 +23,7 @@ def test_two_processes_train_as_one_cpu_does(tmp_path):
         "--out",
         str(tmp_path),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "XLA_FLAGS": ""}
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "XLA_FLAGS": compilation.flags()}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-3000:]
     rows = [line.split() for line in run.stdout.splitlines() if re.match(r"(1 CPU|2 processes) ", line)]
