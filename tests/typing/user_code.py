@@ -106,6 +106,12 @@ F.gleu(x)  # error: reportAttributeAccessIssue
 optimizer = nn.optim.AdamW(model, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
 reveal_type(optimizer)  # is: AdamW
 scheduler = lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
+reveal_type(scheduler)  # is: CosineAnnealingLR
+reveal_type(scheduler.get_last_lr())  # is: list[Any]
+lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10).step()
+lr_scheduler.StepLR(model, step_size=3)  # error: reportArgumentType
+lr_scheduler.StepLR(optimizer, step=3)  # error: reportCallIssue
+lr_scheduler.ReduceLROnPlateau(model)  # error: reportArgumentType
 nn.optim.AdamW(model, learning_rate=1e-3)  # error: reportCallIssue
 nn.optim.Adamm(model)  # error: reportAttributeAccessIssue
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxnn.optim.lr_scheduler._plateau import ReduceLROnPlateau
 from jaxnn.optim.lr_scheduler.base import LRScheduler, exact
 from jaxnn.optim.lr_scheduler.numbers import both, is_traced, opposite
+from jaxnn.optim.optimizer import Optimizer
 
 
 class _Combined(LRScheduler):
@@ -67,7 +68,7 @@ class ChainedScheduler(_Combined):
         [0.05]
     """
 
-    def __init__(self, schedulers: Sequence[Any], optimizer: Any = None) -> None:
+    def __init__(self, schedulers: Sequence[Any], optimizer: Optimizer | None = None) -> None:
         if len(schedulers) < 1:
             raise ValueError(
                 f"{type(self).__name__} expects at least one scheduler to be chained, but got no scheduler."
@@ -110,7 +111,9 @@ class SequentialLR(_Combined):
         [0.05]
     """
 
-    def __init__(self, optimizer: Any, schedulers: list[Any], milestones: list[int], last_epoch: int = -1) -> None:
+    def __init__(
+        self, optimizer: Optimizer, schedulers: list[Any], milestones: list[int], last_epoch: int = -1
+    ) -> None:
         name = type(self).__name__
         if len(schedulers) < 1:
             raise ValueError(f"{name} expects at least one scheduler, but got no scheduler.")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxnn.optim.lr_scheduler.base import LRScheduler, asked_within_step, exact
 from jaxnn.optim.lr_scheduler.numbers import choose, cos, floor, is_traced
+from jaxnn.optim.optimizer import Optimizer
 
 
 class CosineAnnealingLR(LRScheduler):
@@ -28,7 +29,7 @@ class CosineAnnealingLR(LRScheduler):
         >>> scheduler = nn.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100)
     """
 
-    def __init__(self, optimizer: Any, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
         self.T_max, self.eta_min = T_max, eta_min
         super().__init__(optimizer, last_epoch)
 
@@ -77,7 +78,9 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         >>> scheduler = nn.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=10, T_mult=2)
     """
 
-    def __init__(self, optimizer: Any, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1) -> None:
+    def __init__(
+        self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1
+    ) -> None:
         if not isinstance(T_0, int) or T_0 <= 0:
             raise ValueError(f"Expected positive integer T_0, but got {T_0}")
         if not isinstance(T_mult, int) or T_mult < 1:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxnn.optim.lr_scheduler.base import LRScheduler, asked_within_step, check_optimizer, for_each_group
 from jaxnn.optim.lr_scheduler.numbers import choose, cos, floor, is_traced
+from jaxnn.optim.optimizer import Optimizer
 
 
 class _Cycling(LRScheduler):
@@ -77,7 +78,7 @@ class CyclicLR(_Cycling):
 
     def __init__(
         self,
-        optimizer: Any,
+        optimizer: Optimizer,
         base_lr: Any,
         max_lr: Any,
         step_size_up: int = 2000,
@@ -179,7 +180,7 @@ class OneCycleLR(_Cycling):
 
     def __init__(
         self,
-        optimizer: Any,
+        optimizer: Optimizer,
         max_lr: Any,
         total_steps: int | None = None,
         epochs: int | None = None,

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxnn.optim.lr_scheduler.base import LRScheduler, exact, warn_epoch
 from jaxnn.optim.lr_scheduler.numbers import both, choose, is_traced, larger, opposite
+from jaxnn.optim.optimizer import Optimizer
 
 
 class ReduceLROnPlateau(LRScheduler):
@@ -42,7 +43,7 @@ class ReduceLROnPlateau(LRScheduler):
 
     def __init__(
         self,
-        optimizer: Any,
+        optimizer: Optimizer,
         mode: str = "min",
         factor: float = 0.1,
         patience: int = 10,

@@ -11,6 +11,7 @@ import jax
 
 from jaxnn.optim.lr_scheduler.base import LRScheduler, asked_within_step, check_optimizer
 from jaxnn.optim.lr_scheduler.numbers import choose, is_traced, smaller
+from jaxnn.optim.optimizer import Optimizer
 
 
 class _ByFunction(LRScheduler):
@@ -18,7 +19,7 @@ class _ByFunction(LRScheduler):
 
     lr_lambdas: list[Callable[[Any], Any]]
 
-    def __init__(self, optimizer: Any, lr_lambda: Any, last_epoch: int = -1) -> None:
+    def __init__(self, optimizer: Optimizer, lr_lambda: Any, last_epoch: int = -1) -> None:
         check_optimizer(optimizer)
         count = len(optimizer.param_groups)
         if isinstance(lr_lambda, (list, tuple)) and len(lr_lambda) != count:
@@ -123,7 +124,7 @@ class StepLR(LRScheduler):
         >>> scheduler = nn.optim.lr_scheduler.StepLR(optimizer, step_size=30, gamma=0.1)
     """
 
-    def __init__(self, optimizer: Any, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None:
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None:
         self.step_size, self.gamma = step_size, gamma
         super().__init__(optimizer, last_epoch)
 
@@ -154,7 +155,9 @@ class MultiStepLR(LRScheduler):
         >>> scheduler = nn.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[30, 80], gamma=0.1)
     """
 
-    def __init__(self, optimizer: Any, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1) -> None:
+    def __init__(
+        self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1
+    ) -> None:
         self.milestones, self.gamma = Counter(milestones), gamma
         super().__init__(optimizer, last_epoch)
 
@@ -194,7 +197,9 @@ class ConstantLR(LRScheduler):
         [0.25]
     """
 
-    def __init__(self, optimizer: Any, factor: float = 1.0 / 3, total_iters: int = 5, last_epoch: int = -1) -> None:
+    def __init__(
+        self, optimizer: Optimizer, factor: float = 1.0 / 3, total_iters: int = 5, last_epoch: int = -1
+    ) -> None:
         if factor > 1.0 or factor < 0:
             raise ValueError(f"Constant multiplicative factor expected to be between 0 and 1, got {factor}")
         self.factor, self.total_iters = factor, total_iters
@@ -237,7 +242,7 @@ class LinearLR(LRScheduler):
 
     def __init__(
         self,
-        optimizer: Any,
+        optimizer: Optimizer,
         start_factor: float = 1.0 / 3,
         end_factor: float = 1.0,
         total_iters: int = 5,
@@ -286,7 +291,7 @@ class ExponentialLR(LRScheduler):
         >>> scheduler = nn.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.9)
     """
 
-    def __init__(self, optimizer: Any, gamma: float, last_epoch: int = -1) -> None:
+    def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
         self.gamma = gamma
         super().__init__(optimizer, last_epoch)
 
@@ -315,7 +320,7 @@ class PolynomialLR(LRScheduler):
         >>> scheduler = nn.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=4, power=2.0)
     """
 
-    def __init__(self, optimizer: Any, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1) -> None:
+    def __init__(self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1) -> None:
         self.total_iters, self.power = total_iters, power
         super().__init__(optimizer, last_epoch)
 

@@ -7,7 +7,7 @@ import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import jax
 
@@ -54,13 +54,13 @@ class LRScheduler(Stateful):
     _step_count: Any
     _is_initial = False
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
         self._init_state()
         self.__dict__["_kinds"] = ()
         return self
 
-    def __init__(self, optimizer: Any, last_epoch: int = -1) -> None:
+    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         self._attach(optimizer)
         for number, group in enumerate(optimizer.param_groups):
             if last_epoch == -1:
