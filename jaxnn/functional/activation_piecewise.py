@@ -216,7 +216,7 @@ def rrelu(
     training: bool = False,
     inplace: bool = False,
     *,
-    key: Any = None,
+    key: jax.Array | None = None,
 ) -> Float[Array, "*shape"]:
     """``leaky_relu`` with a random slope for each element in training, and the middle slope outside it.
 

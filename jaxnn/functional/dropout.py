@@ -109,7 +109,7 @@ def dropout(
     training: bool = True,
     inplace: bool = False,
     *,
-    key: Any = None,
+    key: jax.Array | None = None,
 ) -> Shaped[Array, "*shape"]:
     """Zero each value with probability `p` and scale the others by ``1 / (1 - p)``; identity outside training.
 
@@ -142,7 +142,7 @@ def dropout1d(
     training: bool = True,
     inplace: bool = False,
     *,
-    key: Any = None,
+    key: jax.Array | None = None,
 ) -> Shaped[Array, "*shape"]:
     """``dropout`` of whole channels of (N, C, L) or (C, L). Follows ``torch.nn.functional.dropout1d``."""
     _check_probability("dropout1d", p)
@@ -158,7 +158,7 @@ def dropout2d(
     training: bool = True,
     inplace: bool = False,
     *,
-    key: Any = None,
+    key: jax.Array | None = None,
 ) -> Shaped[Array, "*shape"]:
     """``dropout`` of whole channels of (N, C, H, W).
 
@@ -180,7 +180,7 @@ def dropout3d(
     training: bool = True,
     inplace: bool = False,
     *,
-    key: Any = None,
+    key: jax.Array | None = None,
 ) -> Shaped[Array, "*shape"]:
     """``dropout`` of whole channels of (N, C, D, H, W) or (C, D, H, W).
 
@@ -206,7 +206,7 @@ def alpha_dropout(
     training: bool = False,
     inplace: bool = False,
     *,
-    key: Any = None,
+    key: jax.Array | None = None,
 ) -> Shaped[Array, "*shape"]:
     """Dropout for SELU networks: a dropped value becomes SELU's lower limit, and mean and variance are kept.
 
@@ -240,7 +240,7 @@ def feature_alpha_dropout(
     training: bool = False,
     inplace: bool = False,
     *,
-    key: Any = None,
+    key: jax.Array | None = None,
 ) -> Shaped[Array, "*shape"]:
     """``alpha_dropout`` of whole channels of (N, C, ...).
 

@@ -126,7 +126,7 @@ def fractional_max_pool2d_with_indices(
     return_indices: bool = False,
     _random_samples: Float[Array, "batch channels 2"] | None = None,
     *,
-    key: Any = None,
+    key: jax.Array | None = None,
 ) -> tuple[Float[Array, "*batch channels out_height out_width"], Int[Array, "*batch channels out_height out_width"]]:
     """:func:`fractional_max_pool2d` with the indices, whatever `return_indices` says."""
     return _pool(2, input, kernel_size, output_size, output_ratio, _random_samples, key)
@@ -140,7 +140,7 @@ def fractional_max_pool2d(
     return_indices: bool = False,
     _random_samples: Float[Array, "batch channels 2"] | None = None,
     *,
-    key: Any = None,
+    key: jax.Array | None = None,
 ) -> Any:
     """Largest value of windows at random, roughly evenly spread places; other places for each image and channel.
 
@@ -182,7 +182,7 @@ def fractional_max_pool3d_with_indices(
     return_indices: bool = False,
     _random_samples: Float[Array, "batch channels 3"] | None = None,
     *,
-    key: Any = None,
+    key: jax.Array | None = None,
 ) -> tuple[Float[Array, "..."], Int[Array, "..."]]:
     """:func:`fractional_max_pool3d` with the indices, whatever `return_indices` says."""
     return _pool(3, input, kernel_size, output_size, output_ratio, _random_samples, key)
@@ -196,7 +196,7 @@ def fractional_max_pool3d(
     return_indices: bool = False,
     _random_samples: Float[Array, "batch channels 3"] | None = None,
     *,
-    key: Any = None,
+    key: jax.Array | None = None,
 ) -> Any:
     """:func:`fractional_max_pool2d` of volumes: (N, C, D, H, W) or (C, D, H, W), with samples (N, C, 3).
 

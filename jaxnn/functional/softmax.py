@@ -203,7 +203,7 @@ def gumbel_softmax(
     eps: float = 1e-10,
     dim: int = -1,
     *,
-    key: Any = None,
+    key: jax.Array | None = None,
 ) -> Float[Array, "*shape"]:
     """A differentiable sample of a category: ``softmax((logits + Gumbel noise) / tau)``.
 

@@ -96,6 +96,8 @@ reveal_type(F.conv2d(x, x, stride=(1, 2)))  # is: Array
 reveal_type(F.avg_pool2d(x, 2))  # is: Array
 reveal_type(F.softmax(x, dim=-1))  # is: Array
 reveal_type(pad_sequence([x, x], batch_first=True))  # is: Array
+F.dropout(x, 0.5, key=jax.random.key(0))
+F.dropout(x, 0.5, key=3)  # error: reportArgumentType
 F.relu()  # error: reportCallIssue
 F.softmax(x, dim="last")  # error: reportArgumentType
 F.cross_entropy(x, y, smoothing=0.1)  # error: reportCallIssue
