@@ -27,6 +27,7 @@ from jaxnn.functional._convolution_forms import (
 )
 from jaxnn.functional._convolution_geometry import Geometry
 from jaxnn.lowering.define import Primitive, define
+from jaxnn.lowering.explicit_axes import in_auto_axes, layout_of
 from jaxnn.lowering.store_once import store_once
 
 Shape = tuple[int, ...]
@@ -75,8 +76,27 @@ def weight_gradient(input: jax.Array, output: jax.Array, geometry: Geometry, sha
 
 
 def _bind(name: str, left: Any, right: Any, geometry: Geometry, shape: Shape) -> Any:
+    layout = layout_of(left) or layout_of(right)
+    if layout is not None:
+
+        def bind(left: Any, right: Any) -> Any:
+            return _bind(name, left, right, geometry, shape)
+
+        return in_auto_axes(bind, layout, _result_split(name, left, right), left, right)
     left, right = _compat.vary_alike(left, right)
     return PRIMITIVES[name].bind(left, right, geometry=geometry, shape=shape)
+
+
+def _result_split(name: str, left: Any, right: Any) -> list[tuple[str, ...]]:
+    """How a result lies: as the batch of an image and the channels that the weight makes of it; a weight's gradient whole."""
+    split: list[tuple[str, ...]] = [()] * left.ndim
+    image, weight = layout_of(left), layout_of(right)
+    if name == "weight_gradient":
+        return split
+    split[0] = image.split[0] if image else ()
+    channels = weight.split[0 if name == "forward" else 1] if weight else ()
+    split[1] = () if set(channels) & set(split[0]) else channels
+    return split
 
 
 def _shape(undefined: Any) -> Shape:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from jaxnn.base.op import op
 from jaxnn.functional._recurrent_cells import CELLS, Cell, States, Weights, gates_from_input, group_weights
 from jaxnn.functional._recurrent_loop import recur
 from jaxnn.functional.dropout import dropout as drop
+from jaxnn.lowering.explicit_axes import in_auto_axes, layout_of
 
 
 def split_params(cell: Cell, params: list[jax.Array], has_biases: bool, count: int) -> list[Weights]:
@@ -90,6 +92,32 @@ def run_layers(
     for array in (*states, *params):
         if array.dtype != input.dtype:
             fail(RuntimeError, name, "input, hx and params", "one dtype", f"{input.dtype} and {array.dtype}")
+    options = mode, has_biases, num_layers, dropout, bidirectional, batch_first
+    layout = layout_of(input)
+    if layout is None:
+        return _run_layers(*options, input, states, params, lengths, key)
+    batch = layout.split[0 if batch_first else 1]
+    state = (), batch, ()
+    output = (batch, (), ()) if batch_first else state
+    given = input, states, params, lengths, key
+    run = functools.partial(_run_layers, *options)
+    return in_auto_axes(run, layout, (output, *[state] * len(states)), *given, several=True)
+
+
+def _run_layers(
+    mode: str,
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    bidirectional: bool,
+    batch_first: bool,
+    input: jax.Array,
+    states: States,
+    params: list[jax.Array],
+    lengths: jax.Array | None,
+    key: Any,
+) -> tuple[jax.Array, ...]:
+    """`run_layers` on one device, or on axes whose layouts XLA finds."""
     directions = 2 if bidirectional else 1
     cell = CELLS[mode]
     groups = split_params(cell, params, has_biases, num_layers * directions)

@@ -20,6 +20,7 @@ from jaxnn.base.dtypes import is_floating
 from jaxnn.functional._convolution_geometry import count_windows
 from jaxnn.functional._slices import strided_slice
 from jaxnn.lowering.by_platform import by_platform
+from jaxnn.lowering.explicit_axes import keeping_split
 from jaxnn.lowering.store_once import store_once
 
 # Up to this extent of a window in one dimension, windows are taken as shifted slices, which fuse; above, by a gather.
@@ -197,6 +198,12 @@ def _reduce(input: jax.Array, combine: Callable[[Any, Any], Any], start: Any, wi
 def window_max(input: jax.Array, windows: Windows) -> jax.Array:
     """The largest value of each window; its gradient goes to the first of equal ones."""
     return _largest(input, windows)[0]
+
+
+def pool_max(input: jax.Array, windows: Windows, return_indices: bool = False) -> Any:
+    """`window_max`, or `window_argmax`, also of what is split over Explicit axes."""
+    pool = keeping_split(len(windows.kernel))(window_argmax if return_indices else window_max)
+    return pool(input, windows)
 
 
 def _largest(input: jax.Array, windows: Windows) -> tuple[jax.Array, ...]:

@@ -14,6 +14,7 @@ from jaxnn.base.dtypes import compute_dtype, is_floating, is_integer
 from jaxnn.base.op import op
 from jaxnn.functional.sparse import renormalize, take_rows
 from jaxnn.lowering.by_platform import by_platform
+from jaxnn.lowering.explicit_axes import keeping_split
 
 _NAME = "embedding_bag"
 
@@ -92,6 +93,7 @@ def _largest_of_rows(weight: jax.Array, index: jax.Array, valid: jax.Array, padd
 
 
 @op
+@keeping_split(but_last=1, of=1)
 def _embedding_bag(
     weight: jax.Array,
     index: jax.Array,

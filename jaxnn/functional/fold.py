@@ -18,6 +18,7 @@ from jaxnn.base.op import op
 from jaxnn.functional._convolution_geometry import count_windows
 from jaxnn.functional._slices import strided_slice
 from jaxnn.lowering.by_platform import by_platform
+from jaxnn.lowering.explicit_axes import keeping_split
 
 Pair = tuple[int, int]
 
@@ -151,6 +152,7 @@ def _ends(ndim: int, dim: int, before: int, after: int, between: int) -> list[tu
 
 
 @op(check=_check_unfold)
+@keeping_split(but_last=3)
 def unfold(
     input: Shaped[Array, "*batch channels height width"],
     kernel_size: Sizes,
@@ -201,6 +203,7 @@ def unfold(
 
 
 @op(check=_check_fold)
+@keeping_split(but_last=2)
 def fold(
     input: Shaped[Array, "*batch columns windows"],
     output_size: Sizes,

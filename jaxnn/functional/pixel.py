@@ -10,6 +10,7 @@ from jaxtyping import Array, Shaped
 
 from jaxnn.base.checks import check_array, fail
 from jaxnn.base.op import op
+from jaxnn.lowering.explicit_axes import keeping_split
 
 
 def _factor(function: str, argument: str, value: Any) -> int:
@@ -34,6 +35,7 @@ def _check_pixel_shuffle(input: Any, upscale_factor: Any) -> None:
 
 
 @op(check=_check_pixel_shuffle)
+@keeping_split(but_last=3)
 def pixel_shuffle(
     input: Shaped[Array, "*batch channels height width"], upscale_factor: int
 ) -> Shaped[Array, "*batch out_channels out_height out_width"]:
@@ -74,6 +76,7 @@ def _check_pixel_unshuffle(input: Any, downscale_factor: Any) -> None:
 
 
 @op(check=_check_pixel_unshuffle)
+@keeping_split(but_last=3)
 def pixel_unshuffle(
     input: Shaped[Array, "*batch channels height width"], downscale_factor: int
 ) -> Shaped[Array, "*batch out_channels out_height out_width"]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Num
 from jaxnn.base.checks import Sizes, fail
 from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
-from jaxnn.functional._windows import Windows, make_windows, window_argmax, window_max, window_sum
+from jaxnn.functional._windows import Windows, make_windows, pool_max, window_sum
 from jaxnn.functional.norms import magnitude
 
 # -- maximum ----------------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def _max_pool(
     return_indices: bool,
 ) -> Any:
     windows = make_windows(f"max_pool{spatial}d", spatial, input, kernel_size, stride, padding, dilation, ceil_mode)
-    return window_argmax(input, windows) if return_indices else window_max(input, windows)
+    return pool_max(input, windows, return_indices)
 
 
 @op(check=functools.partial(_check_max, 1))
@@ -361,7 +361,7 @@ def _lp_pool(
     windows = make_windows(f"lp_pool{spatial}d", spatial, input, kernel_size, stride, 0, 1, ceil_mode)
     if isinstance(norm_type, (int, float)) and math.isinf(norm_type):
         sign = 1 if norm_type > 0 else -1
-        return sign * window_max(sign * magnitude(input), windows)
+        return sign * pool_max(sign * magnitude(input), windows)
     x = input.astype(compute_dtype(input.dtype))
     # Through the average, as torch: a cut last window counts by its own size. A sum of 0 passes no gradient, one of NaN
     # nothing times what comes.

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Num
 from jaxnn.base.checks import check_array, check_known_sizes, check_ndim, check_room, fail, ints_of
 from jaxnn.base.dtypes import compute_dtype, is_complex, is_floating
 from jaxnn.base.op import op
-from jaxnn.functional._windows import Windows, grid, pick_max, window_argmax, window_max, window_sum
+from jaxnn.functional._windows import Windows, grid, pick_max, pool_max, window_sum
 
 
 def _target(function: str, spatial: int, input: Any, output_size: Any) -> tuple[int, ...]:
@@ -96,7 +96,7 @@ def _max(spatial: int, input: jax.Array, output_size: int | Sequence[int | None]
     size = input.shape[-spatial:]
     windows = _even(size, target)
     if windows is not None:
-        return window_argmax(input, windows) if return_indices else window_max(input, windows)
+        return pool_max(input, windows, return_indices)
     places, inside = grid([_ranges(length, wanted) for length, wanted in zip(size, target)], size)
     values, indices = pick_max(input.reshape(*input.shape[:-spatial], math.prod(size)), places, inside)
     shape = (*input.shape[:-spatial], *target)

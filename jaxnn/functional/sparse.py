@@ -17,6 +17,7 @@ from jaxnn.base.op import op
 from jaxnn.base.scattering import multiply
 from jaxnn.boxes.slot import update_owner
 from jaxnn.functional.norms import to_length, vector_norm
+from jaxnn.lowering.explicit_axes import keeping_split
 
 _INDEX_DTYPES = (np.dtype("int32"), np.dtype("int64"))
 
@@ -53,6 +54,7 @@ def take_rows(weight: jax.Array, index: jax.Array, scale_grad_by_freq: bool = Fa
 
 
 @op
+@keeping_split(but_last=0)
 def _renormalized(weight: jax.Array, index: jax.Array, max_norm: Any, norm_type: Any) -> jax.Array:
     """`weight` with the rows at `index` scaled down to `max_norm`; gradients pass unscaled."""
     index = index.reshape(-1)
@@ -92,6 +94,7 @@ def _check_embedding(input: Any, weight: Any, padding_idx: Any = None, *rest: An
 
 
 @op(check=_check_embedding, check_each_call=True)
+@keeping_split(but_last=0)
 def _embedding(input: jax.Array, weight: jax.Array, padding_idx: int | None, scale_grad_by_freq: bool) -> jax.Array:
     if not weight.shape[0]:
         return jnp.zeros((*input.shape, weight.shape[1]), weight.dtype)

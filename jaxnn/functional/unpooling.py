@@ -23,6 +23,7 @@ from jaxnn.base.checks import (
     spatial_sizes,
 )
 from jaxnn.base.op import op
+from jaxnn.lowering.explicit_axes import keeping_split
 
 
 def _output_size(
@@ -95,6 +96,11 @@ def _unpool(
     output_size: Any,
 ) -> jax.Array:
     size = _output_size(spatial, input, kernel_size, stride, padding, output_size)
+    return keeping_split(spatial)(_put)(input, indices, size)
+
+
+def _put(input: jax.Array, indices: jax.Array, size: Sequence[int]) -> jax.Array:
+    spatial = len(size)
     lead, places = input.shape[:-spatial], math.prod(size)
     values = input.reshape(math.prod(lead), math.prod(input.shape[-spatial:]))
     where = indices.reshape(values.shape)

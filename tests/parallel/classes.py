@@ -3,6 +3,7 @@
     python -m tests.parallel.classes                     # one case of each class, on eight CPU devices
     python -m tests.parallel.classes Conv2d LSTM --cases 3
     python -m tests.parallel.classes --explicit          # arrays on Explicit axes: right, or refused with the way out
+    python -m tests.parallel.classes --explicit --batch  # the same with weights that are whole on each device
 
 Errors are those against PyTorch in float64, as the parity suite records them: at most eight times that of one device, or
 eight roundings of the largest number.
@@ -61,6 +62,12 @@ def _spread(mesh: Any, name: str, value: Any) -> Any:
     return jax.device_put(value, NamedSharding(mesh.jax_mesh, spec))
 
 
+def _spread_batch(mesh: Any, name: str, value: Any) -> Any:
+    """An input's first dimension over two devices, where that divides it; all else whole on each device."""
+    batch = name.startswith("input") and _splits(value, 2)
+    return jax.device_put(value, NamedSharding(mesh.jax_mesh, PartitionSpec("fsdp") if batch else PartitionSpec()))
+
+
 def explicit_mesh() -> Any:
     """As the mesh of two by four, with the axes that jax.make_mesh makes by default."""
     return SimpleNamespace(jax_mesh=jax.make_mesh((2, 4), ("fsdp", "tp"), (AxisType.Explicit,) * 2))
@@ -71,16 +78,17 @@ def refused(error: BaseException) -> bool:
     return any("nn.parallel.init_device_mesh" in note for note in getattr(error, "__notes__", ()))
 
 
-def problems_of(case: Any, mesh: Any, jit: Any = jax.jit) -> tuple[list[str], bool]:
-    """What differs on the mesh, and whether anything was split at all."""
+def problems_of(case: Any, mesh: Any, jit: Any = jax.jit, batch: bool = False) -> tuple[list[str], bool]:
+    """What differs on the mesh, and whether anything was split at all; with `batch` only inputs are."""
+    put = _spread_batch if batch else _spread
     wide = jax.enable_x64(True) if ours.is_wide(case) else contextlib.nullcontext()
     with wide:
         program, (points, arrays, state, weights, along) = ours.program_of(case, "float32")
         alone = jax.jit(program)(points, arrays, state, weights, along)
-        spread = {name: _spread(mesh, name, value) for name, value in points.items()}
+        spread = {name: put(mesh, name, value) for name, value in points.items()}
         inputs = [_spread(mesh, "input", value) if isinstance(value, jax.Array) else value for value in arrays]
         held = {name: spread.get(name, None) for name in state}
-        held = {name: _spread(mesh, name, value) if held[name] is None else held[name] for name, value in state.items()}
+        held = {name: put(mesh, name, value) if held[name] is None else held[name] for name, value in state.items()}
         found = jit(program)(spread, inputs, held, weights, along)
         split = any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves((spread, inputs, held))
                     if isinstance(getattr(leaf, "sharding", None), NamedSharding))  # fmt: skip
@@ -112,6 +120,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--cases", type=int, default=1)
     parser.add_argument("--explicit", action="store_true", help="Explicit axes: right, or refused with the way out")
+    parser.add_argument("--batch", action="store_true", help="split the first dimension of inputs, and no weight")
     options = parser.parse_args()
     from jax._src import compiler
 
@@ -123,10 +132,11 @@ def main() -> int:
     failed, seen, whole, said = 0, set(), [], 0
     for case in cases(options.names, options.cases):
         try:
-            problems, split = problems_of(case, mesh, jit)
+            problems, split = problems_of(case, mesh, jit, options.batch)
         except Exception as error:
             if options.explicit and refused(error):
                 said, _ = said + 1, seen.add(case.name)
+                print(f"{case.id} is refused: {str(error).partition(chr(10))[0][:200]}", flush=True)
                 continue
             problems, split = [f"{type(error).__name__}: {str(error)[:300]}"], True
         seen.add(case.name)
