@@ -84,6 +84,14 @@ class Decisions:
             return any(self.fact(one).kind == "array" for one in parts)
         return False
 
+    def _Compare(self: Any, node: ast.Compare) -> None:
+        self.children(node)
+        sides = (node.left, *node.comparators)
+        if len(sides) == 2 and isinstance(node.ops[0], (ast.Eq, ast.NotEq)):
+            if all(isinstance(one, ast.Attribute) and self.fact(one).kind == "device" for one in sides):
+                if all(one in self.edits and self.edits.text(one) == "None" for one in sides):
+                    self.edits[node] = str(isinstance(node.ops[0], ast.Eq))  # JAX places arrays
+
     def _BoolOp(self: Any, node: ast.BoolOp) -> None:
         self.children(node)
         if not self._tested(node):

@@ -68,6 +68,18 @@ def parenthesised(text: str, level: int) -> str:
     return text if binds(text) >= level else f"({text})"
 
 
+def bare(text: str, level: int) -> str:
+    """The text with parentheses where its place asks for them; an argument without those of the place that it was made for."""
+    if level <= 1 and text.startswith("(") and text.endswith(")") and "\n" not in text:
+        try:
+            inner = binds(text[1:-1])
+        except SyntaxError:  # (a)(b)
+            return parenthesised(text, level)
+        if inner >= level:
+            return text[1:-1]
+    return parenthesised(text, level)
+
+
 def tight(text: str) -> str:
     """The text, in parentheses unless it can be indexed, called and taken attributes of as it is."""
     return parenthesised(text, 17)
@@ -155,7 +167,7 @@ class Emitter:
             return getattr(self, f"_{place.format}")(value)
         if isinstance(value, list):
             return ", ".join(self.text(v) for v in value)
-        return parenthesised(self.text(value), level)
+        return bare(self.text(value), level)
 
     # Formats.
 

@@ -278,7 +278,7 @@ class Imports:
     def render(self) -> str:
         """The text: once to see which names it uses, then with the imports that those need."""
         first = self._whole()
-        self._used = _used(first) | self._exported()
+        self._used = _used(first) | self.exported()
         return self._whole()
 
     def _whole(self) -> str:
@@ -331,9 +331,11 @@ class Imports:
             start = first.lineno - 1
         elif lines and start and rows[start - 1].strip():
             lines = ["", *lines]
+        elif lines and start == end and rows[start:] and rows[start].strip():  # the file began with code
+            lines += [""] * (2 if rows[start].startswith(("def ", "class ", "@", "async ")) else 1)
         return "\n".join([*rows[:start], *lines, *rows[start:end], *(["", *later] if later else []), *rows[end:]])
 
-    def _exported(self) -> set[str]:
+    def exported(self) -> set[str]:
         """Names that other files of the port take from this one, or that it exists to export."""
         names: set[str] = set()
         if self.module.package:

@@ -59,7 +59,12 @@ class References:
         if self.is_local(node):
             return
         if not isinstance(node.ctx, ast.Load) or node.id in self.imports.bound:
-            if isinstance(node.ctx, ast.Load) and fact.kind == "external" and node.id in self.imports.functions:
+            if (
+                isinstance(node.ctx, ast.Load)
+                and fact.kind == "external"
+                and is_torch(fact.of)
+                and node.id in self.imports.functions
+            ):
                 self.external(node, fact.of)
             return
         if fact.kind == "external" and is_torch(fact.of):

@@ -51,7 +51,10 @@ class Rendering:
 
     def placed(self: Any, node: ast.expr, text: str) -> str:
         """The text in parentheses where the place of `node` asks for them."""
-        return parenthesised(text, needed(self.source.parent(node), node))
+        parent = self.source.parent(node)
+        if isinstance(parent, (ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare)) and self.source.in_parentheses(node):
+            return text
+        return parenthesised(text, needed(parent, node))
 
     def _kept(self: Any, node: ast.expr, match: Match) -> str | None:
         """The call with only its name and keywords changed, where its arguments stay in order: its layout stays."""

@@ -9,6 +9,7 @@ from jaxnn.port.assignments import Assignments
 from jaxnn.port.decisions import Decisions
 from jaxnn.port.emit import Emitter
 from jaxnn.port.facts import NOT_ARRAYS, Fact
+from jaxnn.port.import_order import in_order
 from jaxnn.port.imports import Imports
 from jaxnn.port.in_place import InPlace
 from jaxnn.port.infer import is_kernel
@@ -26,6 +27,7 @@ from jaxnn.port.sizes import Sizes
 from jaxnn.port.source import Edits, Source, walk
 from jaxnn.port.tidying import tidy
 from jaxnn.port.training import port_steps
+from jaxnn.port.unused import without_unused
 
 GONE = "\0"  # a statement that goes, with its line
 
@@ -60,7 +62,8 @@ class Rewriter(References, Operations, PythonCalls, Rendering, Assignments, InPl
         optimizers.refuse(self)
         guards.put(self)
         tidy(self)
-        text = self.imports.render()
+        text = without_unused(self.source, self.imports.render(), self.imports.exported())
+        text = in_order(self.source, text)
         for site in self.sites:
             if site.text is not None:
                 site.after = site.text()

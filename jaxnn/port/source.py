@@ -85,6 +85,11 @@ class Source:
             at = self.parent(at)
         return at
 
+    def in_parentheses(self, node: ast.AST) -> bool:
+        """Whether parentheses stand right around an operand: its own, where no call's can be."""
+        before, after = self._data[: self.start(node)].rstrip(), self._data[self.end(node) :].lstrip()
+        return before.endswith(b"(") and after.startswith(b")")
+
     def indent(self, node: ast.stmt) -> str:
         """The white space before a statement; '' where something else stands before it on its line."""
         before = self.slice(self._lines[node.lineno - 1], self.start(node))

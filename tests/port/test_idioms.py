@@ -195,7 +195,7 @@ TIDY = {
     "if y.dim() > 2:\n    y = y.contiguous()\nreturn y": "if y.ndim > 2:\n    pass\nreturn y",
     "d = x.device\nreturn d": "d = None\nreturn d",
     "d = x.device\ndef g():\n    return d\nreturn g": "d = None\ndef g():\n    return d\nreturn g",
-    "d = x.device; n = 2\nreturn torch.ones(n, device=d)": "d = None; n = 2\nreturn jnp.ones(n)",
+    "d = x.device; n = 2\nreturn torch.ones(n, device=d)": "_ = None; n = 2\nreturn jnp.ones(n)",
     "d = x.device\nreturn x": "d = None\nreturn x",
     "(n,), d = y.shape, y.device\nreturn torch.ones(n, device=d)": "(n,) = y.shape\nreturn jnp.ones(n)",
     "n, d = *y.shape, y.device\nreturn torch.ones(n, device=d)": "n, = y.shape\nreturn jnp.ones(n)",
