@@ -50,7 +50,8 @@ def total(values: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def _long_total(values: jax.Array) -> jax.Array:
     count = values.size
-    if count <= 8 or (count > 4096 and max(values.shape) >= 32):
+    known = isinstance(count, int)  # an export with a symbol for the batch knows no count
+    if not known or count <= 8 or (count > 4096 and max(values.shape) >= 32):
         return jnp.sum(values)
     return by_platform(values, default=_total_at_once, cpu=_total_in_parts)[0]
 

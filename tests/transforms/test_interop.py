@@ -77,13 +77,43 @@ LAYERS = {
     "GRUCell": ((6, 5), {}, VECTOR),
     "TransformerEncoderLayer": ((8, 2, 16), {"batch_first": True}, TOKENS),
 }
+
+
+def _rows(batch, *shape):
+    return jnp.asarray(RNG.uniform(0.2, 0.9, (batch, *shape)), jnp.float32)
+
+
+def _signs(batch):
+    return jnp.asarray(RNG.choice([-1.0, 1.0], (batch,)), jnp.float32)
+
+
+def _classes(batch):
+    return jnp.asarray(RNG.integers(0, 5, (batch,)), jnp.int32)
+
+
+_PAIR = lambda batch: (_rows(batch, 5), _rows(batch, 5))  # noqa: E731
+_SCORES = lambda batch: (_rows(batch, 5), _classes(batch))  # noqa: E731
+_TRIPLE = lambda batch: (*_PAIR(batch), _rows(batch, 5))  # noqa: E731
+# Loss: what it is given for a batch of so many.
+LOSSES = {
+    **dict.fromkeys(
+        ("L1Loss", "MSELoss", "SmoothL1Loss", "HuberLoss", "PoissonNLLLoss", "KLDivLoss", "BCELoss"), _PAIR
+    ),
+    **dict.fromkeys(("BCEWithLogitsLoss", "SoftMarginLoss", "MultiLabelSoftMarginLoss"), _PAIR),
+    **dict.fromkeys(("CrossEntropyLoss", "NLLLoss", "MultiMarginLoss"), _SCORES),
+    **dict.fromkeys(("GaussianNLLLoss", "TripletMarginLoss", "TripletMarginWithDistanceLoss"), _TRIPLE),
+    "MultiLabelMarginLoss": lambda batch: (_rows(batch, 5), jnp.tile(jnp.array([[1, 3, -1, 0, 0]]), (batch, 1))),
+    "HingeEmbeddingLoss": lambda batch: (_rows(batch), _signs(batch)),
+    "CosineEmbeddingLoss": lambda batch: (*_PAIR(batch), _signs(batch)),
+    "MarginRankingLoss": lambda batch: (_rows(batch), _rows(batch), _signs(batch)),
+}
 # What takes other inputs than one floating array; tests of their own.
 OTHERS = {
     "AdaptiveLogSoftmaxWithLoss", "Bilinear", "CosineSimilarity", "Embedding", "EmbeddingBag", "FractionalMaxPool2d",
     "FractionalMaxPool3d", "MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d", "MultiheadAttention", "PairwiseDistance",
     "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "DataParallel", "Sequential",
     "ModuleList", "ModuleDict", "ParameterList", "ParameterDict", "Module", "Container", "SyncBatchNorm", "RNNBase",
-    "RNNCellBase",
+    "RNNCellBase", "CTCLoss", "LinearCrossEntropyLoss", "NLLLoss2d",
     }  # fmt: skip
 # How JAX's own jet fails with a custom_jvp function: on 0.10, on 0.12.
 JET_FAILS = (jax.errors.UnexpectedTracerError, AttributeError)
@@ -106,14 +136,36 @@ def _same(got, want):
 
 
 def test_no_class_is_left_out():
-    known = LAYERS.keys() | OTHERS
+    known = LAYERS.keys() | LOSSES.keys() | OTHERS
     classes = [
         name
         for name in dir(nn)
         if inspect.isclass(getattr(nn, name, None)) and issubclass(getattr(nn, name), nn.Module)
     ]
-    left = [name for name in classes if name not in known and not name.startswith("Lazy") and "Loss" not in name]
+    left = [name for name in classes if name not in known and not name.startswith("Lazy")]
     assert left == []
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_and_its_gradient_under_other_tools(name):
+    """Exported with a symbol for the batch, under plain checkpoint, linearized, and compiled ahead of time."""
+    options = {"reduction": "batchmean"} if name == "KLDivLoss" else {}  # its mean warns
+    loss, made = getattr(nn, name)(**options), LOSSES[name]
+    (batch,) = export.symbolic_shape("batch")
+    types = [jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for x in made(3)]
+    both = jax.value_and_grad(lambda *given: loss(*given))
+    exported = export.deserialize(export.export(jax.jit(both))(*types).serialize())
+    for count in (1, 4, 11):
+        given = made(count)
+        _same(exported.call(*given), both(*given))
+    first, *rest = made(3)
+    value, gradient = both(first, *rest)
+    policy = jax.checkpoint_policies.dots_saveable
+    saved = jax.checkpoint(lambda first: loss(first, *rest), policy=policy)
+    _same(jax.grad(saved)(first), gradient)
+    found, push = jax.linearize(lambda first: loss(first, *rest), first)
+    _same((found, push(first)), (value, jnp.vdot(gradient, first)))
+    _same(nn.jit(lambda loss, *given: loss(*given)).lower(loss, first, *rest).compile()(loss, first, *rest), value)
 
 
 @every_layer
