@@ -205,6 +205,10 @@ class References:
         elif name in _SEEN and base.kind == "array":
             self.site(node, f"Tensor.{name}", "exact")
             self.edits[node] = _SEEN[name]
+        elif name == "requires_grad" and base.kind == "array" and isinstance(node.value, ast.Name):
+            self.site(node, "Tensor.requires_grad", "changed", "an array has none: whether gradients are taken at all")
+            enabled = f"{self.imports.alias('nn')}.is_grad_enabled()"
+            self.edits[node] = lambda _: f'getattr({self.edits.text(node.value)}, "requires_grad", {enabled})'
         elif name in _GRADIENTS and base.kind == "array":
             self.cannot(node, f"Tensor.{name}", "gradients are values: nn.value_and_grad gives them")
         elif name == "H" and base.kind == "array":

@@ -13,7 +13,7 @@ import numpy as np
 FORWARD = 2e-5
 GRADIENT = 2e-4
 UNKNOWN = 5  # times as much where float64 cannot be had, so that PyTorch's own error is not known
-OTHER = 1e-3  # float64 that is further from PyTorch's float32 than that is another computation, and no truth for it
+OTHER = 50  # times as far from PyTorch's float32, float64 is another computation, and no truth for it
 NOISE = 1e-3  # without a truth, what is smaller, such as the mean of what was normalised before, may be rounding alone
 WEIGHTS = 2e-6  # a normal number is 2 ulp from PyTorch's, an orthogonal matrix a little more
 GATE = 8.0
@@ -136,7 +136,7 @@ def judge(ours: Leaves, truth: Leaves, own: Leaves, bound: float, floor: float =
         rounding, least = error(theirs, true, floor), floor
         if np.asarray(theirs).dtype.kind in "iub":
             true, allowed = theirs, 0.0
-        elif rounding > OTHER:  # a mask of the dtype's least number overflows in one of them alone
+        elif rounding > OTHER * bound:  # a mask of the dtype's least number overflows in one of them alone
             true, allowed, least = theirs, UNKNOWN * bound, max(floor, NOISE)
         else:
             allowed = max(bound, GATE * rounding)

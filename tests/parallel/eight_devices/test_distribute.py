@@ -118,12 +118,16 @@ def test_jax_meshes_are_taken_also_explicit_ones():
         distribute_module(_model(), 8)
 
 
-def test_arrays_on_explicit_axes_are_refused_with_the_way_out():
+def test_batches_on_explicit_axes_and_what_they_refuse_with_the_way_out():
     explicit = jax.make_mesh((8,), ("data",))
-    ids = jax.device_put(jnp.zeros((8, 4), jnp.int32), jax.NamedSharding(explicit, PartitionSpec("data")))
+    split = jax.NamedSharding(explicit, PartitionSpec("data"))
+    ids = jnp.arange(32, dtype=jnp.int32).reshape(8, 4) % 4
     model = nn.Embedding(4, 4)
-    for placed in (model, distribute_module(nn.Embedding(4, 4), explicit)):
-        with pytest.raises(Exception, match="data") as caught:
-            nn.jit(placed)(ids)
-        assert "nn.parallel.init_device_mesh" in "".join(caught.value.__notes__)
-    assert nn.jit(placed)(nn.parallel.shard_batch(ids, explicit)).shape == (8, 4, 4)
+    alone = model(ids)
+    for placed in (model, distribute_module(model, explicit)):
+        np.testing.assert_array_equal(nn.jit(placed)(jax.device_put(ids, split)), alone)
+    layer = nn.Linear(4, 8)
+    layer.weight.data = jax.device_put(layer.weight, split)
+    with pytest.raises(Exception, match="data") as caught:
+        nn.jit(layer)(jax.device_put(jnp.ones((8, 4)), split))
+    assert "nn.parallel.init_device_mesh" in "".join(caught.value.__notes__)
