@@ -80,6 +80,7 @@ _MODULE_METHODS = {
     "named_modules": listed(Fact("tuple", (STR, Fact("module")))), "named_children": listed(Fact("tuple", (STR, Fact("module")))),
     "state_dict": Fact("dict", ARRAY), "get_parameter": BOX, "get_buffer": BOX, "get_submodule": Fact("module"),
 }  # fmt: skip
+_WEIGHTS = {"parameters", "named_parameters", "buffers", "named_buffers"}  # of what is not known: no tensor has these
 # Modules and functions that have no integer results.
 _FLOATING = {
     *(f"{name}{n}d" for name in ("Conv", "ConvTranspose", "BatchNorm", "InstanceNorm") for n in (1, 2, 3)),
@@ -123,6 +124,9 @@ class Calls:
             self.expr(argument, env)
         for keyword in node.keywords:
             self.expr(keyword.value, env)
+        unknown = receiver is not None and receiver.kind == "unknown"
+        if unknown and isinstance(func, ast.Attribute) and func.attr in _WEIGHTS:
+            return _MODULE_METHODS[func.attr]
         if receiver is not None and receiver.kind in ("array", "box", "unknown"):
             return self._method(node, func, receiver, called)
         if receiver is not None and called.kind in ("unknown", "bottom", "function"):
@@ -158,6 +162,8 @@ class Calls:
             )
         if kind == "module":
             return self._module_called(node, of)
+        if kind == "partial":
+            return self._partial_called(node, of, env) if of is not None else UNKNOWN
         if kind == "object" and isinstance(of, Class):
             method = of.method("__call__")
             if method is not None:
@@ -165,6 +171,21 @@ class Calls:
                 self.read(("result", method))
                 return method.result
         return BOTTOM if kind == "bottom" else UNKNOWN
+
+    def _partial_called(self: Any, node: ast.Call, function: Fact, env: Env) -> Fact:
+        """What kind of thing comes back. The arguments written here are not all, nor the first ones, of the function."""
+        of = function.of
+        if function.kind == "function" and isinstance(of, Function):
+            self.read(("result", of))
+            return of.result
+        if function.kind == "class" and isinstance(of, Class):
+            return Fact("module" if of.is_module else "object", of)
+        if function.kind == "partial" and of is not None:
+            return self._partial_called(node, of, env)
+        if function.kind != "external":
+            return UNKNOWN
+        found = self._external(node, of, env)
+        return ARRAY if found.kind == "array" else found if found.kind == "module" else UNKNOWN
 
     def _module_called(self: Any, node: ast.Call, of: Any) -> Fact:
         if isinstance(of, Class):
@@ -366,7 +387,9 @@ class Calls:
             )
         if root in ("numpy", "np"):
             return NUMPY
-        if dotted in ("copy.copy", "copy.deepcopy", "functools.partial", "functools.wraps"):
+        if dotted == "functools.partial":  # the function by its own name lacks what is bound here
+            return Fact("partial", first)
+        if dotted in ("copy.copy", "copy.deepcopy", "functools.wraps"):
             return first
         if dotted == "typing.cast" and len(facts) > 1:
             return facts[1]

@@ -54,8 +54,8 @@ INFO = Fact("info")
 NUMBERS = {"int", "float", "bool", "number"}
 # Nothing of these has a tensor's methods; a method called on one of them is its own.
 NOT_ARRAYS = {
-    "module", "modules", "sequential", "package", "object", "class", "function", "external", "int", "float", "bool", "str",
-    "none", "number",
+    "module", "modules", "sequential", "package", "object", "class", "function", "external", "partial", "int", "float", "bool",
+    "str", "none", "number",
     "shape", "dtype", "device", "info", "numpy", "list", "tuple", "dict", "other",
 }  # fmt: skip
 
@@ -99,7 +99,7 @@ def join(a: Fact | None, b: Fact | None) -> Fact:
         return a if a.kind == "unknown" else b
     if kinds <= {"tuple", "list", "shape"}:
         return listed(join(item(a), item(b)))
-    if kinds <= {"external", "class"}:
+    if kinds <= {"external", "class", "partial"}:
         return Fact("class", None)
     return UNKNOWN
 

@@ -49,7 +49,7 @@ class Frame:
 
 def _open(fact: Fact) -> Fact:
     """What a default or one call says of a parameter: a class or function may be another one at the next call."""
-    if fact.kind in ("external", "class", "function"):
+    if fact.kind in ("external", "class", "function", "partial"):
         return Fact("class", None)
     return Fact("dtype") if fact.kind == "dtype" else fact
 

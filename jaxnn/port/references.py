@@ -129,6 +129,12 @@ class References:
             return False
         methods = any(row.form != "function" for row in TABLE[name])  # which row holds is seen when it is called
         row = rows[0] if methods else next((row for row in rows if not row.when), rows[0])
+        required = [p for p in row.parameters if p.default is None]
+        parent = self.source.parent(node)
+        if isinstance(parent, ast.Call) and self.fact(parent).kind == "partial":
+            bound = {keyword.arg for keyword in parent.keywords}
+            if not bound <= {p.name for p in required}:
+                return False
         template = row.template.node
         self.site(node, f"torch.{name}", row.status, row.note, row)
         if (
@@ -145,12 +151,11 @@ class References:
         if any(p.kind == "varargs" for p in row.parameters) or row.when:
             self.sites.pop()
             return False
-        required = [p for p in row.parameters if p.default is None]
         call = ast.parse(f"_({', '.join(p.name for p in required)})", mode="eval").body
-        bound: dict = {p.name: argument for p, argument in zip(required, call.args)}  # type: ignore[attr-defined]
+        given: dict = {p.name: argument for p, argument in zip(required, call.args)}  # type: ignore[attr-defined]
         emitter = Emitter(ast.unparse, self.imports.alias)
         parameters = ", ".join(p.name for p in required)
-        self.edits[node] = lambda _: f"(lambda {parameters}: {emitter.row(Match(row, bound))})"
+        self.edits[node] = lambda _: f"(lambda {parameters}: {emitter.row(Match(row, given))})"
         return True
 
     def _as_dispatched(self: Any, node: ast.expr, name: str) -> bool:

@@ -262,3 +262,46 @@ def test_norms_of_zeros_have_a_gradient(call):
     x = torch.zeros(2, 3, requires_grad=True)
     eval(call).backward()
     np.testing.assert_array_equal(jax.grad(space["f"])(jnp.zeros((2, 3))), x.grad)
+
+
+PARTIALS = """
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+Conv = partial(nn.Conv2d, bias=False)
+Wide = partial(Conv, padding=1)
+gelu = partial(torch.nn.functional.gelu, approximate="tanh")
+total = partial(torch.sum, dim=1)
+
+
+def scaled(by, x):
+    return x * by
+
+
+twice = partial(scaled, 2)
+saved = partial(checkpoint, twice, use_reentrant=False)
+
+
+def f(x: torch.Tensor):
+    norm = partial(nn.LayerNorm, elementwise_affine=False)
+    layers = [Conv(1, 2, 1), Wide(2, 2, 3), norm(3), (Wide if x.ndim == 2 else Conv)(2, 2, 3), (norm if x.ndim else Conv)(3)]
+    counts = [sum(p.numel() for p in layer.parameters()) for layer in layers]
+    run = saved if x.ndim == 2 else twice
+    act = gelu if x.ndim else None
+    y = run(act(x)) + twice(x)
+    needs = x.requires_grad or y.requires_grad
+    return y, total(x) + total(y), torch.tensor(counts), (x * 2 if needs else x).sum() * 0
+"""
+
+
+def test_functions_with_bound_arguments_keep_them():
+    """A name of such a one is not the function's own name, which would lose what is bound."""
+    want = _run(PARTIALS, torch)["f"](torch.from_numpy(X.copy()))
+    text = port_source(PARTIALS).text
+    found = _run(text, nn)["f"](jnp.asarray(X))
+    for mine, theirs in zip(found, want, strict=True):
+        np.testing.assert_allclose(np.asarray(mine), theirs.numpy(), rtol=2e-6, atol=2e-6)
+    assert "nn.Conv2d(1, 2, 1)" not in text
