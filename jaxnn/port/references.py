@@ -6,7 +6,7 @@ import ast
 from typing import Any
 
 from jaxnn.port.emit import Emitter, tight
-from jaxnn.port.match import Match
+from jaxnn.port.match import DROPPED, Match
 from jaxnn.port.names import ANSWERS, IDENTITIES, NARROWED, is_torch, translate
 from jaxnn.port.rules import TABLE
 
@@ -130,11 +130,13 @@ class References:
         methods = any(row.form != "function" for row in TABLE[name])  # which row holds is seen when it is called
         row = rows[0] if methods else next((row for row in rows if not row.when), rows[0])
         required = [p for p in row.parameters if p.default is None]
+        more: list[str] = []
         parent = self.source.parent(node)
         if isinstance(parent, ast.Call) and self.fact(parent).kind == "partial":
             bound = {keyword.arg for keyword in parent.keywords}
-            if not bound <= {p.name for p in required}:
+            if not bound <= {p.name for p in required} | DROPPED:
                 return False
+            more = ["**_"] if bound & DROPPED else []
         template = row.template.node
         self.site(node, f"torch.{name}", row.status, row.note, row)
         if (
@@ -154,7 +156,7 @@ class References:
         call = ast.parse(f"_({', '.join(p.name for p in required)})", mode="eval").body
         given: dict = {p.name: argument for p, argument in zip(required, call.args)}  # type: ignore[attr-defined]
         emitter = Emitter(ast.unparse, self.imports.alias)
-        parameters = ", ".join(p.name for p in required)
+        parameters = ", ".join([*(p.name for p in required), *more])
         self.edits[node] = lambda _: f"(lambda {parameters}: {emitter.row(Match(row, given))})"
         return True
 
@@ -199,7 +201,8 @@ class References:
             return
         self.children(node)
         unknown = base.kind == "unknown" and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
-        if base.kind != "array" and not unknown:
+        weight = base.kind == "box" and name == "device"  # which a traced weight has not either
+        if base.kind != "array" and not unknown and not weight:
             return
         if name == "data" and (base.kind == "array" or _weight(node.value)):
             self.site(node, "Tensor.data", "exact")

@@ -293,7 +293,8 @@ def f(x: torch.Tensor):
     act = gelu if x.ndim else None
     y = run(act(x)) + twice(x)
     needs = x.requires_grad or y.requires_grad
-    return y, total(x) + total(y), torch.tensor(counts), (x * 2 if needs else x).sum() * 0
+    count = partial(torch.arange, device=next(layers[0].parameters()).device)
+    return y, total(x) + total(y), torch.tensor(counts), (x * 2 if needs else x).sum() * 0, count(3)
 """
 
 
@@ -305,3 +306,17 @@ def test_functions_with_bound_arguments_keep_them():
     for mine, theirs in zip(found, want, strict=True):
         np.testing.assert_allclose(np.asarray(mine), theirs.numpy(), rtol=2e-6, atol=2e-6)
     assert "nn.Conv2d(1, 2, 1)" not in text
+
+
+def test_the_device_of_a_weight_is_not_asked_for():
+    """A traced weight has none: the forward of a ported model runs under nn.jit."""
+    original = (
+        "import torch\nfrom torch import nn\n\n\ndef where(module):\n    return next(module.parameters()).device\n\n\n"
+        "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.lin = nn.Linear(3, 2)\n\n"
+        "    def forward(self, x: torch.Tensor):\n        d = next(self.parameters()).device\n"
+        "        return self.lin(x.to(d)) + torch.ones(2, device=where(self.lin)).to(d)\n"
+    )
+    want = _run(original, torch)["Net"]()(torch.from_numpy(X.copy()))
+    model = _run(port_source(original).text, nn)["Net"]()
+    for call in (model, nn.jit(model)):
+        np.testing.assert_allclose(call(jnp.asarray(X)), want.detach().numpy(), rtol=1e-5, atol=1e-6)
