@@ -88,6 +88,7 @@ _CONV = {"x": (16, 64, 32, 32), "w": (64, 64, 3, 3), "b": (64,)}
 _HEADS = {name: (4, 8, 512, 64) for name in "qkv"}
 _IMAGE = {"x": (16, 64, 32, 32)}
 _TOKENS = {"x": (4096, 768)}
+
 ROWS = (
     Row(
         "linear float32",

@@ -28,13 +28,9 @@ def pick_class(values: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     return by_platform(target, values, default=_sum_of_mask, cpu=_gathered, options=(axis,), linear=1)[0]
 
 
-def _is_class(values: jax.Array, target: jax.Array, axis: int) -> jax.Array:
-    classes = lax.broadcasted_iota(target.dtype, values.shape, axis)
-    return classes == jnp.expand_dims(target, axis)
-
-
 def _sum_of_mask(target: jax.Array, values: jax.Array, axis: int) -> tuple[jax.Array]:
-    return (jnp.sum(jnp.where(_is_class(values, target, axis), values, 0), axis=axis),)
+    classes = lax.broadcasted_iota(target.dtype, values.shape, axis)
+    return (jnp.sum(jnp.where(classes == jnp.expand_dims(target, axis), values, 0), axis=axis),)
 
 
 def _gathered(target: jax.Array, values: jax.Array, axis: int) -> tuple[jax.Array]:

@@ -163,7 +163,7 @@ class Calls:
         if kind == "module":
             return self._module_called(node, of)
         if kind == "partial":
-            return self._partial_called(node, of, env) if of is not None else UNKNOWN
+            return self._partial_called(node, of, env)
         if kind == "object" and isinstance(of, Class):
             method = of.method("__call__")
             if method is not None:
@@ -172,15 +172,17 @@ class Calls:
                 return method.result
         return BOTTOM if kind == "bottom" else UNKNOWN
 
-    def _partial_called(self: Any, node: ast.Call, function: Fact, env: Env) -> Fact:
+    def _partial_called(self: Any, node: ast.Call, function: Fact | None, env: Env) -> Fact:
         """What kind of thing comes back. The arguments written here are not all, nor the first ones, of the function."""
+        if function is None:  # one of several
+            return UNKNOWN
         of = function.of
         if function.kind == "function" and isinstance(of, Function):
             self.read(("result", of))
             return of.result
         if function.kind == "class" and isinstance(of, Class):
             return Fact("module" if of.is_module else "object", of)
-        if function.kind == "partial" and of is not None:
+        if function.kind == "partial":
             return self._partial_called(node, of, env)
         if function.kind != "external":
             return UNKNOWN

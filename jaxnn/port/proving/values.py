@@ -17,7 +17,7 @@ OTHER = 50  # times as far from PyTorch's float32, float64 is another computatio
 NOISE = 1e-3  # without a truth, what is smaller, such as the mean of what was normalised before, may be rounding alone
 WEIGHTS = 2e-6  # a normal number is 2 ulp from PyTorch's, an orthogonal matrix a little more
 GATE = 8.0
-_PART = 2**20
+_PART = 2**20  # numbers at a time: as complex ones, all of a large layer would be several copies of 16 bytes each
 
 Leaves = dict[str, Any]
 
@@ -107,9 +107,7 @@ def error(value: Any, truth: Any, floor: float = 0.0) -> float:
     if value.shape != truth.shape:
         return np.inf
     difference = largest = 0.0
-    for start in range(
-        0, truth.size, _PART
-    ):  # a large layer's weights as complex numbers are some copies of 16 bytes each
+    for start in range(0, truth.size, _PART):
         part = slice(start, start + _PART)
         mine, true = (array.reshape(-1)[part].astype(np.complex128) for array in (value, truth))
         if np.any(np.isnan(mine) != np.isnan(true)):
