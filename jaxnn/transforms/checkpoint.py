@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 import jax
 
+from jaxnn.base.dtypes import is_array
 from jaxnn.core.lift import Call
 from jaxnn.transforms.signature import as_tuple, unbound, wraps
 
@@ -61,7 +62,9 @@ def checkpoint(
 
     Args:
         fun: a module, a module's method, or a function of modules.
-        prevent_cse, policy, static_argnums: as in jax.
+        prevent_cse, policy: as in jax.
+        static_argnums: as in jax. Only for arrays and containers of them: all that is no array is passed on as it is, so
+            that numbers and flags may choose between branches, as under torch.utils.checkpoint.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -84,8 +87,14 @@ def checkpoint(
         with call.claim, call:
             rest_args, rest_kwargs = call.rest
             dynamic = {i: arg for i, arg in enumerate(rest_args) if i not in static}
+            given, structure = jax.tree.flatten((dynamic, rest_kwargs))
+            # jax traces the arrays alone; they keep their places, by which its messages call them.
+            arrays = jax.tree.unflatten(structure, [leaf if is_array(leaf) else None for leaf in given])
 
-            def pure(leaves: list[Any], key: Any, dynamic: dict[int, Any], kwargs: Any) -> Any:
+            def pure(leaves: list[Any], key: Any, *arrays: Any) -> Any:
+                traced = structure.flatten_up_to(arrays)
+                known = [leaf if now is None else now for leaf, now in zip(given, traced, strict=True)]
+                dynamic, kwargs = jax.tree.unflatten(structure, known)
                 now = tuple(dynamic.get(i, arg) for i, arg in enumerate(rest_args))
                 before = _recomputed.set(policy is None or _recomputed.get())
                 try:
@@ -96,6 +105,6 @@ def checkpoint(
             pure.__name__, pure.__wrapped__ = name, source  # type: ignore[attr-defined]
             pure.__signature__ = _NAMES  # type: ignore[attr-defined]
             remat = jax.checkpoint(pure, prevent_cse=prevent_cse, policy=policy)
-            return call.finish(*remat(list(call.leaves), call.key, dynamic, rest_kwargs))
+            return call.finish(*remat(list(call.leaves), call.key, *arrays))
 
     return wrapper

@@ -310,6 +310,27 @@ def test_vmap_randomness():
 # -- checkpoint and scan --------------------------------------------------------------------------------------------
 
 
+def test_checkpoint_passes_on_what_is_no_array():
+    """Numbers, flags, strings and objects choose in Python, as under torch.utils.checkpoint; arrays beside them are traced."""
+    mask, seen = object(), []
+
+    def block(x, n, causal, *, mode, nested, other):
+        seen.append((n, causal, mode, other))
+        assert isinstance(x, jax.core.Tracer) and isinstance(nested["bias"], jax.core.Tracer)
+        x = x[:, :n] if causal else x
+        return (jnp.sin(x) * nested["scale"] + nested["bias"]).sum() * {"half": 0.5, "whole": 1.0}[mode]
+
+    def loss(wrap, x, causal=True):
+        return wrap(block)(x, 2, causal, mode="half", nested={"scale": 3, "bias": x[:, :1]}, other=mask)
+
+    x = jnp.asarray(X)
+    for causal in (True, False):
+        saved = nn.grad(lambda x, causal=causal: loss(nn.checkpoint, x, causal))(x)
+        plain = jax.grad(lambda x, causal=causal: loss(lambda f: f, x, causal))(x)
+        np.testing.assert_array_equal(saved, plain)
+    assert all(entry[:1] + entry[2:] == (2, "half", mask) for entry in seen)
+
+
 def test_checkpoint_equals_the_plain_call_and_keeps_changes():
     net, plain = Net(), Net()
     wrapped = nn.checkpoint(lambda m, x: m(x), policy=jax.checkpoint_policies.nothing_saveable)
