@@ -21,6 +21,7 @@ class Case:
         build: the model's expression.
         inputs: the expression of its inputs, a tuple; of (inputs, keyword inputs) with `keywords`.
         keywords: the keyword inputs' expression.
+        others: installed packages that import torch and are ported with it.
     """
 
     package: str
@@ -30,6 +31,7 @@ class Case:
     build: str
     inputs: str
     keywords: str = "{}"
+    others: tuple[str, ...] = ()
 
     def source(self) -> str:
         """The file for ``--run``: PyTorch source."""
@@ -38,9 +40,9 @@ class Case:
         )
 
 
-def _of(package: str, *cases: tuple[str, ...], module: str = "") -> list[Case]:
+def _of(package: str, *cases: tuple[str, ...], module: str = "", others: tuple[str, ...] = ()) -> list[Case]:
     module = module or package.replace("-", "_")
-    return [Case(package, module, *case) for case in cases]
+    return [Case(package, module, *case, others=others) for case in cases]
 
 
 _IMAGE = "(torch.randn(1, 3, 32, 32),)"
@@ -398,10 +400,12 @@ CASES: tuple[Case, ...] = tuple(
             "continuous", "from x_transformers import ContinuousTransformerWrapper, Decoder",
             "ContinuousTransformerWrapper(dim_in=8, dim_out=6, max_seq_len=16, attn_layers=Decoder(dim=32, depth=2, heads=2, attn_dim_head=16, alibi_pos_bias=True))", "(torch.randn(1, 16, 8),)",
         ),
+        others=("torch_einops_utils",),
     )
     + _of(
         "x-unet",
         ("XUnet", "from x_unet import XUnet", "XUnet(dim=8, channels=3, dim_mults=(1, 2), num_self_attn_per_stage=(0, 1), num_blocks_per_stage=(1, 1), nested_unet_depths=(1, 0), consolidate_upsample_fmaps=True, weight_standardize=True, attn_heads=2, attn_dim_head=8)", "(torch.randn(1, 3, 16, 16),)"),
+        others=("torch_einops_utils",),
     )
     # A second round, of packages that nobody had looked at: each ran once as the tool was (docs/port_source.md).
     + _of(

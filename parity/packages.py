@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jaxnn.port.others import find_all
 from jaxnn.port.proving import CONTRACT, Check, Proof, prove
 from parity.package_cases import CASES, Case
 from parity.transformers_models import build
@@ -70,11 +71,14 @@ class Result:
         return [name for name, check in self.proof.checks.items() if check.status == "differs" and name != "options"]
 
 
-def port_package(root: Path, name: str, out: Path, report: Path, make: str = "") -> tuple[int, dict[str, Any]]:
+def port_package(
+    root: Path, name: str, out: Path, report: Path, make: str = "", others: tuple[str, ...] = ()
+) -> tuple[int, dict[str, Any]]:
     """Port one import package with the command line, as a user does; its exit status and its report."""
     source = root / name if (root / name).is_dir() else root / f"{name}.py"
     command = [sys.executable, "-m", "jaxnn", "port", str(source), "-o", str(out), "--json", str(report)]
     command += ["--run", make] if make else []
+    command += [word for other in others for word in ("--with", other)]
     report.unlink(missing_ok=True)
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     if not report.exists():
@@ -98,9 +102,10 @@ def run_case(case: Case, root: Path, out: Path, sites: list[Any], timeout: float
         from jaxnn.port import port_source
 
         source = root / case.module if (root / case.module).is_dir() else root / f"{case.module}.py"
-        proof = prove(
-            source, out, f"{make}:make", lambda text: port_source(text, beside=[case.module]).text, sites, timeout
-        )
+        beside = [case.module, *case.others]
+        rewriter = lambda text: port_source(text, beside=beside).text  # noqa: E731
+        others = find_all(case.others, source)
+        proof = prove(source, out, f"{make}:make", rewriter, sites, timeout, others=others)
     counts = Counter(site["status"] for site in sites)
     result = Result(case.package, case.name, proof, time.monotonic() - begin, dict(counts))
     result.in_report = reported(proof, sites)
@@ -136,7 +141,7 @@ def observe(case: Case, root: Path, work: Path) -> tuple[Counter[str], str]:
         out = home / how / (case.module if (root / case.module).is_dir() else f"{case.module}.py")
         out.parent.mkdir()
         try:
-            _, report = port_package(root, case.module, out, home / f"{how}.json", run)
+            _, report = port_package(root, case.module, out, home / f"{how}.json", run, case.others)
         except (RuntimeError, subprocess.TimeoutExpired) as failure:
             return Counter(failed=1), f"{case.package} {case.name}: {failure}"
         found[how] = {(s["path"], s["line"], s["column"], s["name"]): s for s in report["sites"]}
@@ -234,7 +239,7 @@ def main() -> int:
             shutil.rmtree(out.parent, ignore_errors=True)
             out.parent.mkdir(parents=True)
             try:
-                _, report = port_package(root, case.module, out, work / f"{case.package}.json")
+                _, report = port_package(root, case.module, out, work / f"{case.package}.json", others=case.others)
                 ported[key] = out, report["sites"]
             except (RuntimeError, subprocess.TimeoutExpired) as failure:
                 ported[key] = str(failure)

@@ -22,6 +22,14 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("-o", "--output", type=Path, help="the new file or folder")
     parser.add_argument("--include", action="append", default=[], metavar="GLOB", help="only these files of a package")
     parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="not these files of a package")
+    parser.add_argument(
+        "--with",
+        dest="others",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="port this package too, which it imports: an installed one, or a folder or file; it is put beside the output",
+    )
     parser.add_argument("--diff", action="store_true", help="print what changes")
     parser.add_argument("--report", type=Path, metavar="FILE.md", help="write what was decided, for people")
     parser.add_argument("--json", type=Path, metavar="FILE.json", help="write what was decided, place by place")
@@ -46,28 +54,28 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Port, write, report. 0: all decided; 2: places are undecided; 1: the proof failed, or an error."""
-    from jaxnn.port import observing, port_package, port_source, report
+    from jaxnn.port import observing, port_path, report
+    from jaxnn.port.others import find_all, located
 
     source: Path = options.path
     if options.check and not (options.make and options.output):
         return _error("--check needs --run FILE.py:FUNCTION, which builds the model, and -o")
     if not source.exists():
         return _error(f"{source}: there is no such file or folder")
-    single = source.is_file()
-    observe = (
-        functools.partial(observing.run, source, make=options.make, timeout=options.timeout) if options.make else None
-    )
     try:
-        if single:
-            texts = {source.name: source.read_text(encoding="utf-8")}
-            ported = {source.name: port_source(texts[source.name], source.name, run=observe)}
-        else:
-            ported = port_package(source, options.include, options.exclude, observe)
-            texts = {path: (source / path).read_text(encoding="utf-8") for path in ported}
+        others = find_all(options.others, source)
+        observe = (
+            functools.partial(observing.run, source, make=options.make, timeout=options.timeout, others=others)
+            if options.make
+            else None
+        )
+        ported = port_path(source, options.include, options.exclude, observe, others)
     except (SyntaxError, UnicodeDecodeError) as error:
         return _error(f"{source}: {error}")
-    except ValueError as error:  # --run
+    except ValueError as error:  # --run, --with
         return _error(str(error))
+    base = source.parent if source.is_file() else source
+    texts = {path: located(base, path, others).read_text(encoding="utf-8") for path in ported}
     for path, one in ported.items():
         report.placed(texts[path], one)
     undecided = sum(not site.decided for one in ported.values() for site in one.sites)
@@ -77,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
                 difflib.unified_diff(texts[path].splitlines(True), one.text.splitlines(True), path, f"{path} (jaxnn)")
             )
     if options.output is not None and not (options.strict and undecided):
-        problem = _write(source, options.output, ported, single, options.force)
+        problem = _write(source, options.output, ported, others, options.force)
         if problem:
             return _error(problem)
     if options.report:
@@ -87,10 +95,11 @@ def run(options: argparse.Namespace) -> int:
     print(report.summary(ported), file=sys.stderr)
     if options.output is not None:
         held = options.strict and undecided
-        print("nothing was written: --strict" if held else f"written: {options.output}", file=sys.stderr)
+        beside = "".join(f", {name} beside it" for name in others)
+        print("nothing was written: --strict" if held else f"written: {options.output}{beside}", file=sys.stderr)
     if options.check and not (options.strict and undecided):
         try:
-            held = _prove(options, [site for one in ported.values() for site in one.sites])
+            held = _prove(options, [site for one in ported.values() for site in one.sites], others)
         except ValueError as error:
             return _error(str(error))
         if not held:
@@ -98,16 +107,22 @@ def run(options: argparse.Namespace) -> int:
     return 2 if undecided else 0
 
 
-def _prove(options: argparse.Namespace, sites: list) -> bool:
+def _prove(options: argparse.Namespace, sites: list, others: dict[str, Path]) -> bool:
     """Run both, print what was found, and say whether the proof holds."""
     from jaxnn.port import port_source
     from jaxnn.port.proving import prove
 
     source: Path = options.path
     ported = options.output / source.name if source.is_file() and options.output.is_dir() else options.output
-    beside = [source.stem if source.is_file() else source.resolve().name]
+    beside = [Path(name).stem for name in (source.resolve().name, *others)]
     proof = prove(
-        source, ported, options.make, lambda text: port_source(text, beside=beside).text, sites, options.timeout
+        source,
+        ported,
+        options.make,
+        lambda text: port_source(text, beside=beside).text,
+        sites,
+        options.timeout,
+        others=others,
     )
     print(proof.text())
     if options.json:
@@ -155,22 +170,37 @@ def _put(texts: dict[Path, str], force: bool) -> str:
     return ""
 
 
-def _write(source: Path, output: Path, ported: dict, single: bool, force: bool) -> str:
+def _write(source: Path, output: Path, ported: dict, others: dict[str, Path], force: bool) -> str:
     """Write the new files; the text of a problem where that would touch the original, or what somebody has edited."""
+    single = source.is_file()
     if single:
-        target = output / source.name if output.is_dir() else output
-        if target.resolve() == source.resolve():
+        output = output / source.name if output.is_dir() else output
+    # What each part becomes: the whole, by "", and the packages that are ported with it.
+    parts = {"": (source, output)} | {name: (home, output.parent / name) for name, home in others.items()}
+    for original, target in parts.values():
+        top, new = original.resolve(), target.resolve()
+        if original.is_file() and new == top:
             return f"{target} is the original: it is never written over"
-        return _put({target: next(iter(ported.values())).text}, force)
-    top = source.resolve()
-    if output.resolve() == top or top in output.resolve().parents or output.resolve() in top.parents:
-        return f"{output} holds the original or is in it: it is never written over"
-    problem = _put({output / path: one.text for path, one in ported.items()}, force)
+        if original.is_dir() and (new == top or top in new.parents or new in top.parents):
+            return f"{target} holds the original or is in it: it is never written over"
+    targets = {}
+    for path, one in ported.items():
+        name, _, below = path.partition("/")
+        at = parts[name][1] / below if name in others else output if single else output / path
+        targets[at] = one.text
+    problem = _put(targets, force)
     if problem:
         return problem
-    for file in source.rglob("*"):  # what the package reads beside its code
+    for original, target in parts.values():
+        if original.is_dir():
+            _copy_data(original, target)
+    return ""
+
+
+def _copy_data(source: Path, output: Path) -> None:
+    """Copy what a package reads beside its code."""
+    for file in source.rglob("*"):
         if file.is_file() and file.suffix not in (".py", ".pyc") and file.stat().st_size < 1_000_000:
             target = output / file.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-    return ""

@@ -8,6 +8,7 @@ import importlib.metadata
 import re
 from typing import TYPE_CHECKING
 
+from jaxnn.port import others
 from jaxnn.port.names import ANSWERS, ELSEWHERE, IDENTITIES, NOTHING, is_torch, translate
 from jaxnn.port.program import Module, Program
 from jaxnn.port.rules import TABLE
@@ -166,7 +167,7 @@ class Imports:
                 rewriter.site(node, dotted, "changed", ELSEWHERE[package])
         guarded = self._guarded(node)
         if outside:
-            rewriter.site(node, outside[0], "exact" if guarded else "cannot", f"{outside[0]} needs torch")
+            rewriter.site(node, outside[0], "exact" if guarded else "cannot", _outside(outside[0]))
         if outside and guarded:
             self.edits[node] = f'raise ImportError("{outside[0]} is not ported")'
             return
@@ -367,6 +368,13 @@ def _used(text: str) -> set[str]:
         ):
             found |= set(re.findall(r"\w+", node.value))  # annotations in quotes, __all__
     return found
+
+
+def _outside(dotted: str) -> str:
+    """Why a name of another package has no counterpart, and what helps where that package's source can be had."""
+    root = dotted.split(".")[0]
+    helps = root not in _TORCH_PACKAGES and others.find(root) is not None
+    return f"{dotted} needs torch" + (f": --with {root} ports it too" if helps else "")
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import ast
 import fnmatch
 import gc
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from jaxnn.port import observing
@@ -32,33 +32,48 @@ def port_source(text: str, path: str = "<source>", beside: Iterable[str] = (), r
     return next(iter(_ported({name: (text, path)}, {}, beside, run).values()))
 
 
-def port_package(
-    root: Path, include: Iterable[str] = (), exclude: Iterable[str] = (), run: Run | None = None
+def port_path(
+    source: Path,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    run: Run | None = None,
+    others: Mapping[str, Path] = {},
 ) -> dict[str, Ported]:
-    """All Python files of a package, by their path below its folder.
+    """A file, or all Python files of a package, by their path below its folder; nothing of them is run.
 
     Args:
-        root: the package's folder.
+        source: the file, or the package's folder.
         include: globs of paths below it; all files where there are none.
         exclude: globs of paths that are left out.
         run: as in `port_source`.
+        others: packages and files that are ported with it, by their names (`others.find_all`); their paths begin with those.
     """
-    files = {}
-    for file in sorted(root.rglob("*.py")):
-        below = file.relative_to(root).as_posix()
+    named, packages = _read(source, include, exclude)
+    for name, home in others.items():
+        more, inside = _read(home, prefix=f"{name}/" if home.is_dir() else "")
+        named, packages = named | more, packages | inside
+    return _ported(named, packages, (), run)
+
+
+def _read(
+    source: Path, include: Iterable[str] = (), exclude: Iterable[str] = (), prefix: str = ""
+) -> tuple[dict[str, tuple[str, str]], dict[str, bool]]:
+    """Texts and paths by the names of modules, and which of them are packages."""
+    if source.is_file():
+        return {source.stem: (source.read_text(encoding="utf-8"), source.name)}, {}
+    named, packages = {}, {}
+    for file in sorted(source.rglob("*.py")):
+        below = file.relative_to(source).as_posix()
         if include and not any(fnmatch.fnmatch(below, glob) for glob in include):
             continue
         if any(fnmatch.fnmatch(below, glob) for glob in exclude):
             continue
-        files[below] = file.read_text(encoding="utf-8")
-    named, packages = {}, {}
-    for below, text in files.items():
-        parts = [root.name, *Path(below).with_suffix("").parts]
+        parts = [source.name, *Path(below).with_suffix("").parts]
         package = parts[-1] == "__init__"
         name = ".".join(parts[:-1] if package else parts)
-        named[name] = (text, below)
+        named[name] = (file.read_text(encoding="utf-8"), prefix + below)
         packages[name] = package
-    return _ported(named, packages, (), run)
+    return named, packages
 
 
 def _ported(

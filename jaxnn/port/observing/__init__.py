@@ -10,7 +10,7 @@ import ast
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from jaxnn.port.observing.child import spanned
 from jaxnn.port.observing.records import Key as Key
 from jaxnn.port.observing.records import Seen as Seen
 from jaxnn.port.observing.records import contradicts
+from jaxnn.port.others import located
 from jaxnn.port.program import Module, Program
 from jaxnn.port.sites import Ported, Site
 from jaxnn.port.user_code import in_child, made_by
@@ -54,7 +55,9 @@ class Observation:
     reasons: dict[tuple[str, int, int], list[str]] = field(default_factory=dict)  # by a site's place: what was observed
 
 
-def run(root: Path, keys: list[Key], make: str, timeout: float, seed: int = 0) -> tuple[dict[Key, Seen], list[str]]:
+def run(
+    root: Path, keys: list[Key], make: str, timeout: float, seed: int = 0, others: Mapping[str, Path] = {}
+) -> tuple[dict[Key, Seen], list[str]]:
     """Run the function of `make` with the original's files instrumented at `keys`.
 
     Args:
@@ -62,6 +65,8 @@ def run(root: Path, keys: list[Key], make: str, timeout: float, seed: int = 0) -
         keys: places; their paths are below `root`, or its name.
         make: "FILE.py:FUNCTION".
         timeout: seconds for the process.
+        seed: of the weights.
+        others: packages that are ported with it, by the names that their paths begin with.
 
     Raises:
         ValueError: `make` is not of that form, or there is no such file.
@@ -70,10 +75,10 @@ def run(root: Path, keys: list[Key], make: str, timeout: float, seed: int = 0) -
     file, function = made_by(make)
     root = root.resolve()
     base = root.parent if root.is_file() else root
-    placed = [(kind, str(base / path), *rest) for kind, path, *rest in keys]
+    placed = [(kind, str(located(base, path, others)), *rest) for kind, path, *rest in keys]
     job = {
         "make": str(file), "function": function, "seed": seed, "keys": placed,
-        "path": list(dict.fromkeys([str(root.parent), str(file.parent)])),
+        "path": list(dict.fromkeys(str(home.parent) for home in (root, file, *others.values()))),
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as home:
         found, trouble = in_child(_CHILD, "observe", job, Path(home), timeout)

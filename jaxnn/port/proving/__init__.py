@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxnn.port.others import located
 from jaxnn.port.proving.proof import CONTRACT as CONTRACT
 from jaxnn.port.proving.proof import Check as Check
 from jaxnn.port.proving.proof import Proof as Proof
@@ -25,6 +26,7 @@ def prove(
     sites: Iterable[Any] = (),
     timeout: float = 300.0,
     seed: int = 0,
+    others: Mapping[str, Path] = {},
 ) -> Proof:
     """Run the original under PyTorch and the port under JAX, each in a process of its own, and compare.
 
@@ -38,6 +40,7 @@ def prove(
         sites: the rewritten places: objects or dicts with `path` and `line` of the original's files.
         timeout: seconds for each of the two processes.
         seed: of the weights.
+        others: packages that were ported with it and lie beside `ported`, by their names.
 
     Raises:
         ValueError: `run` is not of that form, or there is no such file.
@@ -46,13 +49,20 @@ def prove(
     original, ported = Path(original).resolve(), Path(ported).resolve()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder).resolve()
-        job = {"make": str(make), "function": function, "seed": seed, "path": [str(original.parent), str(make.parent)]}
+        job = {
+            "make": str(make),
+            "function": function,
+            "seed": seed,
+            "path": [str(home.parent) for home in (original, make, *others.values())],
+        }
         reference, trouble = in_child(_CHILD, "reference", job, home, timeout)
         if reference is None:
             return Proof({"reference": Check("failed", trouble)})
         names = home / "ported"
         names.mkdir()
         (names / original.name).symlink_to(ported, target_is_directory=ported.is_dir())
+        for name, other in others.items():
+            (names / name).symlink_to(ported.parent / name, target_is_directory=other.is_dir())
         our_make = names / "_port_run.py"
         our_make.write_text(port(make.read_text(encoding="utf-8")), encoding="utf-8")
         job |= {"make": str(our_make), "path": [str(names)], "root": str(names), "reference": reference}
@@ -61,7 +71,7 @@ def prove(
         return Proof({"reference": Check("held"), "import": Check("failed", trouble)})
     proof, lines = found
     proof.checks = {"reference": Check("held"), **proof.checks}
-    _cover(proof, sites, lines, original, ported)
+    _cover(proof, sites, lines, original, ported, others)
     return proof
 
 
@@ -84,15 +94,26 @@ def _lines_of(original: Path, ported: Path) -> dict[int, tuple[int, int]]:
     return found
 
 
-def _cover(proof: Proof, sites: Iterable[Any], lines: dict[str, set[int]], original: Path, ported: Path) -> None:
+def _cover(
+    proof: Proof,
+    sites: Iterable[Any],
+    lines: dict[str, set[int]],
+    original: Path,
+    ported: Path,
+    others: Mapping[str, Path],
+) -> None:
     """Which of the rewritten places lie on executed lines."""
     maps: dict[str, dict[int, tuple[int, int]]] = {}
     for site in sites:
         path, line = str(_field(site, "path")), _field(site, "line")
+        other = path.partition("/")[0] in others
         inside = original.is_dir()
         if path not in maps:
-            maps[path] = _lines_of(original / path if inside else original, ported / path if inside else ported)
+            before, after = (original / path, ported / path) if inside else (original, ported)
+            if other:
+                before, after = located(original, path, others), ported.parent / path
+            maps[path] = _lines_of(before, after)
         first, last = maps[path].get(line, (line, line))
-        ran = lines.get(f"{original.name}/{path}" if inside else original.name, set())
+        ran = lines.get(path if other or not inside else f"{original.name}/{path}", set())
         place = f"{path}:{line}"
         (proof.executed if ran.intersection(range(first, last + 1)) else proof.unexecuted).append(place)
