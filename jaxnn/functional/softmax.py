@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Num
 from jaxnn.base.checks import as_int, fail, warn_caller
 from jaxnn.base.dtypes import check_dtype, compute_dtype, is_floating
 from jaxnn.base.op import Number, op
+from jaxnn.base.types import DType
 from jaxnn.core import random
 from jaxnn.functional._elementwise import check_dim, check_takes, scalar
 from jaxnn.functional._short_sums import broadcast, is_short, sum_over
@@ -123,7 +124,7 @@ def _along(function: Any, input: jax.Array, dim: int | None, dtype: Any) -> jax.
 
 @op(check=_check_softmax, check_each_call=True, autocast="float32")
 def softmax(
-    input: Num[Array, "*shape"], dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
+    input: Num[Array, "*shape"], dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
 ) -> Float[Array, "*shape"]:
     """``exp(x) / sum(exp(x))`` along `dim`, so that the values are positive and sum to 1.
 
@@ -151,7 +152,7 @@ def softmax(
 
 @op(check=_check_softmin, check_each_call=True, autocast="float32")
 def softmin(
-    input: Num[Array, "*shape"], dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
+    input: Num[Array, "*shape"], dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
 ) -> Float[Array, "*shape"]:
     """``softmax(-x)`` along `dim`; arguments as in ``softmax``.
 
@@ -167,7 +168,7 @@ def softmin(
 
 @op(check=_check_log_softmax, check_each_call=True, autocast="float32")
 def log_softmax(
-    input: Num[Array, "*shape"], dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
+    input: Num[Array, "*shape"], dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
 ) -> Float[Array, "*shape"]:
     """``log(softmax(x))`` along `dim`, without overflow; arguments as in ``softmax``.
 

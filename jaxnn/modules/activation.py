@@ -5,13 +5,12 @@ The softmax layers are in ``jaxnn/modules/softmax.py``, ``MultiheadAttention`` i
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 
 import jaxnn.functional as F
 from jaxnn import init as initializers
 from jaxnn.base.checks import as_int, fail, warn_caller
+from jaxnn.base.types import Device, DType
 from jaxnn.boxes.parameter import Parameter, empty
 from jaxnn.core.module import Module
 from jaxnn.modules.attention import MultiheadAttention as MultiheadAttention
@@ -604,7 +603,9 @@ class PReLU(Module):
 
     weight: jax.Array
 
-    def __init__(self, num_parameters: int = 1, init: float = 0.25, device: Any = None, dtype: Any = None) -> None:
+    def __init__(
+        self, num_parameters: int = 1, init: float = 0.25, device: Device | None = None, dtype: DType | None = None
+    ) -> None:
         super().__init__()
         self.num_parameters = num_parameters = as_int("PReLU", "num_parameters", num_parameters)
         self.init = init

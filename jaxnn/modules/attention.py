@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 
 from jaxnn import init
 from jaxnn.base.checks import as_ints, fail
+from jaxnn.base.types import Device, DType
 from jaxnn.boxes.parameter import Parameter, empty
 from jaxnn.core.module import Module
 from jaxnn.functional.attention_multihead import MultiHeadArrays, MultiHeadOptions, canonical_mask, multi_head_attention
@@ -82,8 +81,8 @@ class MultiheadAttention(Module):
         kdim: int | None = None,
         vdim: int | None = None,
         batch_first: bool = False,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
     ) -> None:
         embed_dim, num_heads = as_ints("MultiheadAttention", embed_dim=embed_dim, num_heads=num_heads)
         for name, size in (("embed_dim", embed_dim), ("num_heads", num_heads)):

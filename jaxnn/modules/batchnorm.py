@@ -12,6 +12,7 @@ import numpy as np
 from jaxnn import _compat, init
 from jaxnn.base.checks import as_int, fail
 from jaxnn.base.meta import MetaArray, as_meta
+from jaxnn.base.types import Device, DType
 from jaxnn.boxes.parameter import Buffer, Parameter, as_sharding, empty, is_meta
 from jaxnn.core.module import Module
 from jaxnn.functional.normalization_batch import batch_norm_over
@@ -41,8 +42,8 @@ class _NormBase(Module):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
         *,
         bias: bool = True,
     ) -> None:
@@ -109,7 +110,7 @@ class _NormBase(Module):
         )
 
 
-def _counter(device: Any) -> Buffer:
+def _counter(device: Device | None) -> Buffer:
     counter = Buffer(np.zeros((), np.int64))
     if is_meta(device):
         counter.replace(as_meta(counter._value))
@@ -272,8 +273,8 @@ class SyncBatchNorm(_BatchNorm):
         affine: bool = True,
         track_running_stats: bool = True,
         process_group: Any = None,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
         *,
         bias: bool = True,
     ) -> None:
@@ -343,8 +344,8 @@ class _LazyNormBase(_LazyLayer, _NormBase):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
         *,
         bias: bool = True,
     ) -> None:

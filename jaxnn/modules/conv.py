@@ -11,6 +11,7 @@ import jax
 import jaxnn.functional as F
 from jaxnn import init
 from jaxnn.base.checks import as_ints, fail, ints_of
+from jaxnn.base.types import Device, DType
 from jaxnn.boxes.parameter import Parameter, empty
 from jaxnn.core.module import Module
 from jaxnn.functional.conv import same_padding
@@ -64,8 +65,8 @@ class _ConvNd(Module):
         groups: int,
         bias: bool,
         padding_mode: str,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -151,8 +152,8 @@ class _Conv(_ConvNd):
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
     ) -> None:
         each = _ntuple(self._spatial)
         super().__init__(
@@ -272,8 +273,8 @@ class _ConvTransposeNd(_ConvNd):
         bias: bool = True,
         dilation: int | Sequence[int] = 1,
         padding_mode: str = "zeros",
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
     ) -> None:
         if padding_mode != "zeros":
             fail(ValueError, type(self).__name__, "padding_mode", "'zeros'", repr(padding_mode))
@@ -438,8 +439,8 @@ class _LazyConv(_LazyConvNd):
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
     ) -> None:
         rest = (out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
         super().__init__(0, *rest, device=device, dtype=dtype)
@@ -494,8 +495,8 @@ class _LazyConvTranspose(_LazyConvNd):
         bias: bool = True,
         dilation: Any = 1,
         padding_mode: str = "zeros",
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
     ) -> None:
         rest = (out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation, padding_mode)
         super().__init__(0, *rest, device=device, dtype=dtype)

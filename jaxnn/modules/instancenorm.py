@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from jaxnn.base.checks import fail
+from jaxnn.base.types import Device, DType
 from jaxnn.functional.normalization_batch import instance_norm
 from jaxnn.modules.batchnorm import _check_dim, _continued, _LazyNormBase, _NormBase
 
@@ -41,8 +42,8 @@ class _InstanceNorm(_NormBase):
         momentum: float | None = 0.1,
         affine: bool = False,
         track_running_stats: bool = False,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
         *,
         bias: bool = True,
     ) -> None:

@@ -10,6 +10,7 @@ import jax
 import jaxnn.functional as F
 from jaxnn import init
 from jaxnn.base.checks import as_ints, fail
+from jaxnn.base.types import Device, DType
 from jaxnn.boxes.parameter import Parameter, empty
 from jaxnn.core.module import Module
 from jaxnn.modules.lazy import _LazyLayer
@@ -66,7 +67,12 @@ class Linear(Module):
     bias: jax.Array
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Device | None = None,
+        dtype: DType | None = None,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -138,8 +144,8 @@ class Bilinear(Module):
         in2_features: int,
         out_features: int,
         bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
     ) -> None:
         super().__init__()
         self.in1_features, self.in2_features, self.out_features = in1_features, in2_features, out_features = as_ints(
@@ -183,7 +189,9 @@ class LazyLinear(_LazyLayer, Linear):
     cls_to_become = Linear
     size_name = "in_features"
 
-    def __init__(self, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None) -> None:
+    def __init__(
+        self, out_features: int, bias: bool = True, device: Device | None = None, dtype: DType | None = None
+    ) -> None:
         super().__init__(0, out_features, bias, device, dtype)
         self._make_lazy(out_features, bias, device=device, dtype=dtype)
 

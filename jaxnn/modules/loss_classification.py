@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from jaxnn.base.checks import as_ints, fail, ints_of, warn_caller
+from jaxnn.base.types import Device, DType
 from jaxnn.functional import loss as F
 from jaxnn.functional.linear_cross_entropy import LinearCrossEntropyOptions
 from jaxnn.modules._loss import _Loss, _WeightedLoss
@@ -267,8 +268,8 @@ class LinearCrossEntropyLoss(_WeightedLoss):
         *,
         out_features: tuple[int, ...] = (),
         bias: bool = False,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
         reduction: str = "mean",
         weight: jax.Array | None = None,
         ignore_index: int | None = None,

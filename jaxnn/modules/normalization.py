@@ -10,6 +10,7 @@ import jax
 import jaxnn.functional.normalization as F
 from jaxnn import init
 from jaxnn.base.checks import as_ints, fail, ints_of
+from jaxnn.base.types import Device, DType
 from jaxnn.boxes.parameter import Parameter, empty
 from jaxnn.core.module import Module
 from jaxnn.functional.normalization_local import cross_map_lrn2d, local_response_norm
@@ -94,7 +95,12 @@ class _ShapeNorm(Module):
     weight: jax.Array
 
     def _set_up(
-        self, normalized_shape: Any, eps: float | None, elementwise_affine: bool, device: Any, dtype: Any
+        self,
+        normalized_shape: Any,
+        eps: float | None,
+        elementwise_affine: bool,
+        device: Device | None,
+        dtype: DType | None,
     ) -> None:
         sizes = ints_of(type(self).__name__, "normalized_shape", normalized_shape)
         self.normalized_shape = (sizes,) if isinstance(sizes, int) else tuple(sizes)
@@ -135,8 +141,8 @@ class LayerNorm(_ShapeNorm):
         eps: float = 1e-5,
         elementwise_affine: bool = True,
         bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
     ) -> None:
         super().__init__()
         self._set_up(normalized_shape, eps, elementwise_affine, device, dtype)
@@ -187,8 +193,8 @@ class RMSNorm(_ShapeNorm):
         normalized_shape: int | Sequence[int],
         eps: float | None = None,
         elementwise_affine: bool = True,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
     ) -> None:
         super().__init__()
         self._set_up(normalized_shape, eps, elementwise_affine, device, dtype)
@@ -246,8 +252,8 @@ class GroupNorm(Module):
         num_channels: int,
         eps: float = 1e-5,
         affine: bool = True,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
         *,
         bias: bool = True,
     ) -> None:

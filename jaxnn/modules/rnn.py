@@ -15,6 +15,7 @@ from jaxnn import init
 from jaxnn.base.autocast import is_autocast_enabled
 from jaxnn.base.checks import as_ints, check_array, fail, warn_caller
 from jaxnn.base.dtypes import as_array
+from jaxnn.base.types import Device, DType
 from jaxnn.boxes.parameter import Parameter, empty
 from jaxnn.core.module import Module
 from jaxnn.functional import recurrent
@@ -94,8 +95,8 @@ class RNNBase(Module):
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
     ) -> None:
         super().__init__()
         self.mode = mode
@@ -308,8 +309,8 @@ class RNN(RNNBase):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
         **unknown: Any,
     ) -> None:
         _refuse("RNN", unknown)
@@ -379,8 +380,8 @@ class LSTM(RNNBase):
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
     ) -> None:
         options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
         super().__init__("LSTM", input_size, hidden_size, *options)
@@ -457,8 +458,8 @@ class GRU(RNNBase):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
         **unknown: Any,
     ) -> None:
         _refuse("GRU", unknown)

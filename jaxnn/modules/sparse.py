@@ -10,6 +10,7 @@ from jaxnn import init
 from jaxnn.base.checks import as_int, as_ints, fail
 from jaxnn.base.dtypes import describe
 from jaxnn.base.meta import MetaArray
+from jaxnn.base.types import Device, DType
 from jaxnn.boxes.parameter import Parameter, empty
 from jaxnn.core.module import Module
 from jaxnn.functional.embedding_bag import embedding_bag
@@ -37,7 +38,7 @@ class _Table(Module):
             fail(AssertionError, name, "padding_idx", expected, str(padding_idx))
         return padding_idx % rows
 
-    def _make_weight(self, weight: Any, freeze: bool, device: Any, dtype: Any) -> None:
+    def _make_weight(self, weight: Any, freeze: bool, device: Device | None, dtype: DType | None) -> None:
         shape = (self.num_embeddings, self.embedding_dim)
         if weight is None:
             self.weight = Parameter(empty(shape, dtype=dtype, device=device), requires_grad=not freeze)
@@ -114,8 +115,8 @@ class Embedding(_Table):
         sparse: bool = False,
         _weight: Any = None,
         _freeze: bool = False,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
     ) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = as_ints(
@@ -231,8 +232,8 @@ class EmbeddingBag(_Table):
         _weight: Any = None,
         include_last_offset: bool = False,
         padding_idx: int | None = None,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
     ) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = as_ints(

@@ -12,6 +12,7 @@ import numpy as np
 import jaxnn.functional as F
 from jaxnn import init
 from jaxnn.base.checks import as_int, as_ints, concrete, fail, warn_caller
+from jaxnn.base.types import Device, DType
 from jaxnn.boxes.parameter import as_sharding
 from jaxnn.core.module import Module
 from jaxnn.modules.container import ModuleList
@@ -75,8 +76,8 @@ class Transformer(Module):
         batch_first: bool = False,
         norm_first: bool = False,
         bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
     ) -> None:
         super().__init__()
         d_model, nhead = as_ints("Transformer", d_model=d_model, nhead=nhead)
@@ -155,7 +156,7 @@ class Transformer(Module):
         )
 
     @staticmethod
-    def generate_square_subsequent_mask(sz: int, device: Any = None, dtype: Any = None) -> jax.Array:
+    def generate_square_subsequent_mask(sz: int, device: Device | None = None, dtype: DType | None = None) -> jax.Array:
         """The causal mask (sz, sz): 0 where attention is allowed, -inf above the diagonal.
 
         Args:
@@ -322,7 +323,7 @@ def _get_clones(module: Module, n: int) -> ModuleList:
     return ModuleList([copy.deepcopy(module) for _ in range(n)])
 
 
-def _generate_square_subsequent_mask(sz: int, device: Any = None, dtype: Any = None) -> jax.Array:
+def _generate_square_subsequent_mask(sz: int, device: Device | None = None, dtype: DType | None = None) -> jax.Array:
     mask = jnp.triu(jnp.full((sz, sz), -jnp.inf, jnp.float32 if dtype is None else dtype), 1)
     return mask if device is None else jax.device_put(mask, as_sharding(device))
 

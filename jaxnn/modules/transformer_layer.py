@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 import jaxnn.functional as F
 from jaxnn.base.checks import fail
+from jaxnn.base.types import Device, DType
 from jaxnn.core.module import Module
 from jaxnn.functional.attention_multihead import canonical_mask, check_mask
 from jaxnn.modules.activation import GELU, ReLU
@@ -92,8 +93,8 @@ class TransformerEncoderLayer(_Layer):
         batch_first: bool = False,
         norm_first: bool = False,
         bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
     ) -> None:
         super().__init__()
         place = {"device": device, "dtype": dtype}
@@ -190,8 +191,8 @@ class TransformerDecoderLayer(_Layer):
         batch_first: bool = False,
         norm_first: bool = False,
         bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device | None = None,
+        dtype: DType | None = None,
     ) -> None:
         super().__init__()
         place = {"device": device, "dtype": dtype}

@@ -11,7 +11,7 @@ from jax import lax
 
 from jaxnn import _compat
 from jaxnn.boxes.parameter import Parameter
-from jaxnn.optim._groups import check_at_least, check_ranges, refuse_complex
+from jaxnn.optim._groups import Number, ParamsT, check_at_least, check_ranges, refuse_complex
 from jaxnn.optim._rule import Rule
 
 
@@ -47,8 +47,8 @@ class Adafactor(Rule):
 
     def __init__(
         self,
-        params: Any,
-        lr: Any = 1e-2,
+        params: ParamsT,
+        lr: Number = 1e-2,
         beta2_decay: float = -0.8,
         eps: tuple[float | None, float] = (None, 1e-3),
         d: float = 1.0,

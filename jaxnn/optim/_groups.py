@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,10 @@ _NUMBERS = frozenset((
 ))  # fmt: skip
 
 Layout = tuple[tuple[str, int | None], ...]
+
+# What an optimizer is made from (torch's name), and a number that its options take: of an array its one element.
+ParamsT: TypeAlias = Module | Iterable[jax.Array] | Iterable[tuple[str, jax.Array]] | Iterable[Mapping[str, Any]]
+Number: TypeAlias = float | np.number | np.ndarray | jax.Array
 
 
 def _is_number(value: Any) -> bool:

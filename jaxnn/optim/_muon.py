@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.boxes.parameter import Parameter
-from jaxnn.optim._groups import check_at_least, check_ranges, refuse_complex
+from jaxnn.optim._groups import Number, ParamsT, check_at_least, check_ranges, refuse_complex
 from jaxnn.optim._rule import Rule
 
 
@@ -45,8 +45,8 @@ class Muon(Rule):
 
     def __init__(
         self,
-        params: Any,
-        lr: Any = 1e-3,
+        params: ParamsT,
+        lr: Number = 1e-3,
         weight_decay: float = 0.1,
         momentum: float = 0.95,
         nesterov: bool = True,

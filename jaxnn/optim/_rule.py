@@ -28,7 +28,7 @@ from jaxnn.core.placement import like, shape_beside
 from jaxnn.core.tree import namespace
 from jaxnn.multihost import spanning
 from jaxnn.optim import _double
-from jaxnn.optim._groups import Layout, named
+from jaxnn.optim._groups import Layout, ParamsT, named
 from jaxnn.optim._master import FIELD, OPTION, current, master_of
 from jaxnn.optim._state import State
 from jaxnn.optim.optimizer import Optimizer
@@ -61,7 +61,7 @@ class Rule(Optimizer):
     #: whether torch makes the state with the optimizer rather than at the first step
     saved_at_once = False
 
-    def __init__(self, params: Any, defaults: Mapping[str, Any], master_weights: bool = False) -> None:
+    def __init__(self, params: ParamsT, defaults: Mapping[str, Any], master_weights: bool = False) -> None:
         self._held: tuple[Held, ...] = ()
         super().__init__(params, None, {**defaults, OPTION: True} if master_weights else defaults)
 

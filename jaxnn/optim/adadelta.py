@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnn.optim._groups import check_ranges
+from jaxnn.optim._groups import Number, ParamsT, check_ranges
 from jaxnn.optim._rule import Rule
 
 
@@ -37,8 +37,8 @@ class Adadelta(Rule):
 
     def __init__(
         self,
-        params: Any,
-        lr: Any = 1.0,
+        params: ParamsT,
+        lr: Number = 1.0,
         rho: float = 0.9,
         eps: float = 1e-6,
         weight_decay: float = 0,

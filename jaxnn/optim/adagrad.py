@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnn.optim._groups import check_ranges
+from jaxnn.optim._groups import Number, ParamsT, check_ranges
 from jaxnn.optim._rule import Rule
 
 
@@ -39,8 +39,8 @@ class Adagrad(Rule):
 
     def __init__(
         self,
-        params: Any,
-        lr: Any = 1e-2,
+        params: ParamsT,
+        lr: Number = 1e-2,
         lr_decay: float = 0,
         weight_decay: float = 0,
         initial_accumulator_value: float = 0,

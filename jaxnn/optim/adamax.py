@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxnn.optim._groups import Number, ParamsT
 from jaxnn.optim._moments import Moments, corrections
 
 
@@ -36,9 +37,9 @@ class Adamax(Moments):
 
     def __init__(
         self,
-        params: Any,
-        lr: Any = 2e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        params: ParamsT,
+        lr: Number = 2e-3,
+        betas: tuple[Number, Number] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0,
         foreach: bool | None = None,

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnn.optim._groups import check_ranges
+from jaxnn.optim._groups import Number, ParamsT, check_ranges
 from jaxnn.optim._rule import Rule
 
 
@@ -41,8 +41,8 @@ class ASGD(Rule):
 
     def __init__(
         self,
-        params: Any,
-        lr: Any = 1e-2,
+        params: ParamsT,
+        lr: Number = 1e-2,
         lambd: float = 1e-4,
         alpha: float = 0.75,
         t0: float = 1e6,

@@ -18,7 +18,7 @@ from jaxnn.core import tree
 from jaxnn.core.lift import Call, Changes
 from jaxnn.core.module import Module
 from jaxnn.core.tree import namespace
-from jaxnn.optim._groups import check_ranges
+from jaxnn.optim._groups import Number, ParamsT, check_ranges
 from jaxnn.optim._rule import _as_given, _as_real
 from jaxnn.optim._wolfe import Point, only_if, repeat, strong_wolfe
 from jaxnn.optim.optimizer import Optimizer
@@ -89,8 +89,8 @@ class LBFGS(Optimizer):
 
     def __init__(
         self,
-        params: Any,
-        lr: Any = 1,
+        params: ParamsT,
+        lr: Number = 1,
         max_iter: int = 20,
         max_eval: int | None = None,
         tolerance_grad: float = 1e-7,

@@ -30,7 +30,17 @@ from jaxnn.core.placement import derived, is_spread, like, mesh_of, several_devi
 from jaxnn.core.stateful import Stateful
 from jaxnn.core.tree import namespace
 from jaxnn.optim import _transformed
-from jaxnn.optim._groups import Group, Layout, as_boxes, as_groups, check_switches, decode, encode, warn_of_typo
+from jaxnn.optim._groups import (
+    Group,
+    Layout,
+    ParamsT,
+    as_boxes,
+    as_groups,
+    check_switches,
+    decode,
+    encode,
+    warn_of_typo,
+)
 from jaxnn.optim._hooks import Hooked
 from jaxnn.optim._master import with_masters
 from jaxnn.transforms.gradients import value_and_grad
@@ -65,7 +75,7 @@ class Optimizer(Hooked, Stateful):
 
     def __init__(
         self,
-        params: Any,
+        params: ParamsT,
         transformation: Any = None,
         defaults: Mapping[str, Any] | None = None,
         *,

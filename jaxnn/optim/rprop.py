@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxnn import _compat
-from jaxnn.optim._groups import check_ranges
+from jaxnn.optim._groups import Number, ParamsT, check_ranges
 from jaxnn.optim._rule import Rule
 
 
@@ -40,8 +40,8 @@ class Rprop(Rule):
 
     def __init__(
         self,
-        params: Any,
-        lr: Any = 1e-2,
+        params: ParamsT,
+        lr: Number = 1e-2,
         etas: tuple[float, float] = (0.5, 1.2),
         step_sizes: tuple[float, float] = (1e-6, 50),
         *,

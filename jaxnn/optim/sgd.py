@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxnn import _compat
-from jaxnn.optim._groups import check_ranges
+from jaxnn.optim._groups import Number, ParamsT, check_ranges
 from jaxnn.optim._rule import Rule
 
 
@@ -45,8 +45,8 @@ class SGD(Rule):
 
     def __init__(
         self,
-        params: Any,
-        lr: Any = 1e-3,
+        params: ParamsT,
+        lr: Number = 1e-3,
         momentum: float = 0,
         dampening: float = 0,
         weight_decay: float = 0,

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxnn.boxes.parameter import Parameter
-from jaxnn.optim._groups import check_ranges
+from jaxnn.optim._groups import Number, ParamsT, check_ranges
 from jaxnn.optim._moments import Moments, corrections
 
 
@@ -42,9 +42,9 @@ class SparseAdam(Moments):
 
     def __init__(
         self,
-        params: Any,
-        lr: Any = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        params: ParamsT,
+        lr: Number = 1e-3,
+        betas: tuple[Number, Number] = (0.9, 0.999),
         eps: float = 1e-8,
         maximize: bool = False,
         *,

@@ -8,6 +8,8 @@ from typing import reveal_type
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxnn as nn
 import jaxnn.functional as F
@@ -76,6 +78,11 @@ model.norm.running_mean.sum()  # error: reportOptionalMemberAccess
 nn.Linear(3)  # error: reportCallIssue
 nn.Linear("3", 4)  # error: reportArgumentType
 nn.Linear(3, 4, biass=False)  # error: reportCallIssue
+nn.Linear(3, 4, device=jax.devices()[0], dtype=jnp.bfloat16)
+nn.Embedding(10, 3, device="cpu", dtype=np.dtype("float16"))
+nn.Conv2d(3, 8, 3, device=NamedSharding(jax.make_mesh((1,), ("data",)), PartitionSpec()), dtype="bfloat16")
+nn.Linear(3, 4, dtype=16)  # error: reportArgumentType
+nn.LSTM(3, 4, device=0)  # error: reportArgumentType
 nn.Linaer(3, 4)  # error: reportAttributeAccessIssue
 nn.relu(x)  # error: reportAttributeAccessIssue
 
@@ -100,6 +107,8 @@ F.dropout(x, 0.5, key=jax.random.key(0))
 F.dropout(x, 0.5, key=3)  # error: reportArgumentType
 F.relu()  # error: reportCallIssue
 F.softmax(x, dim="last")  # error: reportArgumentType
+F.log_softmax(x, -1, dtype=jnp.float32)
+F.log_softmax(x, -1, dtype=32)  # error: reportArgumentType
 F.cross_entropy(x, y, smoothing=0.1)  # error: reportCallIssue
 F.gelu(x, approximate=3)  # error: reportArgumentType
 F.gleu(x)  # error: reportAttributeAccessIssue
@@ -114,7 +123,15 @@ lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10).step()
 lr_scheduler.StepLR(model, step_size=3)  # error: reportArgumentType
 lr_scheduler.StepLR(optimizer, step=3)  # error: reportCallIssue
 lr_scheduler.ReduceLROnPlateau(model)  # error: reportArgumentType
+nn.optim.SGD(model.parameters(), lr=jnp.asarray(0.1), momentum=0.9)
+nn.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad], lr=np.float32(0.1))
+nn.optim.Adam(model.named_parameters(), betas=(0.9, jnp.asarray(0.99)))
+nn.optim.RMSprop([{"params": model.head.parameters(), "lr": 0.1}, {"params": [model.scale]}])
 nn.optim.AdamW(model, learning_rate=1e-3)  # error: reportCallIssue
+nn.optim.AdamW(model, lr="1e-3")  # error: reportArgumentType
+nn.optim.AdamW(model, betas=0.9)  # error: reportArgumentType
+nn.optim.AdamW(Net)  # error: reportArgumentType
+nn.optim.SGD("model")  # error: reportArgumentType
 nn.optim.Adamm(model)  # error: reportAttributeAccessIssue
 
 
