@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnn as nn
-from jaxnn.port.proving.values import error, judge, leaves, numpy_of, weights_of
+from jaxnn.port.proving.values import error, expect, judge, leaves, numpy_of, weights_of
 from jaxnn.port.rules import EXAMPLES, Row, every_row, key_of, load_untested, rows
 from jaxnn.port.rules.tested import RECORD, tested
 from parity import ours
@@ -290,13 +290,11 @@ def differs(original: Any, ported: Any, sample: Sample) -> str | None:
         if name in own
     ):
         truth = own  # in float64 another element is the largest
-    wrong = judge(mine, truth, own, FLOOR)[1] or _kinds_differ(mine, own)
+    wrong = judge(mine, expect(own, truth, FLOOR))[1] or _kinds_differ(mine, own)
     if wrong or not own_gradients:
         return wrong
-    return (
-        judge(gradients, true_gradients, own_gradients, 10 * FLOOR)[1]
-        and "gradient of " + judge(gradients, true_gradients, own_gradients, 10 * FLOOR)[1]
-    )
+    wrong = judge(gradients, expect(own_gradients, true_gradients, 10 * FLOOR))[1]
+    return wrong and f"gradient of {wrong}"
 
 
 def run(samples: list[Sample], found: dict[str, Found]) -> None:

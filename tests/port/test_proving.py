@@ -10,7 +10,7 @@ from jaxnn.__main__ import main
 from jaxnn.port.proving import prove
 from jaxnn.port.proving.check import check
 from jaxnn.port.proving.reference import reference
-from jaxnn.port.proving.values import FORWARD, judge
+from jaxnn.port.proving.values import FORWARD, expect, expected, judge
 
 torch = pytest.importorskip("torch", reason="the original runs under torch")
 
@@ -216,12 +216,20 @@ def test_float64_that_is_another_computation_is_no_truth():
     """A mask of the dtype's least number: NaN in float64 alone. All errors are infinite beside that, and none would be seen."""
     own = {"out": np.array([1.0, 2.0], np.float32)}
     other = {"out": np.array([np.nan, np.nan])}
-    assert judge({"out": own["out"] + np.float32(1e-6)}, other, own, FORWARD)[1] == ""
-    assert "error" in judge({"out": np.array([1.0, -2.0], np.float32)}, other, own, FORWARD)[1]
-    assert "error" in judge({"out": own["out"] * 1.01}, {"out": own["out"] * 3.0}, own, FORWARD)[1]
+    assert judge({"out": own["out"] + np.float32(1e-6)}, expect(own, other, FORWARD))[1] == ""
+    assert "error" in judge({"out": np.array([1.0, -2.0], np.float32)}, expect(own, other, FORWARD))[1]
+    assert "error" in judge({"out": own["out"] * 1.01}, expect(own, {"out": own["out"] * 3.0}, FORWARD))[1]
+
+
+def test_float64_that_fails_and_float64_that_is_another_computation_are_one_case():
+    """PyTorch's float32 is the measure, with its own error unknown, wherever an argument of float64 cannot be had."""
+    own = np.array([1.0, 2.0], np.float32)
+    assert expected(own, None, FORWARD) == expected(own, own * 3.0, FORWARD) == expected(own, own * np.nan, FORWARD)
+    close = expected(own, own * (1 + 1e-7), FORWARD)
+    assert close.value is not own and close.allowed < expected(own, None, FORWARD).allowed
 
 
 def test_what_is_rounding_alone_on_both_sides_holds():
     """The mean of what was normalised before: PyTorch's own float32 has no right digit."""
     own, truth = {"mean": np.array([3e-9, -1e-9], np.float32)}, {"mean": np.array([1e-17, 2e-17])}
-    assert judge({"mean": np.array([-4e-9, 2e-9], np.float32)}, truth, own, FORWARD)[1] == ""
+    assert judge({"mean": np.array([-4e-9, 2e-9], np.float32)}, expect(own, truth, FORWARD))[1] == ""

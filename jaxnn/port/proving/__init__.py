@@ -49,11 +49,13 @@ def prove(
     original, ported = Path(original).resolve(), Path(ported).resolve()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder).resolve()
+        (home / "files").mkdir()
         job = {
             "make": str(make),
             "function": function,
             "seed": seed,
             "path": [str(home.parent) for home in (original, make, *others.values())],
+            "files": str(home / "files"),
         }
         reference, trouble = in_child(_CHILD, "reference", job, home, timeout)
         if reference is None:

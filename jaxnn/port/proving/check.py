@@ -14,6 +14,7 @@ import numpy as np
 
 import jaxnn
 import jaxnn.functional
+from jaxnn.port.proving.files import read, shape_of
 from jaxnn.port.proving.proof import Check, Proof
 from jaxnn.port.proving.reference import (
     Reference,
@@ -25,11 +26,8 @@ from jaxnn.port.proving.reference import (
     without_recurrent_dropout,
 )
 from jaxnn.port.proving.values import (
-    FORWARD,
-    GRADIENT,
-    NOISE,
-    UNKNOWN,
     WEIGHTS,
+    Expected,
     Leaves,
     Own,
     Tensor,
@@ -90,13 +88,13 @@ def check(make: Callable[[], Any], reference: Reference, seed: int = 0, root: st
 
 
 def _for_loading(reference: Reference) -> dict[str, Any]:
-    return {name: jnp.asarray(value) for name, value in reference.state.items()}
+    return {name: jnp.asarray(read(value)) for name, value in reference.state.items()}
 
 
 def _merged(sent: Any, own: Any) -> Any:
     """The original's inputs, with the port's own objects where they did not travel."""
     if isinstance(sent, Tensor):
-        return jnp.asarray(sent.value)
+        return jnp.asarray(read(sent.value))
     if isinstance(sent, Own):
         return own
     if isinstance(sent, dict):
@@ -130,8 +128,8 @@ class _Checker:
             odd += [f"{name} is not in the original" for name in ours if name not in reference.state]
             wrong = "; ".join(odd[:3]) or "another order"
         for name, value in reference.state.items():
-            if not wrong and tuple(ours[name].shape) != value.shape:
-                wrong = f"{name}: shape {tuple(ours[name].shape)}, not {value.shape}"
+            if not wrong and tuple(ours[name].shape) != shape_of(value):
+                wrong = f"{name}: shape {tuple(ours[name].shape)}, not {shape_of(value)}"
             if not wrong and kind_of(ours[name]) != reference.kinds[name]:
                 wrong = f"{name}: dtype {kind_of(ours[name])}, not {reference.kinds[name]}"
         trained = [name for name, box in model.named_parameters() if box.requires_grad]
@@ -154,12 +152,11 @@ class _Checker:
 
     def weights(self, model: Any) -> None:
         """Parameters and buffers as the seed made them."""
-        ours = {name: numpy_of(value) for name, value in model.state_dict().items()}
-        buffers = {name: numpy_of(box) for name, box in model.named_buffers()}
+        ours, buffers = model.state_dict(), dict(model.named_buffers())
         worst, wrong = 0.0, ""
         for mine, theirs in ((ours, self.reference.state), (buffers, self.reference.buffers)):
             for name, value in theirs.items():
-                found = error(mine[name], value) if name in mine else np.inf
+                found = error(numpy_of(mine[name]), value) if name in mine else np.inf
                 worst = max(worst, found)
                 if found > WEIGHTS and not wrong:
                     what = f"error {found:.1e}" if name in mine else "is no buffer"
@@ -179,43 +176,43 @@ class _Checker:
             for name in filter(None, names):
                 self.proof.checks[name] = Check("skipped", why)
             return
-        model = copy.deepcopy(model).train(mode == "train")
-        pure = _Pure(model, args, kwargs)
+        pure = _Pure(args, kwargs)
+        twin_of = lambda: copy.deepcopy(model).train(mode == "train")  # noqa: E731
         compilers: tuple[tuple[str, Any], ...] = ((names[0], lambda f: f), (names[2], jaxnn.jit))
         for name, compile_ in compilers:
-            twin = copy.deepcopy(model)
+            twin = twin_of()
             seed_all(1)
             jaxnn.manual_seed(1)
             call: Any = functools.partial(compile_(pure.outputs), twin, pure.arrays)
             found = self.attempt(name, call)
             if found is None:
                 continue
-            ours = dict(zip(pure.names, map(numpy_of, found)))
-            self.hold(name, ours, run.true_outputs, run.outputs, FORWARD)
+            self.hold(name, dict(zip(pure.names, found)), run.outputs)
             if mode == "train":
-                after = {key: numpy_of(value) for key, value in twin.state_dict().items()}
-                floor = NOISE if run.true_state is run.state else 0.0
-                stage = "state" if name == names[0] else "jit state"
-                self.hold(stage, after, run.true_state, run.state, FORWARD, floor)
-        self.gradients(names[1], model, pure, run)
+                self.hold("state" if name == names[0] else "jit state", twin.state_dict(), run.state)
+            del twin, call, found
+        self.gradients(names[1], twin_of, pure, run)
 
-    def hold(self, name: str, ours: Leaves, truth: Leaves, own: Leaves, bound: float, floor: float = 0.0) -> None:
-        worst, wrong = judge(ours, truth, own, bound if truth is not own else UNKNOWN * bound, floor)
+    def hold(self, name: str, ours: Leaves, theirs: dict[str, Expected]) -> None:
+        worst, wrong = judge(ours, theirs)
         self.proof.checks[name] = Check("differs", wrong, worst) if wrong else Check("held", "", worst)
 
-    def gradients(self, name: str, model: Any, pure: _Pure, run: Run) -> None:
+    def gradients(self, name: str, twin_of: Callable[[], Any], pure: _Pure, run: Run) -> None:
         if not run.gradients:
             self.proof.checks[name] = Check("skipped", "the original has no gradients")
             return
-        twin = copy.deepcopy(model)
+        twin = twin_of()
         seed_all(1)
         jaxnn.manual_seed(1)
         found = self.attempt(name, lambda: pure.gradients(twin))
         if found is None:
             return
-        largest = max((float(np.abs(value).max(initial=0)) for value in run.gradients.values()), default=0.0)
-        ours = {key: found.get(key, np.zeros_like(value)) for key, value in run.gradients.items()}
-        self.hold(name, ours, run.true_gradients, run.gradients, GRADIENT, 1e-3 * largest)
+        absent = lambda one: np.broadcast_to(np.zeros((), np.float32), shape_of(one.value))  # noqa: E731
+        self.hold(
+            name,
+            {key: found[key] if key in found else absent(one) for key, one in run.gradients.items()},
+            run.gradients,
+        )
 
     def first_layer(self, model: Any, args: Any, kwargs: Any) -> str:
         """Which layer parts first, and the likely cause."""
@@ -223,7 +220,11 @@ class _Checker:
         from jaxnn.testing.compare import compare_traces
 
         try:
-            true, own = self.reference.layers
+            runs = {id(file): read(file) for file in self.reference.layers}
+            state = {name: read(value) for name, value in self.reference.state.items()}
+            for run in runs.values():
+                run.state = state
+            true, own = (runs[id(file)] for file in self.reference.layers)
             found = compare_traces(true, own, record(model, *args, gradients=False, **kwargs))
         except Exception:  # the model fails: what it raises is reported already
             return ""
@@ -237,7 +238,7 @@ def _alike(ours: Any, theirs: Any) -> bool:
 class _Pure:
     """The model as a function of itself and the arrays among its inputs; its results as a list of arrays."""
 
-    def __init__(self, model: Any, args: Any, kwargs: Any) -> None:
+    def __init__(self, args: Any, kwargs: Any) -> None:
         self.arrays, self.names = [], []
         self.kinds: list[bool] = []
         is_leaf = lambda value: not isinstance(value, (dict, list, tuple))  # noqa: E731
@@ -273,8 +274,7 @@ class _Pure:
         inputs = [self.arrays[at] for at in floating]
         trained = any(box.requires_grad for box in model.parameters())
         _, (*grads, by_input) = jaxnn.value_and_grad(loss, argnums=(0, 1) if trained else (1,))(model, inputs)
-        found = {name: numpy_of(value) for name, value in (grads[0] if grads else {}).items()}
-        return found | {f"input {at}": numpy_of(value) for at, value in enumerate(by_input)}
+        return dict(grads[0] if grads else {}) | {f"input {at}": value for at, value in enumerate(by_input)}
 
 
 class _Hole:

@@ -14,6 +14,7 @@ from importlib.machinery import PathFinder
 from typing import Any
 
 from jaxnn.port.proving.check import check, where_in
+from jaxnn.port.proving.files import Store
 from jaxnn.port.proving.proof import Check, Proof
 from jaxnn.port.proving.reference import reference
 
@@ -66,7 +67,7 @@ def main(what: str, job_file: str) -> None:
         job = pickle.load(file)
     sys.path[:0] = job["path"]
     if what == "reference":
-        result: Any = reference(_function(job["make"], job["function"]), job["seed"])
+        result: Any = reference(_function(job["make"], job["function"]), job["seed"], Store(job["files"]))
     else:
         sys.meta_path[:] = [_WithoutTorch if finder is PathFinder else finder for finder in sys.meta_path]
         root = job["root"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from jaxnn.port.proving.files import dtype_of, parts, shape_of
 
 # Of the largest true value; or 8 times PyTorch's own float32 error, where that is more.
 FORWARD = 2e-5
@@ -17,16 +19,15 @@ OTHER = 50  # times as far from PyTorch's float32, float64 is another computatio
 NOISE = 1e-3  # without a truth, what is smaller, such as the mean of what was normalised before, may be rounding alone
 WEIGHTS = 2e-6  # a normal number is 2 ulp from PyTorch's, an orthogonal matrix a little more
 GATE = 8.0
-_PART = 2**20  # numbers at a time: as complex ones, all of a large layer would be several copies of 16 bytes each
 
 Leaves = dict[str, Any]
 
 
 @dataclasses.dataclass
 class Tensor:
-    """An input that is a tensor in PyTorch."""
+    """An input that is a tensor in PyTorch: an array, or one in a file."""
 
-    value: np.ndarray[Any, Any]
+    value: Any
 
 
 class Own:
@@ -74,14 +75,20 @@ def replaced(value: Any, function: Callable[[Any], Any], is_leaf: Callable[[Any]
 
 def numpy_of(value: Any) -> Any:
     """An array or tensor as NumPy's, of 16-bit floats as float32; numbers as they are."""
+    array = viewed(value)
+    # What JAX gives is read-only: nobody writes to it, and a copy of all weights would be for nothing.
+    return array.copy() if isinstance(array, np.ndarray) and array.flags.writeable else array
+
+
+def viewed(value: Any) -> Any:
+    """`numpy_of` in the memory of `value`, for who is done with it before `value` is written to."""
     if not is_array(value):
         return value
     if hasattr(value, "detach") and hasattr(value, "resolve_conj"):
         value = value.detach().cpu().resolve_conj()
-        value = value.float() if "float16" in str(value.dtype) else value
-        return value.numpy().copy()
+        return (value.float() if "float16" in str(value.dtype) else value).numpy()
     array = np.asarray(value)
-    return array.astype(np.float32) if array.dtype.kind not in "fciub" or array.dtype == np.float16 else array.copy()
+    return array.astype(np.float32) if array.dtype.kind not in "fciub" or array.dtype == np.float16 else array
 
 
 def kind_of(value: Any) -> str:
@@ -102,45 +109,75 @@ def weights_of(shape: Sequence[int], at: int) -> np.ndarray[Any, Any]:
 
 
 def error(value: Any, truth: Any, floor: float = 0.0) -> float:
-    """The largest difference over the largest true value (or `floor`); infinite for other shapes, and NaN on one side."""
-    value, truth = np.asarray(value), np.asarray(truth)
-    if value.shape != truth.shape:
+    """The largest difference over the largest true value (or `floor`); infinite for other shapes, and NaN on one side.
+
+    Of arrays, or of arrays in files, of which it reads a part at a time.
+    """
+    if shape_of(value) != shape_of(truth):
         return np.inf
     difference = largest = 0.0
-    for start in range(0, truth.size, _PART):
-        part = slice(start, start + _PART)
-        mine, true = (array.reshape(-1)[part].astype(np.complex128) for array in (value, truth))
+    wide = np.result_type(dtype_of(value), dtype_of(truth), np.float64)
+    for mine, true in zip(parts(value), parts(truth), strict=True):
+        mine, true = mine.astype(wide), true.astype(wide)
         if np.any(np.isnan(mine) != np.isnan(true)):
             return np.inf
         same = (mine == true) | np.isnan(true)
-        gap = float(np.max(np.abs(np.where(same, 0, mine - true))))
-        if np.isnan(gap):
-            return np.inf
-        difference = max(difference, gap)
+        if not same.all():
+            gap = float(np.max(np.abs(np.where(same, 0, mine - true))))
+            if np.isnan(gap):
+                return np.inf
+            difference = max(difference, gap)
         largest = max(largest, float(np.abs(true[np.isfinite(true)]).max(initial=0)))
     return difference / max(largest, floor, 1e-30) if difference else 0.0
 
 
-def judge(ours: Leaves, truth: Leaves, own: Leaves, bound: float, floor: float = 0.0) -> tuple[float, str]:
-    """The largest error, and what is wrong with the first leaf that is beyond `bound` and PyTorch's own error."""
+def largest(value: Any) -> float:
+    """The largest absolute number of an array, or of one in a file; NaN where one is."""
+    return float(np.max([np.abs(part).max(initial=0) for part in parts(value)], initial=0))
+
+
+@dataclasses.dataclass
+class Expected:
+    """One result that the port is held to: how far from `value` its own may be, relative to the largest number or `least`."""
+
+    value: Any
+    allowed: float
+    least: float
+
+
+def expected(own: Any, truth: Any, bound: float, floor: float = 0.0) -> Expected:
+    """What PyTorch's float32 and float64 say of one result; whether float64 is the truth is decided here alone.
+
+    It is none where it fails (`truth` is None), nor where it is so far from float32 that it is another computation: a mask of
+    the dtype's least number overflows in one of them alone. PyTorch's own error is not known then.
+    """
+    if dtype_of(own).kind in "iub":
+        return Expected(own, 0.0, floor)
+    rounding = np.inf if truth is None else error(own, truth, floor)
+    if rounding > OTHER * bound:
+        return Expected(own, UNKNOWN * bound, max(floor, NOISE))
+    return Expected(truth if rounding else own, max(bound, GATE * rounding), floor)
+
+
+def expect(own: Leaves, truth: Leaves | None, bound: float, floor: float = 0.0) -> dict[str, Expected]:
+    """`expected` of each; all of `truth` is None where float64 fails."""
+    return {name: expected(value, (truth or {}).get(name), bound, floor) for name, value in own.items()}
+
+
+def judge(ours: Mapping[str, Any], theirs: Mapping[str, Expected]) -> tuple[float, str]:
+    """The largest error, and what is wrong with the first result that is farther off than it may be."""
     worst, wrong = 0.0, ""
-    if list(ours) != list(own):
-        missing = [name for name in own if name not in ours] or [name for name in ours if name not in own]
+    if list(ours) != list(theirs):
+        missing = [name for name in theirs if name not in ours] or [name for name in ours if name not in theirs]
         wrong = f"other results: {missing[0] or 'the result'!r} is on one side alone" if missing else "another order"
-    for name, theirs in own.items():
+    for name, one in theirs.items():
         if name not in ours:
             continue
-        mine, true = ours[name], truth.get(name, theirs)
-        rounding, least = error(theirs, true, floor), floor
-        if np.asarray(theirs).dtype.kind in "iub":
-            true, allowed = theirs, 0.0
-        elif rounding > OTHER * bound:  # a mask of the dtype's least number overflows in one of them alone
-            true, allowed, least = theirs, UNKNOWN * bound, max(floor, NOISE)
-        else:
-            allowed = max(bound, GATE * rounding)
-        found = error(mine, true, least)
+        mine = numpy_of(ours[name])
+        found = error(mine, one.value, one.least)
         worst = max(worst, found)
-        if found > allowed and not wrong:
-            shapes = f" {np.shape(mine)}, not {np.shape(theirs)}" if np.shape(mine) != np.shape(theirs) else ""
-            wrong = f"{name or 'the result'}:{shapes} error {found:.1e}, allowed {allowed:.1e}"
+        if found > one.allowed and not wrong:
+            shapes = np.shape(mine), shape_of(one.value)
+            other = f" {shapes[0]}, not {shapes[1]}" if shapes[0] != shapes[1] else ""
+            wrong = f"{name or 'the result'}:{other} error {found:.1e}, allowed {one.allowed:.1e}"
     return worst, wrong
