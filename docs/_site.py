@@ -45,6 +45,7 @@ NAMESPACES = (
     ("jaxnn.parallel", "parallel", "jaxnn.parallel"),
     ("jaxnn.targets", "targets", "jaxnn.targets"),
     ("jaxnn.io", "io", "jaxnn.io"),
+    ("jaxnn.hub", "hub", "jaxnn.hub"),
     ("jaxnn.export", "export", "jaxnn.export"),
     ("jaxnn.porting", "converting", "jaxnn.porting"),
     ("jaxnn.tensor", "tensor", "jaxnn.tensor"),

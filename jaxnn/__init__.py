@@ -225,6 +225,7 @@ if TYPE_CHECKING:
     from jaxnn import amp as amp
     from jaxnn import attention as attention
     from jaxnn import export as export
+    from jaxnn import hub as hub
     from jaxnn import modules as modules
     from jaxnn import optim as optim
     from jaxnn import targets as targets
@@ -252,6 +253,7 @@ _LAZY = {
     "amp": "jaxnn.amp",
     "optim": "jaxnn.optim",
     "tensor": "jaxnn.tensor",
+    "hub": "jaxnn.hub",
     "load": "jaxnn.io:load",
     "save": "jaxnn.io:save",
     "summary": "jaxnn.utils.summary:summary",

@@ -45,6 +45,7 @@ NAMESPACES = {  # and the modules in each that are public
         "attention",
         "functional",
         "grad",
+        "hub",
         "init",
         "modules",
         "optim",
@@ -74,6 +75,7 @@ NAMESPACES = {  # and the modules in each that are public
 }
 FILES = (
     "grad",
+    "hub",
     "init",
     "optim.swa_utils",
     "utils.einops",

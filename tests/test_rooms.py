@@ -33,6 +33,7 @@ ROOMS = (
     "optim",
     "amp",
     "io",
+    "hub",
     "parallel",
     "targets",
     "export",

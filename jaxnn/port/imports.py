@@ -357,11 +357,21 @@ def _long(base: str, names: list[str]) -> str:
 
 def _used(text: str) -> set[str]:
     found: set[str] = set()
-    for node in walk(ast.parse(text.replace("\0", "pass"))):
-        if isinstance(node, ast.Name):
+    tree = ast.parse(text.replace("\0", "pass"))
+    # What stands for a name that is not ported says its name, and is no use of it.
+    named = {
+        id(value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.value).find(".not_ported(") > 0
+        for value in ast.walk(node.value)
+        if isinstance(value, ast.Constant)
+    }
+    for node in walk(tree):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store):
             found.add(node.id)
         elif (
             isinstance(node, ast.Constant)
+            and id(node) not in named
             and isinstance(node.value, str)
             and len(node.value) < 120
             and "\n" not in node.value

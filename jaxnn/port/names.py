@@ -72,6 +72,11 @@ SINGLE = {
     },
     "torch.load": "nn.load",
     "torch.save": "nn.save",
+    "torch.utils.model_zoo.load_url": "nn.hub.load_state_dict_from_url",
+    **{
+        f"torch.hub.{name}": f"nn.hub.{name}"
+        for name in "load_state_dict_from_url download_url_to_file get_dir set_dir".split()
+    },
     "torch.manual_seed": "nn.manual_seed",
     "torch.random.manual_seed": "nn.manual_seed",
     "torch.cuda.manual_seed": "nn.manual_seed",

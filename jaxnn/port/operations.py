@@ -83,7 +83,7 @@ class Operations:
                 return
         if self._in_place_module(node) or self._python_call(node):
             return
-        if fact.kind == "external" and fact.of == "builtins.hasattr" and self._probe(node):
+        if fact.kind == "external" and fact.of in ("builtins.hasattr", "builtins.getattr") and self._probe(node):
             return
         if isinstance(func, ast.Attribute):
             base = self.fact(func.value)

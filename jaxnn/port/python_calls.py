@@ -17,16 +17,24 @@ class PythonCalls:
     """The part of the rewriter that looks at them."""
 
     def _probe(self: Any, node: ast.Call) -> bool:
-        """``hasattr(torch, "x")``: whether it is here."""
-        if len(node.args) != 2 or not isinstance(node.args[1], ast.Constant):
+        """``hasattr(torch, "x")``: whether it is here; ``getattr(torch, "x", default)``: what is here for it, or the default."""
+        asks = self.fact(node.func).of == "builtins.hasattr"
+        if len(node.args) != (2 if asks else 3) or not isinstance(node.args[1], ast.Constant):
             return False
         owner, name = self.fact(node.args[0]), node.args[1].value
         if owner.kind != "external" or not is_torch(owner.of):
             return False
         dotted = f"{owner.of}.{name}"
         here = translate(dotted) is not None or dotted[6:] in TABLE or dotted in ANSWERS or dotted in IDENTITIES
+        if here and not asks:
+            self.external(node, dotted)
+            return True
         self.site(node, dotted, "exact", "a probe, folded")
-        self.edits[node] = str(here)
+        if asks:
+            self.edits[node] = str(here)
+        else:
+            self.visit(node.args[2])
+            self.edits[node] = lambda _: self.edits.text(node.args[2])
         return True
 
     def _python_call(self: Any, node: ast.Call) -> bool:

@@ -116,7 +116,9 @@ class References:
             self.edits[node] = "(lambda f: f)"
         elif dotted == "torch.utils.checkpoint.checkpoint":
             self.site(node, dotted, "exact")
-            self.edits[node] = lambda _: f"(lambda f, *xs, **_: {self.imports.alias('nn')}.checkpoint(f)(*xs))"
+            # Its own options go; the function's keywords do not.
+            given = "f, *xs, use_reentrant=None, preserve_rng_state=True, **kw"
+            self.edits[node] = lambda _: f"(lambda {given}: {self.imports.alias('nn')}.checkpoint(f)(*xs, **kw))"
         elif rest in TABLE and (self._as_function(node, rest) or self._as_dispatched(node, rest)):
             pass
         else:

@@ -308,6 +308,38 @@ def test_functions_with_bound_arguments_keep_them():
     assert "nn.Conv2d(1, 2, 1)" not in text
 
 
+CHECKPOINTED = """
+import torch
+import torch.utils.model_zoo as model_zoo
+from torch.utils import checkpoint as cp
+from torch.utils.checkpoint import checkpoint
+
+
+def scaled(x, by=1.0, halves=False):
+    return x * by / 2 if halves else x * by
+
+
+def f(x: torch.Tensor):
+    run = checkpoint if x.ndim else scaled
+    calls = [checkpoint, cp.checkpoint]
+    several = [call(scaled, x, by=5.0, use_reentrant=False) for call in calls]
+    return run(scaled, x, by=3.0, halves=True, use_reentrant=False), *several, checkpoint(scaled, x, by=2.0, use_reentrant=False)
+
+
+def weights(model, url):
+    return model.load_state_dict(model_zoo.load_url(url, map_location="cpu"))
+"""
+
+
+def test_a_checkpoint_that_is_passed_on_passes_on_keywords():
+    want = _run(CHECKPOINTED, torch)["f"](torch.from_numpy(X.copy()))
+    text = port_source(CHECKPOINTED).text
+    for mine, theirs in zip(_run(text, nn)["f"](jnp.asarray(X)), want, strict=True):
+        np.testing.assert_array_equal(np.asarray(mine), theirs.numpy())
+    # A name that nothing uses any more is not put in its place.
+    assert "model_zoo" not in text and "nn.hub.load_state_dict_from_url(url, map_location" in text
+
+
 def test_the_device_of_a_weight_is_not_asked_for():
     """A traced weight has none: the forward of a ported model runs under nn.jit."""
     original = (

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxnn.functional as jax_F
 from jaxnn.__main__ import main
 from jaxnn.port import port_source
 
@@ -299,6 +300,10 @@ def test_probes_are_folded():
     space: dict = {}
     exec(port_source(text).text, space)
     assert (space["A"], space["B"], space["C"]) == (False, True, False)
+    text = "import torch\nA = getattr(torch, 'SymInt', int)\nB = getattr(torch.nn.functional, 'gelu', None)\n"
+    text += "C = getattr(A, 'real', 3)\n"
+    exec(port_source(text).text, space)
+    assert (space["A"], space["B"], space["C"]) == (int, jax_F.gelu, int.real)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ def _flat(value) -> list:
     return [v for one in value for v in _flat(one)] if isinstance(value, (tuple, list)) else [value]
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own forward mode says so
 @pytest.mark.parametrize("row", rows(), ids=_IDS)
 def test_example(row):
     import jax.numpy as jnp

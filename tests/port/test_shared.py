@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.port import port_package, port_source
+from jaxnn.port import port_path, port_source
 
 torch = pytest.importorskip("torch", reason="the original runs under torch")
 
@@ -241,7 +241,7 @@ class Net(Base):
         (package / "net.py").write_text(head + "from .base import Base\n" + child)
     else:
         (package / "net.py").write_text(head + parent + child)
-    ported = {path: one.text for path, one in port_package(package).items()}
+    ported = {path: one.text for path, one in port_path(package).items()}
     original = {path.name: path.read_text() for path in package.iterdir()}
 
     def run(texts, side):

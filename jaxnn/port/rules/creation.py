@@ -32,6 +32,8 @@ ROWS = (
     Row("arange", "start, end, *, dtype=None", "jnp.arange({start}, {end}, dtype={dtype?})", "torch.arange(1, 5)", form="function", result="array=1"),
     Row("arange", "start, end, step=1, *, dtype=None", "jnp.arange({start}, {end}, {step}, dtype={dtype?})", "torch.arange(0, 6, 2, dtype=torch.float32)", form="function", result="array=1"),
     Row("linspace", "start, end, steps, *, dtype=None", "jnp.linspace({start}, {end}, {steps}, dtype={dtype?})", "torch.linspace(0, 1, 5)", form="function", result="array=1"),
+    Row("linspace", "*ends, dtype=None", "jnp.linspace({ends:star}, dtype={dtype?})", "torch.linspace(*(0.0, 1.0), 5)", form="function", result="array=1"),
+    Row("linspace", "*ends, steps, dtype=None", "jnp.linspace({ends:star}, num={steps}, dtype={dtype?})", "torch.linspace(*(0.0, 1.0), steps=5)", form="function", result="array=1"),
     Row("logspace", "start, end, steps, base=10.0, *, dtype=None", "jnp.logspace({start}, {end}, {steps}, base={base?}, dtype={dtype?})", "torch.logspace(0, 1, 5)", form="function", result="array=1"),
     # As another array.
     *(
@@ -67,7 +69,7 @@ ROWS = (
             Row(name, "data", f"jnp.asarray({{data}}, dtype=jnp.{dtype})", f"torch.{name}([1, 0])", form="function"),
         )
     ),
-    Row("complex", "real, imag", "jax.lax.complex({real}, {imag})", "torch.complex(x, y)", form="function"),
+    Row("complex", "real, imag", "jax.lax.complex(*jnp.broadcast_arrays({real}, {imag}))", "torch.complex(x, y)", form="function"),
     Row("polar", "abs, angle", "{abs} * jnp.exp(1j * {angle})", "torch.polar(p, x)", form="function"),
     Row("view_as_real", "x", "jnp.stack([{x}.real, {x}.imag], axis=-1)", "torch.view_as_real(z)", when="x:simple", form="function", result="array+1"),
     Row("view_as_real", "x", "(lambda _c: jnp.stack([_c.real, _c.imag], axis=-1))({x})", "torch.view_as_real(z * 2)", form="function", result="array+1"),

@@ -10,7 +10,7 @@ ROWS = (
     Row("take_along_dim", "x, indices, dim", "jnp.take_along_axis({x}, {indices}, axis={dim})", "torch.take_along_dim(x, i, 1)"),
     Row("index_select", "x, dim, index", "jnp.take({x}, {index}, axis={dim})", "x.index_select(0, k)"),
     Row("take", "x, index", "jnp.take({x}, {index})", "torch.take(x, k)", knows="array"),
-    Row("masked_select", "x, mask", "{x}[{mask}]", "x.masked_select(m)", note=_DYNAMIC, status="changed", result="array=1"),
+    Row("masked_select", "x, mask", "(lambda _x, _m: _x[_m])(*jnp.broadcast_arrays({x}, {mask}))", "x.masked_select(m[0])", note=_DYNAMIC, status="changed", result="array=1"),
     Row("scatter", "x, dim, index, src", "T.scatter({x}, {dim}, {index}, {src})", "x.scatter(1, i[:, :1], y)", status="helper"),
     Row("scatter", "x, dim, index, value", "T.scatter({x}, {dim}, {index}, {value})", "x.scatter(1, i, value=0.5)", status="helper"),
     Row("scatter_add", "x, dim, index, src", "T.scatter_add({x}, {dim}, {index}, {src})", "x.scatter_add(1, i, y)", status="helper"),

@@ -34,6 +34,7 @@ _HALF = {
     "atanh": "jnp.arctanh",
     "erfinv": "jax.scipy.special.erfinv",
 }
+_SPECIAL = "log_ndtr entr i0 i0e i1 i1e expit gammaln erf erfc erfinv"  # the names of jax.scipy.special too
 _BINARY = {
     "atan2": "arctan2",
     "arctan2": "arctan2",
@@ -68,6 +69,10 @@ ROWS = (
     *(Row(name, "x", f"jnp.{name}({{x}})", f"p.{name}()") for name in _POSITIVE.split()),
     *(Row(name, "x", f"{ours}({{x}})", f"torch.{name}({'p' if name in ('rsqrt', 'lgamma', 'digamma') else 'x'})") for name, ours in _RENAMED.items()),
     *(Row(name, "x", f"{ours}({{x}})", f"torch.{name}(x / 4)") for name, ours in _HALF.items()),
+    *(Row(f"special.{name}", "x", f"jax.scipy.special.{name}({{x}})", f"torch.special.{name}(p / 4)", form="function") for name in _SPECIAL.split()),
+    *(Row(f"special.{name}", "x", f"jnp.{name}({{x}})", f"torch.special.{name}(p)", form="function") for name in ("exp2", "expm1", "log1p", "sinc")),
+    *(Row(f"special.{name}", "x, other", f"jax.scipy.special.{name}({{x}}, {{other}})", f"torch.special.{name}(p + 1, p)", form="function") for name in ("xlogy", "xlog1py")),
+    Row("special.ndtr", "x", "0.5 * (1 + jax.scipy.special.erf({x} / 2**0.5))", "torch.special.ndtr(p)", form="function"),
     *(Row(name, "x, other", f"jnp.{ours}({{x}}, {{other}})", f"torch.{name}(x, p)") for name, ours in _BINARY.items()),
     *(Row(name, "x, other", f"{{x}} {sign} {{other}}", f"x.{name}(y)") for name, sign in _COMPARE.items()),
     *(
@@ -123,8 +128,8 @@ ROWS = (
     Row("masked_fill", "x, mask, value", "jnp.where({mask}, {value}, {x}).astype({x}.dtype)", "x.masked_fill(m, v[0])", when="x:simple"),
     Row("masked_fill", "x, mask, value", "(lambda _x: jnp.where({mask}, {value}, _x).astype(_x.dtype))({x})", "(x * 2).masked_fill(m, v[0])"),
     # Functions that jaxnn has.
-    Row("softmax", "x, dim, dtype=None", "F.softmax({x}, {dim}, dtype={dtype?})", "x.softmax(-1)"),
-    Row("log_softmax", "x, dim, dtype=None", "F.log_softmax({x}, {dim}, dtype={dtype?})", "x.log_softmax(-1)"),
+    Row("softmax", "x, dim, dtype=None", "F.softmax({x}, {dim}, dtype={dtype?})", "x.softmax(-1)", also="special.softmax"),
+    Row("log_softmax", "x, dim, dtype=None", "F.log_softmax({x}, {dim}, dtype={dtype?})", "x.log_softmax(-1)", also="special.log_softmax"),
     Row("dropout", "x, p, train", "F.dropout({x}, {p}, {train})", "torch.dropout(x, 0.0, True)", form="function"),
     # Products.
     *(
@@ -149,7 +154,7 @@ ROWS = (
         for name in ("fft", "ifft", "rfft", "irfft")
     ),
     *(
-        Row(f"fft.{name}", "x, s=None, dim=(-2, -1), norm=None", f"jnp.fft.{name}({{x}}, s={{s?}}, axes={{dim?}}, norm={{norm?}})", f"torch.fft.{name}({'z' if name in ('ifft2', 'irfft2') else 'x'}, norm='ortho')", form="function")
+        Row(f"fft.{name}", "x, s=None, dim=(-2, -1), norm=None", f"jnp.fft.{name}({{x}}, s={{s?}}, axes={{dim:axes?}}, norm={{norm?}})", f"torch.fft.{name}({'z' if name in ('ifft2', 'irfft2') else 'x'}, norm='ortho')", form="function")
         for name in ("fft2", "ifft2", "rfft2", "irfft2")
     ),
     *(Row(f"fft.{name}", "x, dim=None", f"jnp.fft.{name}({{x}}, axes={{dim?}})", f"torch.fft.{name}(x, dim=1)", form="function") for name in ("fftshift", "ifftshift")),

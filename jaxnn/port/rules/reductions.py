@@ -57,6 +57,14 @@ def _moment(name: str) -> tuple[Row, ...]:
         Row(
             name,
             "x, dim=None, *, correction=1, keepdim=False",
+            text.replace("{ddof}", "1"),
+            f"x.{name}(1, correction=None)",
+            when="correction=None",
+            knows="array",
+        ),
+        Row(
+            name,
+            "x, dim=None, *, correction=1, keepdim=False",
             text.replace("{ddof}", "{correction}"),
             f"x.{name}(1, correction=0)",
             knows="array",
@@ -136,8 +144,10 @@ ROWS = (
     Row("logcumsumexp", "x, dim", "jax.lax.cumlogsumexp({x}, {dim})", "x.logcumsumexp(1)", when="dim=0|1|2|3|4"),
     Row("logcumsumexp", "x, dim", "jax.lax.cumlogsumexp({x}, {dim} % {x}.ndim)", "x.logcumsumexp(-1)", when="x:simple"),
     Row("logcumsumexp", "x, dim", "(lambda _x: jax.lax.cumlogsumexp(_x, {dim} % _x.ndim))({x})", "(x * 2).logcumsumexp(-1)"),
+    Row("var_mean", "x, dim=None, *, correction=1, keepdim=False", "(lambda _x: (_x.var({dim:axes?}, ddof=1, keepdims={keepdim?}), _x.mean({dim:axes?}, keepdims={keepdim?})))({x})", "torch.var_mean(x, dim=1, correction=None)[0]", when="correction=None", form="function", result="arrays"),
     Row("var_mean", "x, dim=None, *, correction=1, keepdim=False", "(lambda _x: (_x.var({dim:axes?}, ddof={correction}, keepdims={keepdim?}), _x.mean({dim:axes?}, keepdims={keepdim?})))({x})", "torch.var_mean(x, dim=-1)[0]", form="function", result="arrays"),
     Row("var_mean", "x, dim=None, unbiased=True, keepdim=False", "(lambda _x: (_x.var({dim:axes?}, ddof=int({unbiased}), keepdims={keepdim?}), _x.mean({dim:axes?}, keepdims={keepdim?})))({x})", "torch.var_mean(x, 1, unbiased=False)[1]", form="function", result="arrays"),
+    Row("std_mean", "x, dim=None, *, correction=1, keepdim=False", "(lambda _x: (_x.std({dim:axes?}, ddof=1, keepdims={keepdim?}), _x.mean({dim:axes?}, keepdims={keepdim?})))({x})", "torch.std_mean(x, dim=1, correction=None)[0]", when="correction=None", form="function", result="arrays"),
     Row("std_mean", "x, dim=None, *, correction=1, keepdim=False", "(lambda _x: (_x.std({dim:axes?}, ddof={correction}, keepdims={keepdim?}), _x.mean({dim:axes?}, keepdims={keepdim?})))({x})", "torch.std_mean(x, 1)[0]", form="function", result="arrays"),
     Row("isin", "elements, test_elements", "jnp.isin({elements}, {test_elements})", "torch.isin(i, k)", form="function"),
     Row("quantile", "x, q, dim=None, keepdim=False", "jnp.quantile({x}, {q}, axis={dim?}, keepdims={keepdim?})", "x.quantile(0.5, 1)"),
@@ -155,6 +165,7 @@ ROWS = (
     Row("linalg.matrix_power", "x, n", "jnp.linalg.matrix_power({x}, {n})", "torch.linalg.matrix_power(a[:, :3], 3)", form="function", also="matrix_power"),
     Row("cartesian_prod", "*tensors", 'jnp.stack([_t.reshape(-1) for _t in jnp.meshgrid({tensors}, indexing="ij")], axis=-1)', "torch.cartesian_prod(v, v.flip(0))", when="tensors>1", form="function"),
     Row("diff", "x, n=1, dim=-1", "jnp.diff({x}, {n?}, axis={dim?})", "x.diff(dim=1)"),
+    Row("trapezoid", "y, x=None, *, dx=1.0, dim=-1", "jnp.trapezoid({y}, {x?}, dx={dx?}, axis={dim?})", "torch.trapezoid(x, dx=0.5, dim=1)", form="function", also="trapz"),
     Row("trace", "x", "jnp.trace({x})", "torch.trace(a)", result="array=0"),
     # Orders.
     Row("topk", "x, k, dim=-1, largest=True, sorted=True", "jax.lax.top_k({x}, {k})", "q, r = x.topk(2); q + r", when="dim=-1, largest=True, use:unpack", result="arrays"),
@@ -180,6 +191,9 @@ ROWS = (
     Row("bincount", "x, weights=None, minlength=0", "jnp.bincount({x}, minlength={minlength?})", "torch.bincount(k)", when="!weights", note=_DYNAMIC, status="changed"),
     Row("bincount", "x, weights=None, minlength=0", "jnp.bincount({x}, weights={weights} * 1.0, minlength={minlength?})", "torch.bincount(k, a[:, 0])", note=_DYNAMIC, status="changed"),
     Row("searchsorted", "sorted_sequence, input", "jnp.searchsorted({sorted_sequence}, {input})", "torch.searchsorted(torch.arange(3.0), v)", when="sorted_sequence.rank=1", form="function"),
+    # Of rows of numbers, or of one for all; a single number that is looked up is refused when it runs.
+    Row("searchsorted", "sorted_sequence, input, *, right=False", 'jnp.vectorize(jnp.searchsorted, signature="(n),(m)->(m)")({sorted_sequence}, {input})', "torch.searchsorted(x.sort()[0], y)", when="right=False", form="function"),
+    Row("searchsorted", "sorted_sequence, input, *, right=False", 'jnp.vectorize(lambda _s, _v: jnp.searchsorted(_s, _v, side="right"), signature="(n),(m)->(m)")({sorted_sequence}, {input})', "torch.searchsorted(x.sort()[0], y, right=True)", when="right=True", form="function"),
     Row("allclose", "x, other, rtol=1e-05, atol=1e-08", "jnp.allclose({x}, {other}, rtol={rtol?}, atol={atol?})", "torch.allclose(x, y)", result="bool"),
     Row("isclose", "x, other, rtol=1e-05, atol=1e-08", "jnp.isclose({x}, {other}, rtol={rtol?}, atol={atol?})", "torch.isclose(x, y)"),
     Row("equal", "x, other", "jnp.array_equal({x}, {other})", "torch.equal(x, y)", form="both", result="bool"),

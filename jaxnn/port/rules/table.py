@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxnn.port.rules import creation, indexing, inplace, pointwise, reductions, shapes
+from jaxnn.port.rules import creation, functions, indexing, inplace, pointwise, reductions, shapes
 from jaxnn.port.rules.row import Row
 from jaxnn.port.rules.tested import key_of, tested
 
@@ -28,6 +28,7 @@ _ALL: tuple[Row, ...] = (
     *pointwise.ROWS,
     *reductions.ROWS,
     *indexing.ROWS,
+    *functions.ROWS,
     *inplace.ROWS,
 )
 
