@@ -290,12 +290,14 @@ def compiled(case: Case, program: Any, *args: Any) -> Any:
     return executable(*args)
 
 
-def forget_programs(over: int) -> None:
-    """Drops the compiled programs when there are more than `over`: thousands of them are gigabytes."""
-    if len(_programs) > over:
-        _programs.clear()
-        _by_structure.clear()
-        jax.clear_caches()
+def forget_programs(over: int) -> bool:
+    """Drops the compiled programs when there are more than `over`, thousands of them are gigabytes; whether it did."""
+    if len(_programs) <= over:
+        return False
+    _programs.clear()
+    _by_structure.clear()
+    jax.clear_caches()
+    return True
 
 
 def _structure(case: Case, args: Any) -> Any:

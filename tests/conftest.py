@@ -62,7 +62,7 @@ def pytest_collection_finish():
     """Python's collector looks through what a test makes, not through torch and the whole suite again.
 
     With all tests collected those are millions of objects: each full collection, two of them a file, took as long as
-    many a file. What is garbage goes after each file in any case.
+    many a file. What is garbage goes after each file.
     """
     gc.collect()
     gc.freeze()
@@ -93,10 +93,12 @@ def _compilation(request):
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_compiled_code_is_kept():
-    """Thousands of compiled functions slow Python's collector down, and a worker's memory would reach gigabytes."""
+    """Thousands of compiled functions slow Python's collector down, and a worker's memory would reach gigabytes.
+
+    What a file made and left goes with it; all objects are looked through again where many were let go.
+    """
     yield
-    ours.forget_programs(over=500)
-    gc.collect()
+    gc.collect(2 if ours.forget_programs(over=500) else 1)
 
 
 @pytest.fixture
