@@ -112,6 +112,7 @@ class Edits:
         self.source = source
         self._edits: dict[int, Edit] = {}
         self._dirty: set[int] = set()
+        self._gone: set[int] = set()
         self._ends: dict[int, ast.AST] = {}  # where an edit stands for the nodes behind it too: the last of them
 
     def cover(self, first: ast.AST, last: ast.AST, edit: Edit) -> None:
@@ -122,7 +123,12 @@ class Edits:
     def __contains__(self, node: ast.AST) -> bool:
         return id(node) in self._edits
 
+    def gone(self, node: ast.AST) -> bool:
+        """Whether nothing is left of a statement."""
+        return id(node) in self._gone
+
     def __setitem__(self, node: ast.AST, edit: Edit | str) -> None:
+        (self._gone.add if edit == "\0" else self._gone.discard)(id(node))
         quote = self._quoted(node)
         if quote:  # before Python 3.12 an expression in an f-string has other quotes than the string
             other = "'" if quote == '"' else '"'

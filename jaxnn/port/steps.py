@@ -21,6 +21,7 @@ class Step:
     Attributes:
         block: the statements among which `backward` stands.
         loss: what ``.backward()`` is called on.
+        step: the optimizer's step; `backward` itself where there is none, and the gradients go nowhere (`alone`).
         optimizer: the text of what is stepped.
         cleared, clipped, unscaled: ``zero_grad``, ``clip_grad_*``, ``unscale_``.
         accumulates: whether gradients of several calls are added; `counted`: a step in some rounds of the loop alone.
@@ -42,8 +43,12 @@ class Step:
     note: str = ""
 
     @property
+    def alone(self) -> bool:
+        return self.step is self.backward
+
+    @property
     def statements(self) -> list[ast.stmt]:
-        return [self.backward, self.step]
+        return [self.backward] if self.alone else [self.backward, self.step]
 
 
 def is_call(statement: ast.AST, *names: str) -> ast.Call | None:
@@ -94,9 +99,9 @@ def _shape(
     backwards: list[ast.stmt],
 ) -> Step:
     step = next((s for s in steps if s.lineno > backward.lineno), None)
-    if step is None:
-        raise Unfit("no optimizer.step() behind it in this function")
     loss: ast.expr = call.func.value  # type: ignore[attr-defined]
+    if step is None:
+        return _alone(Step(home[id(backward)], backward, loss, backward, ""), function, backwards)
     stepped = step.value  # type: ignore[attr-defined]
     optimizer = ast.unparse(stepped.args[0] if stepped.args else stepped.func.value)
     block, outer = home[id(backward)], home[id(step)]
@@ -111,6 +116,20 @@ def _shape(
     else:
         raise Unfit("backward() and step() stand in different blocks")
     _between(one, statements)
+    return one
+
+
+# What hands a model's gradients, or the model itself, to something that may read them.
+_HANDED = {"grad", "parameters", "named_parameters", "retain_grad", "requires_grad", "requires_grad_", "zero_grad"}
+
+
+def _alone(one: Step, function: ast.AST, backwards: list[ast.stmt]) -> Step:
+    """A backward() that nothing reads the gradients of, as in a package's own trials: they are computed, and no more."""
+    names = {n.attr for n in ast.walk(function) if isinstance(n, ast.Attribute)}
+    names |= {n.arg for n in ast.walk(function) if isinstance(n, ast.keyword) and n.arg}
+    if isinstance(function, ast.Module) or len(backwards) > 1 or names & _HANDED:
+        raise Unfit("no optimizer.step() behind it in this function")
+    one.note = "the gradients are computed and go nowhere: nothing here reads them"
     return one
 
 

@@ -30,9 +30,19 @@ def tidy(rewriter: Rewriter) -> None:
                 if rewriter.edits.text(statement.value) == target.id or (
                     id(statement) in devices and target.id in unread
                 ):
-                    _remove(rewriter, statement)
+                    rewriter.edits[statement] = "\0"
             elif isinstance(target, ast.Tuple) and id(statement) in devices:
                 _shorten(rewriter, statement, target, devices[id(statement)], unread)
+    _fill(rewriter)
+
+
+def _fill(rewriter: Rewriter) -> None:
+    """``pass`` in a block of which nothing is left."""
+    for node in rewriter.source.nodes:
+        for name in ("body", "orelse", "finalbody") if not isinstance(node, ast.Module) else ():
+            block = getattr(node, name, None)
+            if isinstance(block, list) and block and all(map(rewriter.edits.gone, block)):
+                rewriter.edits[block[-1]] = "pass"
 
 
 def _devices(rewriter: Rewriter, statement: ast.Assign) -> list[int]:
@@ -58,12 +68,6 @@ def _unread(rewriter: Rewriter, function: ast.AST) -> set[str]:
     except SyntaxError:
         return set()
     return names - shared - {at.id for at in new if isinstance(at, ast.Name) and isinstance(at.ctx, ast.Load)}
-
-
-def _remove(rewriter: Rewriter, statement: ast.stmt) -> None:
-    parent = rewriter.source.parent(statement)
-    only = any(block == [statement] for _, block in ast.iter_fields(parent)) if parent is not None else True
-    rewriter.edits[statement] = "pass" if only else "\0"
 
 
 def _shorten(rewriter: Rewriter, statement: ast.Assign, target: ast.Tuple, places: list[int], unread: set[str]) -> None:

@@ -67,6 +67,8 @@ class _Rewritten:
         self.region = self._region()
         self.model = self._model()
         self._closed()
+        if step.alone:
+            self._local()
         inner = {id(n) for statement in self.region for n in ast.walk(statement)}
         stored = _stored(self.region)
         passed = [name for name in stored if self._read_first(name)]
@@ -79,6 +81,9 @@ class _Rewritten:
         names = {
             name: next(n for n in (name, f"_{name}", f"{name}_") if n not in taken) for name in ("grads", "loss_fn")
         }
+        if step.alone:
+            self._forward(value, passed, outs, names, "_")
+            return
         self._forward(value, passed, outs, names, f"new_{names['grads']}" if step.accumulates else names["grads"])
         self._rest(names["grads"])
 
@@ -174,6 +179,32 @@ class _Rewritten:
             named = any(isinstance(n, ast.Name) and n.id == self.model for n in inside) and self.model not in arguments
             if named or (method and held):
                 raise Unfit(f"{ast.unparse(node.func)} uses the model by itself: pass it")
+
+    def _local(self) -> None:
+        """Refused unless the model, and what it is given, are made here and nobody has them afterwards."""
+        unseen = Unfit("no optimizer.step() behind it in this function, and who reads its gradients is not seen")
+        arguments = {n.arg for n in ast.walk(self.function.args) if isinstance(n, ast.arg)}  # type: ignore[attr-defined]
+        if arguments & {*_loaded(self.region), *_names(self.step.loss), self.model} or "." in self.model:
+            raise unseen
+        stores = [n for n in own(self.function) if isinstance(n, ast.Name) and n.id == self.model]
+        made = [n for n in stores if isinstance(n.ctx, ast.Store)]
+        statements = [self.rewriter.source.parent(n) for n in made]
+        if not made or not all(isinstance(s, ast.Assign) and isinstance(s.value, ast.Call) for s in statements):
+            raise unseen
+        if not any(s is one for s in statements for one in self.step.block):
+            raise unseen  # made before a loop, whose next round adds to the gradients
+        for node in stores:
+            parent = self.rewriter.source.parent(node)
+            if isinstance(node.ctx, ast.Load) and (
+                node.lineno > self.step.backward.lineno or not self._only_looks(node, parent)
+            ):
+                raise unseen
+
+    def _only_looks(self, node: ast.Name, parent: ast.AST | None) -> bool:
+        """Whether a use of the model keeps it nowhere: it is called, asked, or given to a function of the program."""
+        if isinstance(parent, ast.Attribute) or (isinstance(parent, ast.Call) and parent.func is node):
+            return True
+        return isinstance(parent, ast.Call) and self.rewriter.fact(parent.func).kind == "function"
 
     def _read_first(self, name: str) -> bool:
         """Whether what makes the loss may read a name before it stores it, and it was stored before."""

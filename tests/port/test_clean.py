@@ -25,6 +25,8 @@ BODIES = {
     "b, n, d, device = *x.shape, x.device\nreturn torch.ones(b, device=device)": (
         "b, _n, _d = x.shape\nreturn jnp.ones(b)"
     ),
+    # A block of which every statement goes.
+    "if True:\n    x = x.cuda()\n    y = y.cuda()\nreturn x": "if True:\n    pass\nreturn x",
     # What changes once more, or is read by a function inside, or was not read by the original either, stays.
     "n = 1\nn += 1\ny.backward(n)\nreturn y": 'n = 1\nn += 1\nT.not_ported("backward()", "<source>:7")()\nreturn y',
     "n = 1\ny.backward(n)\nreturn lambda: n": 'n = 1\nT.not_ported("backward()", "<source>:6")()\nreturn lambda: n',

@@ -329,6 +329,76 @@ def test_another_shape_is_refused_with_the_remedy(case):
         space["f"](jnp.ones((2, 4)))
 
 
+TRIAL = """
+import torch
+import torch.nn as nn
+
+
+class Keeper:
+    def __init__(self, model):
+        self.model = model
+
+
+def count(model):
+    return len(list(model.parameters()))
+
+
+def small():
+    return nn.Linear(4, 3)
+
+
+def trial():
+    kept, shapes = [], []
+    net = small()
+    for make in [small, small]:
+        net = make()
+        net.eval()
+        shapes.append(count(net))
+        x = torch.randn(2, 4)
+        y = net(x)
+        y.sum().backward()
+        shapes.append(tuple(y.size()))
+    return shapes
+"""
+
+
+def test_a_backward_whose_gradients_nobody_reads_is_computed():
+    """What packages have at the end of a file: one pass there and back, and the shape of what came out."""
+    ported = port_source(TRIAL, "trial.py")
+    assert [site.status for site in ported.sites if site.name == "loss.backward()"] == ["changed"]
+    assert "(_, y), _ = nn.value_and_grad(loss_fn, has_aux=True)(net)" in ported.text
+    spaces: list[dict] = [{}, {}]
+    exec(TRIAL, spaces[0])
+    exec(ported.text, spaces[1])
+    assert spaces[1]["trial"]() == spaces[0]["trial"]() == [2, (2, 3)] * 2
+
+
+READERS = {
+    "the caller": ("return shapes", "return net"),
+    "a list": ("net.eval()", "kept.append(net)"),
+    "another name": ("net.eval()", "other = net"),
+    "an object": ("net.eval()", "kept = Keeper(net)"),
+    "the next round": ("        net = make()\n", ""),
+    "what is called behind it": ("shapes.append(tuple(y.size()))", "count(net)"),
+    "what reads .grad": ("shapes.append(tuple(y.size()))", "print(x.grad)"),
+    "an optimizer": ("net.eval()", "kept = torch.optim.SGD(net.parameters(), lr=0.1)"),
+    "who gave the input": ("def trial():", "def trial(x):"),
+    "who gave the model": ("def trial():", "def trial(net):"),
+    "a second backward": ("y.sum().backward()", "y.sum().backward()\n        net(x).sum().backward()"),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_backward_whose_gradients_may_be_read_is_refused(reader):
+    before, after = READERS[reader]
+    assert TRIAL.count(before) == 1
+    sites = port_source(TRIAL.replace(before, after), "trial.py").sites
+    assert [site.status for site in sites if site.name in ("backward()", "loss.backward()")] in (
+        ["cannot"],
+        ["cannot"] * 2,
+    )
+
+
 def test_a_backward_that_is_no_gradient_stays():
     text = """
     import torch
