@@ -12,7 +12,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +70,8 @@ _LINEAR = (
     "sigmoid",
 )
 _GAINS = {**dict.fromkeys(_LINEAR, 1), "tanh": 5.0 / 3, "relu": math.sqrt(2.0), "selu": 3.0 / 4}
+
+_P = ParamSpec("_P")
 
 # What draws one array: (generator or key, shape, dtype) -> array.
 Draw = Callable[[Any, tuple[int, ...], Any], Any]
@@ -264,7 +266,9 @@ def _calculate_correct_fan(tensor: Any, mode: str) -> int:
     return _calculate_fan_in_and_fan_out(tensor)[modes.index(mode.lower())]
 
 
-def uniform_(tensor: Any, a: float = 0.0, b: float = 1.0, generator: random.Generator | None = None) -> jax.Array:
+def uniform_(
+    tensor: jax.Array | Slot, a: float = 0.0, b: float = 1.0, generator: random.Generator | None = None
+) -> jax.Array:
     """Fill with numbers drawn uniformly from [a, b).
 
     Args:
@@ -291,7 +295,9 @@ def uniform_(tensor: Any, a: float = 0.0, b: float = 1.0, generator: random.Gene
     return _uniform("uniform_", tensor, a, b, generator)
 
 
-def normal_(tensor: Any, mean: float = 0.0, std: float = 1.0, generator: random.Generator | None = None) -> jax.Array:
+def normal_(
+    tensor: jax.Array | Slot, mean: float = 0.0, std: float = 1.0, generator: random.Generator | None = None
+) -> jax.Array:
     """Fill with numbers of the normal distribution with `mean` and `std`.
 
     Args and returns as ``uniform_``. Raises RuntimeError for a negative `std`.
@@ -308,7 +314,7 @@ def normal_(tensor: Any, mean: float = 0.0, std: float = 1.0, generator: random.
 
 
 def trunc_normal_(
-    tensor: Any,
+    tensor: jax.Array | Slot,
     mean: float = 0.0,
     std: float = 1.0,
     a: float = -2.0,
@@ -344,7 +350,7 @@ def trunc_normal_(
     return _fill("trunc_normal_", tensor, generator, host, traced)
 
 
-def constant_(tensor: Any, val: float) -> jax.Array:
+def constant_(tensor: jax.Array | Slot, val: float) -> jax.Array:
     """Fill with the number `val`.
 
     Example:
@@ -359,7 +365,7 @@ def constant_(tensor: Any, val: float) -> jax.Array:
     return _constant("constant_", tensor, val)
 
 
-def ones_(tensor: Any) -> jax.Array:
+def ones_(tensor: jax.Array | Slot) -> jax.Array:
     """Fill with 1.
 
     Example:
@@ -374,7 +380,7 @@ def ones_(tensor: Any) -> jax.Array:
     return _constant("ones_", tensor, 1)
 
 
-def zeros_(tensor: Any) -> jax.Array:
+def zeros_(tensor: jax.Array | Slot) -> jax.Array:
     """Fill with 0.
 
     Example:
@@ -388,7 +394,7 @@ def zeros_(tensor: Any) -> jax.Array:
     return _constant("zeros_", tensor, 0)
 
 
-def eye_(tensor: Any) -> jax.Array:
+def eye_(tensor: jax.Array | Slot) -> jax.Array:
     """Fill a matrix with the identity: ones on the diagonal, zeros elsewhere.
 
     Raises:
@@ -409,7 +415,7 @@ def eye_(tensor: Any) -> jax.Array:
     return _put(box, np.eye(*shape, dtype=dtype), _placement("eye_", box))
 
 
-def dirac_(tensor: Any, groups: int = 1) -> jax.Array:
+def dirac_(tensor: jax.Array | Slot, groups: int = 1) -> jax.Array:
     """Fill a convolution's weight so that it passes its input channels through, as many as there are outputs.
 
     Args:
@@ -442,7 +448,9 @@ def dirac_(tensor: Any, groups: int = 1) -> jax.Array:
     return _put(box, value, _placement("dirac_", box))
 
 
-def xavier_uniform_(tensor: Any, gain: float = 1.0, generator: random.Generator | None = None) -> jax.Array:
+def xavier_uniform_(
+    tensor: jax.Array | Slot, gain: float = 1.0, generator: random.Generator | None = None
+) -> jax.Array:
     """Fill uniformly from [-a, a), a = gain * sqrt(6 / (fan_in + fan_out)): Glorot and Bengio's (2010).
 
     Raises:
@@ -460,7 +468,7 @@ def xavier_uniform_(tensor: Any, gain: float = 1.0, generator: random.Generator 
     return _uniform("xavier_uniform_", tensor, -bound, bound, generator)
 
 
-def xavier_normal_(tensor: Any, gain: float = 1.0, generator: random.Generator | None = None) -> jax.Array:
+def xavier_normal_(tensor: jax.Array | Slot, gain: float = 1.0, generator: random.Generator | None = None) -> jax.Array:
     """Fill from the normal distribution, std = gain * sqrt(2 / (fan_in + fan_out)): Glorot and Bengio's (2010).
 
     Raises:
@@ -483,7 +491,7 @@ def _xavier_std(tensor: Any, gain: float) -> float:
 
 
 def kaiming_uniform_(
-    tensor: Any,
+    tensor: jax.Array | Slot,
     a: float = 0,
     mode: str = "fan_in",
     nonlinearity: str = "leaky_relu",
@@ -516,7 +524,7 @@ def kaiming_uniform_(
 
 
 def kaiming_normal_(
-    tensor: Any,
+    tensor: jax.Array | Slot,
     a: float = 0,
     mode: str = "fan_in",
     nonlinearity: str = "leaky_relu",
@@ -551,7 +559,7 @@ def _unchanged(name: str, tensor: Any) -> Any:
     return _put(box, np.zeros(*_spec(box)), sharding) if isinstance(box.value, jax.ShapeDtypeStruct) else box.read()
 
 
-def orthogonal_(tensor: Any, gain: float = 1, generator: random.Generator | None = None) -> jax.Array:
+def orthogonal_(tensor: jax.Array | Slot, gain: float = 1, generator: random.Generator | None = None) -> jax.Array:
     """Fill with a (semi) orthogonal matrix, sizes 1 and up taken as columns: Saxe et al.'s (2013).
 
     Q of the QR decomposition of normal numbers, each column with the sign that makes R's diagonal positive.
@@ -596,7 +604,9 @@ def orthogonal_(tensor: Any, gain: float = 1, generator: random.Generator | None
     return _fill("orthogonal_", box, generator, host, traced)
 
 
-def sparse_(tensor: Any, sparsity: float, std: float = 0.01, generator: random.Generator | None = None) -> jax.Array:
+def sparse_(
+    tensor: jax.Array | Slot, sparsity: float, std: float = 0.01, generator: random.Generator | None = None
+) -> jax.Array:
     """Fill a matrix from the normal distribution, with a share of each column set to zero: Martens' (2010).
 
     Args:
@@ -643,12 +653,12 @@ def _check_ndim(name: str, shape: tuple[int, ...], allowed: tuple[int, ...]) -> 
         raise ValueError(f"init.{name}: tensor: expected {wanted} dimensions, got shape {shape}")
 
 
-def _deprecated(function: Callable[..., Any]) -> Callable[..., Any]:
+def _deprecated(function: Callable[_P, jax.Array]) -> Callable[_P, jax.Array]:
     new = function.__name__
     old = new[:-1]
 
     @functools.wraps(function)
-    def renamed(*args: Any, **kwargs: Any) -> Any:
+    def renamed(*args: _P.args, **kwargs: _P.kwargs) -> jax.Array:
         warnings.warn(f"nn.init.{old} is deprecated; use nn.init.{new}", FutureWarning, stacklevel=2)
         return function(*args, **kwargs)
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Num
 from jaxnn.base.checks import Sizes, fail
 from jaxnn.base.dtypes import compute_dtype, is_floating
 from jaxnn.base.op import op
+from jaxnn.functional._indices import MaxPool, seen_as
 from jaxnn.functional._windows import Windows, make_windows, pool_max, window_sum
 from jaxnn.functional.norms import magnitude
 
@@ -57,6 +58,7 @@ def _max_pool(
     return pool_max(input, windows, return_indices)
 
 
+@seen_as(MaxPool)
 @op(check=functools.partial(_check_max, 1))
 def max_pool1d(
     input: Num[Array, "*batch channels length"],
@@ -66,7 +68,10 @@ def max_pool1d(
     dilation: Sizes = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
-) -> Any:
+) -> (
+    Num[Array, "*batch channels out_length"]
+    | tuple[Num[Array, "*batch channels out_length"], Int[Array, "*batch channels out_length"]]
+):
     """Largest value of each window of a sequence; the arguments are those of :func:`max_pool2d`.
 
     Shape:
@@ -82,6 +87,7 @@ def max_pool1d(
     return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
+@seen_as(MaxPool)
 @op(check=functools.partial(_check_max, 2))
 def max_pool2d(
     input: Num[Array, "*batch channels height width"],
@@ -91,7 +97,10 @@ def max_pool2d(
     dilation: Sizes = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
-) -> Any:
+) -> (
+    Num[Array, "*batch channels out_height out_width"]
+    | tuple[Num[Array, "*batch channels out_height out_width"], Int[Array, "*batch channels out_height out_width"]]
+):
     """Largest value of each window of an image. NaN wins; the gradient goes to the first of equal values.
 
     Args:
@@ -125,6 +134,7 @@ def max_pool2d(
     return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
+@seen_as(MaxPool)
 @op(check=functools.partial(_check_max, 3))
 def max_pool3d(
     input: Num[Array, "*batch channels depth height width"],
@@ -134,7 +144,13 @@ def max_pool3d(
     dilation: Sizes = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
-) -> Any:
+) -> (
+    Num[Array, "*batch channels out_depth out_height out_width"]
+    | tuple[
+        Num[Array, "*batch channels out_depth out_height out_width"],
+        Int[Array, "*batch channels out_depth out_height out_width"],
+    ]
+):
     """Largest value of each window of a volume; the arguments are those of :func:`max_pool2d`.
 
     Shape:

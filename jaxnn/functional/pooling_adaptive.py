@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Num
 from jaxnn.base.checks import check_array, check_known_sizes, check_ndim, check_room, fail, ints_of
 from jaxnn.base.dtypes import compute_dtype, is_complex, is_floating
 from jaxnn.base.op import op
+from jaxnn.functional._indices import AdaptiveMaxPool, seen_as
 from jaxnn.functional._windows import Windows, grid, pick_max, pool_max, window_sum
 
 
@@ -169,12 +170,16 @@ def adaptive_avg_pool3d(
     return _avg(3, input, output_size)
 
 
+@seen_as(AdaptiveMaxPool)
 @op(check=functools.partial(_check, "max", 1))
 def adaptive_max_pool1d(
     input: Float[Array, "*batch channels length"],
     output_size: int | Sequence[int | None] | None,
     return_indices: bool = False,
-) -> Any:
+) -> (
+    Float[Array, "*batch channels out_length"]
+    | tuple[Float[Array, "*batch channels out_length"], Int[Array, "*batch channels out_length"]]
+):
     """Largest value of `output_size` windows over a sequence; see :func:`adaptive_max_pool2d`.
 
     Shape:
@@ -190,12 +195,16 @@ def adaptive_max_pool1d(
     return _max(1, input, output_size, return_indices)
 
 
+@seen_as(AdaptiveMaxPool)
 @op(check=functools.partial(_check, "max", 2))
 def adaptive_max_pool2d(
     input: Float[Array, "*batch channels height width"],
     output_size: int | Sequence[int | None] | None,
     return_indices: bool = False,
-) -> Any:
+) -> (
+    Float[Array, "*batch channels out_height out_width"]
+    | tuple[Float[Array, "*batch channels out_height out_width"], Int[Array, "*batch channels out_height out_width"]]
+):
     """Largest value of windows that divide an image into `output_size` parts, as in :func:`adaptive_avg_pool2d`.
 
     Args:
@@ -222,12 +231,19 @@ def adaptive_max_pool2d(
     return _max(2, input, output_size, return_indices)
 
 
+@seen_as(AdaptiveMaxPool)
 @op(check=functools.partial(_check, "max", 3))
 def adaptive_max_pool3d(
     input: Float[Array, "*batch channels depth height width"],
     output_size: int | Sequence[int | None] | None,
     return_indices: bool = False,
-) -> Any:
+) -> (
+    Float[Array, "*batch channels out_depth out_height out_width"]
+    | tuple[
+        Float[Array, "*batch channels out_depth out_height out_width"],
+        Int[Array, "*batch channels out_depth out_height out_width"],
+    ]
+):
     """Largest value of windows that divide a volume into `output_size` parts; see :func:`adaptive_max_pool2d`.
 
     Shape:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from jaxnn.base.checks import Sizes, check_array, check_floating, check_ndim, check_same_dtype, fail, spatial_sizes
 from jaxnn.base.op import op
 from jaxnn.core import random
+from jaxnn.functional._indices import FractionalMaxPool, seen_as
 from jaxnn.functional._windows import pick_max
 
 
@@ -132,6 +133,7 @@ def fractional_max_pool2d_with_indices(
     return _pool(2, input, kernel_size, output_size, output_ratio, _random_samples, key)
 
 
+@seen_as(FractionalMaxPool)
 def fractional_max_pool2d(
     input: Float[Array, "*batch channels height width"],
     kernel_size: Sizes,
@@ -141,7 +143,10 @@ def fractional_max_pool2d(
     _random_samples: Float[Array, "batch channels 2"] | None = None,
     *,
     key: jax.Array | None = None,
-) -> Any:
+) -> (
+    Float[Array, "*batch channels out_height out_width"]
+    | tuple[Float[Array, "*batch channels out_height out_width"], Int[Array, "*batch channels out_height out_width"]]
+):
     """Largest value of windows at random, roughly evenly spread places; other places for each image and channel.
 
     Args:
@@ -188,6 +193,7 @@ def fractional_max_pool3d_with_indices(
     return _pool(3, input, kernel_size, output_size, output_ratio, _random_samples, key)
 
 
+@seen_as(FractionalMaxPool)
 def fractional_max_pool3d(
     input: Float[Array, "*batch channels depth height width"],
     kernel_size: Sizes,
@@ -197,7 +203,13 @@ def fractional_max_pool3d(
     _random_samples: Float[Array, "batch channels 3"] | None = None,
     *,
     key: jax.Array | None = None,
-) -> Any:
+) -> (
+    Float[Array, "*batch channels out_depth out_height out_width"]
+    | tuple[
+        Float[Array, "*batch channels out_depth out_height out_width"],
+        Int[Array, "*batch channels out_depth out_height out_width"],
+    ]
+):
     """:func:`fractional_max_pool2d` of volumes: (N, C, D, H, W) or (C, D, H, W), with samples (N, C, 3).
 
     Example:

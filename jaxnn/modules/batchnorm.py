@@ -65,9 +65,11 @@ class _NormBase(Module):
     def reset_running_stats(self) -> None:
         """Set the running mean to 0, the running variance to 1 and the count to 0."""
         if self.track_running_stats:
-            count: Any = self.num_batches_tracked
-            init.zeros_(self.running_mean)
-            init.ones_(self.running_var)
+            # There are all three, then.
+            held: tuple[Any, Any, Any] = self.running_mean, self.running_var, self.num_batches_tracked
+            mean, variance, count = held
+            init.zeros_(mean)
+            init.ones_(variance)
             if not isinstance(count, MetaArray):
                 self.num_batches_tracked = jnp.zeros_like(count)
 

@@ -144,7 +144,7 @@ class EinMix(Module):
         self.weight = Parameter(empty(weight_shape))
         init.uniform_(self.weight, -weight_bound, weight_bound)
         self.bias = None if bias_shape is None else Parameter(empty(bias_shape))
-        if bias_shape is not None:
+        if self.bias is not None:
             init.uniform_(self.bias, -bias_bound, bias_bound)
 
     def _create_rearrange_layers(self, before: Any, before_lengths: Any, after: Any, after_lengths: Any) -> None:

@@ -83,6 +83,9 @@ nn.Embedding(10, 3, device="cpu", dtype=np.dtype("float16"))
 nn.Conv2d(3, 8, 3, device=NamedSharding(jax.make_mesh((1,), ("data",)), PartitionSpec()), dtype="bfloat16")
 nn.Linear(3, 4, dtype=16)  # error: reportArgumentType
 nn.LSTM(3, 4, device=0)  # error: reportArgumentType
+nn.LazyConv2d(8, (3, 3), padding="same")
+nn.LazyConv2d(8, "3")  # error: reportArgumentType
+nn.LazyConvTranspose2d(8, 3, padding="same")  # error: reportArgumentType
 nn.Linaer(3, 4)  # error: reportAttributeAccessIssue
 nn.relu(x)  # error: reportAttributeAccessIssue
 
@@ -95,12 +98,28 @@ for name, parameter in model.named_parameters():
     reveal_type(parameter.value.sum())  # is: Any
 nn.init.kaiming_uniform_(model.head.weight, nonlinearity="relu")
 nn.init.uniform_(model.head.weight, low=0)  # error: reportCallIssue
+nn.init.zeros_(next(model.parameters()))
+nn.init.zeros_(nn.Conv2d(3, 8, 3).bias)  # error: reportArgumentType
+nn.init.normal_(model.head)  # error: reportArgumentType
+nn.init.xavier_uniform(model.head.weight, gain="relu")  # error: reportArgumentType
 
 # Functions.
 reveal_type(F.relu(x))  # is: Array
 reveal_type(F.cross_entropy(model(x), y, label_smoothing=0.1))  # is: Array
 reveal_type(F.conv2d(x, x, stride=(1, 2)))  # is: Array
 reveal_type(F.avg_pool2d(x, 2))  # is: Array
+reveal_type(F.max_pool2d(x, 2, stride=2))  # is: Array
+values, indices = F.max_pool2d(x, 2, return_indices=True)
+reveal_type(indices)  # is: Array
+reveal_type(F.max_pool1d(x, 2, None, 0, 1, False, True))  # is: tuple[Array, Array]
+reveal_type(F.max_pool3d(x, 2, return_indices=bool(len(x))))  # is: Array | tuple[Array, Array]
+reveal_type(F.adaptive_max_pool2d(x, (None, 3)))  # is: Array
+reveal_type(F.adaptive_max_pool1d(x, 3, True))  # is: tuple[Array, Array]
+reveal_type(F.fractional_max_pool2d(x, 3, output_ratio=0.5))  # is: Array
+reveal_type(F.fractional_max_pool3d(x, 3, 4, return_indices=True))  # is: tuple[Array, Array]
+F.max_pool2d(x)  # error: reportCallIssue
+F.max_pool2d(x, 2, return_indices=True).sum()  # error: reportAttributeAccessIssue
+F.adaptive_max_pool2d(x, "7")  # error: reportCallIssue
 reveal_type(F.softmax(x, dim=-1))  # is: Array
 reveal_type(pad_sequence([x, x], batch_first=True))  # is: Array
 F.dropout(x, 0.5, key=jax.random.key(0))
