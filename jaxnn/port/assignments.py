@@ -70,16 +70,36 @@ class Assignments:
                 self.children(node)
                 self._asked_item(node, target, lambda: self.edits.text(node.value), "x[i] = v")
                 return
-        elif any(
-            isinstance(t, ast.Subscript) and self.fact(t.value).kind == "array"
-            for one in node.targets
-            for t in parts(one)
-        ):
-            self.children(node)
-            self._refuse(node, "x[i] = v", "several targets at once: write one statement for each")
-            return
+        else:
+            items = [t for one in node.targets for t in parts(one) if isinstance(t, ast.Subscript)]
+            items = [item for item in items if self.fact(item.value).kind == "array"]
+            if items:
+                self.children(node)
+                self._unpacked(node, items)
+                return
         self._attribute_written(node)
         self.children(node)
+
+    def _unpacked(self: Any, node: ast.Assign, items: list[ast.Subscript]) -> None:
+        """``x[i], y = f()``: a name takes the value, and a second statement writes it."""
+        name, target = "x[i] = v", items[0]
+        others = [t for t in parts(node.targets[0]) if t is not target]
+        bound = {n.id for other in others for n in ast.walk(other) if isinstance(n, ast.Name)}
+        read = {n.id for n in ast.walk(target) if isinstance(n, ast.Name)}
+        alone = self.source.alone(node) and self.source.last(node)
+        if len(items) > 1 or len(node.targets) > 1 or bound & read or not alone:
+            self._refuse(node, name, "several targets at once: write one statement for each")
+            return
+        self.index(target.slice)
+        item = self.imports.free("item")
+        self._stored(node, target, lambda _: item, name)
+        if self.sites[-1].status == "cannot":
+            return
+        write = self.edits.take(node)
+        self.edits[target] = item
+        self.edits[node] = lambda at: (
+            f"{self.edits.text(node.targets[0])} = {self.edits.text(node.value)}\n{self.source.indent(node)}{write(at)}"
+        )
 
     def _item_value(self: Any, value: ast.expr, owner: ast.expr) -> str:
         """What is put into a place of `owner`, in its dtype."""

@@ -64,6 +64,7 @@ class Imports:
         self._needed: set[str] = set()
         self._used: set[str] | None = None
         self._later: list[str] = []
+        self.unreachable: list[ast.stmt] = []  # behind an import that always fails
 
     # Names.
 
@@ -170,6 +171,8 @@ class Imports:
             rewriter.site(node, outside[0], "exact" if guarded else "cannot", _outside(outside[0]))
         if outside and guarded:
             self.edits[node] = f'raise ImportError("{outside[0]} is not ported")'
+            block = self.edits.source.parent(node).body  # type: ignore[union-attr]
+            self.unreachable += block[block.index(node) + 1 :]
             return
         top = node in self.tree.body
         self.edits[node] = lambda _: self._statement(node, top)

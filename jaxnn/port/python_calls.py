@@ -34,7 +34,7 @@ class PythonCalls:
             self.edits[node] = str(here)
         else:
             self.visit(node.args[2])
-            self.edits[node] = lambda _: self.edits.text(node.args[2])
+            self.edits[node] = lambda _: self.placed(node, self.edits.text(node.args[2]))
         return True
 
     def _python_call(self: Any, node: ast.Call) -> bool:

@@ -61,6 +61,7 @@ class Rewriter(References, Operations, PythonCalls, Rendering, Assignments, InPl
         port_steps(self)
         optimizers.refuse(self)
         guards.put(self)
+        self._drop_unreachable()
         tidy(self)
         text = without_unused(self.source, self.imports.render(), self.imports.exported())
         text = in_order(self.source, text)
@@ -69,6 +70,13 @@ class Rewriter(References, Operations, PythonCalls, Rendering, Assignments, InPl
                 site.after = site.text()
         self._left(text)
         return Ported(self.source.path, text, self.sites)
+
+    def _drop_unreachable(self) -> None:
+        """What stands behind an import that always fails goes, with what was decided in it."""
+        gone = {id(inner) for statement in self.imports.unreachable for inner in walk(statement)}
+        self.sites[:] = [site for site in self.sites if id(site.node) not in gone]
+        for statement in self.imports.unreachable:
+            self.edits[statement] = "\0"
 
     def _left(self, text: str) -> None:
         """What of torch still stands in the new text (in f-strings on old Pythons, in strings that are code)."""

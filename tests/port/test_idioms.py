@@ -1,5 +1,6 @@
 """What packages write that was once left out or refused: ported now, and run on both sides."""
 
+import re
 import textwrap
 
 import jax
@@ -338,6 +339,75 @@ def test_a_checkpoint_that_is_passed_on_passes_on_keywords():
         np.testing.assert_array_equal(np.asarray(mine), theirs.numpy())
     # A name that nothing uses any more is not put in its place.
     assert "model_zoo" not in text and "nn.hub.load_state_dict_from_url(url, map_location" in text
+
+
+GUARDED = """
+import torch
+
+try:
+    from flash_attn import attend
+
+    has_it, tried = torch.cuda.is_available(), attend(torch.ones(2))
+except ImportError:
+    has_it = False
+
+
+class Net:
+    def kernel(self):
+        try:
+            import xformers.ops as ops  # fast
+
+            self.ops = ops
+        except Exception:
+            raise ImportError("install xformers")
+        return self.ops
+"""
+
+
+def test_what_stands_behind_an_import_that_fails_goes():
+    ported = port_source(GUARDED)
+    assert not re.search("attend|self.ops = ", ported.text) and {s.name for s in ported.sites} == {
+        "flash_attn",
+        "xformers.ops",
+    }
+    space = _run(ported.text, nn)
+    assert space["has_it"] is False
+    with pytest.raises(ImportError, match="install xformers"):
+        space["Net"]().kernel()
+
+
+UNPACKED = """
+import torch
+
+always = getattr(torch, "is_there", lambda: True)()
+
+
+def step(a, state):
+    return a * 2 + state, state + 1
+
+
+def f(x: torch.Tensor):
+    y, state = torch.zeros_like(x), 0
+    for i in range(3):
+        y[:, i], state = step(
+            x[:, i], state
+        )
+    (y[0, 0], z), last = step(x[0, 1], 5), 7
+    return y, y * state + always, z + last
+"""
+
+
+def test_an_item_among_several_targets_is_written_after_them():
+    want = _run(UNPACKED, torch)["f"](torch.from_numpy(X.copy()))
+    ported = port_source(UNPACKED)
+    assert not [site for site in ported.sites if not site.decided], ported.text
+    for mine, theirs in zip(_run(ported.text, nn)["f"](jnp.asarray(X)), want, strict=True):
+        np.testing.assert_allclose(np.asarray(mine), np.asarray(theirs), rtol=1e-6)
+    # Its place depends on another target, or no statement can follow.
+    for line in ("i, y[i] = 1, x[1]", "y[i], i = x[1], 1", "y[0], y[1] = x[1], x[0]", "y[0], i = x[1], 1; z = y"):
+        text = f"import torch\n\n\ndef f(x: torch.Tensor, i):\n    y = torch.zeros(2, 3)\n    {line}\n    return y\n"
+        (site,) = [site for site in port_source(text).sites if site.name == "x[i] = v"]
+        assert site.status == "cannot" and "several targets at once" in site.why
 
 
 def test_the_device_of_a_weight_is_not_asked_for():
