@@ -293,7 +293,9 @@ def _is(value: Bound, wanted: str, program: Program) -> bool:
         sizes = value.elts if isinstance(value, (ast.List, ast.Tuple)) else []
         return 1 < len(sizes) < 5 and all(simple(v) or number(v) for v in sizes)
     if wanted == "counts":
-        return all(_is(v, "int", program) for v in (value if isinstance(value, list) else [value]))
+        sizes = value if isinstance(value, list) else [value]
+        several = len(sizes) - sum(isinstance(v, ast.Starred) for v in sizes) > 1  # data is one argument
+        return several or all(_is(v, "int", program) or _is(v, "shape", program) for v in sizes)
     if wanted in ("ints", "positive"):
         return _sizes(value if isinstance(value, list) else [value], wanted, program)
     if isinstance(value, list):
@@ -313,6 +315,8 @@ def _is(value: Bound, wanted: str, program: Program) -> bool:
         return fact.kind in ("list", "tuple") and item(fact).kind in ("int", "number", "unknown")
     if wanted == "whole":
         return repeatable(value) and (_is(value, "int", program) or (fact.kind == "unknown" and _named_as_size(value)))
+    if wanted == "items":
+        return fact.kind in ("list", "tuple", "numpy", "array", "box")
     if wanted == "number":
         return number(value) or fact.kind in NUMBERS
     if wanted == "int":

@@ -21,6 +21,12 @@ BODIES = {
     "index_put": "return x.index_put((torch.tensor([1]),), torch.tensor(7.))",
     "a number of a tensor of one": "p = torch.zeros(1, dtype=torch.long)\np[0] = 2\n"
     "return x[:, : int(p)] * float(torch.ones(1) * 2)",
+    "an old constructor of sizes": "k, (a, *b) = len(x), (4, 5)\n"
+    "made = [torch.Tensor(x.size()), torch.LongTensor(k), torch.Tensor(a, k, *b), torch.FloatTensor(*x.size())]\n"
+    "return torch.tensor([n for one in made for n in one.shape])",
+    "an old constructor of who knows what": "made = []\nfor given in [3, [5, 6], x[0, :1].int(), (7,)]:\n"
+    "    made.append(torch.IntTensor(given).shape[0])\nreturn torch.tensor(made)",
+    "a variable": "from torch.autograd import Variable\nreturn Variable(x, requires_grad=True) * Variable(x.data)",
     "numel of a shape": "return x * x.shape.numel() + x.size().numel()",
     "fill_diagonal_": "y = x.clone()\ny.fill_diagonal_(2.)\nreturn y",
     "a chain that fills, indexed": "return torch.empty(3, 4).fill_(2).mul_(3)[1:]",

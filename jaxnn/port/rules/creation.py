@@ -66,9 +66,12 @@ ROWS = (
         for name, dtype in (("Tensor", "float32"), ("FloatTensor", "float32"), ("LongTensor", "int32"), ("IntTensor", "int32"), ("BoolTensor", "bool_"), ("HalfTensor", "float16"), ("ByteTensor", "uint8"))
         for row in (
             Row(name, "*size", f"jnp.zeros({{size:tuple}}, dtype=jnp.{dtype})", f"torch.{name}(2, 3).shape", when="size:counts", form="function"),
-            Row(name, "data", f"jnp.asarray({{data}}, dtype=jnp.{dtype})", f"torch.{name}([1, 0])", form="function"),
+            Row(name, "data", f"jnp.asarray({{data}}, dtype=jnp.{dtype})", f"torch.{name}([1, 0])", when="data:items", form="function"),
+            Row(name, "data", f"(jnp.zeros({{data}}, dtype=jnp.{dtype}) if np.ndim({{data}}) == 0 else jnp.asarray({{data}}, dtype=jnp.{dtype}))", f"d = eval('3'); torch.{name}(d).shape", when="data:simple", form="function"),
+            Row(name, "data", f"jnp.asarray({{data}}, dtype=jnp.{dtype})", f"torch.{name}(eval('[1, 0]'))", form="function", status="changed", note="a number would be a size in torch"),
         )
     ),
+    Row("autograd.Variable", "x", "{x}", "torch.autograd.Variable(x)", form="function", result="x", knows="array"),
     Row("complex", "real, imag", "jax.lax.complex(*jnp.broadcast_arrays({real}, {imag}))", "torch.complex(x, y)", form="function"),
     Row("polar", "abs, angle", "{abs} * jnp.exp(1j * {angle})", "torch.polar(p, x)", form="function"),
     Row("view_as_real", "x", "jnp.stack([{x}.real, {x}.imag], axis=-1)", "torch.view_as_real(z)", when="x:simple", form="function", result="array+1"),

@@ -33,7 +33,7 @@ class Row:
             tests against its port.
         when: conditions, with commas between them; all must be *proved*. ``dim``: it was given (not just as its
             default). ``!dim``: it was not. ``dim=-1``: it is this literal. ``dim:int``, ``other:array``, ``shape:ints``,
-            ``dtype:dtype``, ``other:number``: what it is. ``sizes:sizes``: a list or tuple of numbers. ``size:whole``: an integer whose text may stand twice. ``x:shaped``: the shape is that of a plain name. ``x:fresh``: computed here, no other name can reach it. ``x:simple``: a plain name, which may be written twice.
+            ``dtype:dtype``, ``other:number``: what it is. ``sizes:sizes``: a list or tuple of numbers. ``data:items``: a list, a tuple or an array. ``size:counts``: what torch's old constructors take for sizes. ``size:whole``: an integer whose text may stand twice. ``x:shaped``: the shape is that of a plain name. ``x:fresh``: computed here, no other name can reach it. ``x:simple``: a plain name, which may be written twice.
             ``x.rank=2``, ``x.floating=True``: what is known of it. ``value:infinite``: a number for floating arrays alone. ``use:unpack``: the result is assigned to several names. ``use:statement``: it is not used.
             ``use:pieces``: its items alone are used. ``size:kept``, ``name:sections``: for the formats above.
         form: where torch has it: ``torch.NAME(x)``, ``x.NAME()``, both, or ``x.NAME``.
