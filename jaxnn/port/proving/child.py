@@ -67,7 +67,8 @@ def main(what: str, job_file: str) -> None:
         job = pickle.load(file)
     sys.path[:0] = job["path"]
     if what == "reference":
-        result: Any = reference(_function(job["make"], job["function"]), job["seed"], Store(job["files"]))
+        make = _function(job["make"], job["function"])
+        result: Any = reference(make, job["seed"], Store(job["files"]), job["shift"])
     else:
         sys.meta_path[:] = [_WithoutTorch if finder is PathFinder else finder for finder in sys.meta_path]
         root = job["root"]

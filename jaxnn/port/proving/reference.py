@@ -33,6 +33,7 @@ from jaxnn.port.proving.values import (
     weights_of,
 )
 
+_SHIFT = 1e-4
 _DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 
 
@@ -116,14 +117,16 @@ def made(result: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     return module, args, dict(result[2]) if len(result) == 3 else {}
 
 
-def reference(make: Callable[[], Any], seed: int = 0, store: Store | None = None) -> Reference:
-    """Build the original and note all that it does, in `store`."""
+def reference(make: Callable[[], Any], seed: int = 0, store: Store | None = None, shift: int = 0) -> Reference:
+    """Build the original and note all that it does, in `store`; with `shift`, of weights and inputs a little off."""
     torch: Any = importlib.import_module("torch")
     store = store or Store()
     seed_all(seed)
     torch.manual_seed(seed)
     model, args, kwargs = made(make())
     without_recurrent_dropout(model)
+    if shift:
+        args, kwargs = _shifted(torch, model, args, kwargs, shift)
     is_tensor = lambda value: isinstance(value, torch.Tensor)  # noqa: E731
     simple = lambda value: value if isinstance(value, (int, float, str, bool, type(None), np.ndarray)) else Own()  # noqa: E731
     as_sent = lambda value: Tensor(store.put(viewed(value))) if is_tensor(value) else simple(value)  # noqa: E731
@@ -146,6 +149,21 @@ def reference(make: Callable[[], Any], seed: int = 0, store: Store | None = None
     if "eval" in found.runs:
         found.layers = _layers(model, args, kwargs, store, found.notes)
     return found
+
+
+def _shifted(torch: Any, model: Any, args: Any, kwargs: Any, shift: int) -> tuple[Any, Any]:
+    """Multiply parameters, in place, and inputs by what is nearly one: far more than rounding, and the same model to all else."""
+    generator = torch.Generator().manual_seed(shift)
+
+    def off(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            return value
+        return value * (1 + _SHIFT * torch.randn(value.shape, generator=generator)).to(value.dtype)
+
+    with torch.no_grad():
+        for box in model.parameters():
+            box.copy_(off(box))
+        return replaced(args, off, _is_leaf), replaced(kwargs, off, _is_leaf)
 
 
 def _is_leaf(value: Any) -> bool:
