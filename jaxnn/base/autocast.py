@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxnn.base import modes
 from jaxnn.base.dtypes import describe, is_floating, promote_types
+from jaxnn.base.types import DType
 
 _LOWER = (np.dtype(jnp.bfloat16), np.dtype("float16"))
 
@@ -50,7 +51,7 @@ class autocast(modes._Mode):
     def __init__(
         self,
         device_type: str | None = None,
-        dtype: Any = None,
+        dtype: DType | None = None,
         enabled: bool = True,
         cache_enabled: bool | None = None,
     ) -> None:

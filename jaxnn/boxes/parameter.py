@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,9 @@ from jaxnn.boxes.arithmetic import METHODS, Arithmetic
 from jaxnn.boxes.data import Data
 from jaxnn.boxes.reads import note_reads, open_reads
 from jaxnn.boxes.slot import Slot, forget, keep_attributes, note_structure, recently_read, settle, shown
+
+# What a box is made of.
+ArrayData: TypeAlias = jax.Array | np.ndarray | np.generic | Slot | Data | jax.ShapeDtypeStruct
 
 
 class Attributed(Slot, Arithmetic):
@@ -120,7 +123,7 @@ class Parameter(Attributed, _ReadsAsArray):
     if TYPE_CHECKING:
         size: Any  # an int of the array that is read, torch's method of the box
 
-    def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
+    def __init__(self, data: ArrayData | None = None, requires_grad: bool = True) -> None:
         data = jnp.zeros((0,), jnp.float32) if data is None else data
         if not isinstance(data, (jax.Array, np.ndarray, np.generic, Slot, Data, jax.ShapeDtypeStruct)):
             raise TypeError(f"Parameter: data: expected a jax or NumPy array, got {describe(data)}")
@@ -199,7 +202,7 @@ class Buffer(Attributed, _ReadsAsArray):
     if TYPE_CHECKING:
         size: Any  # as of a Parameter
 
-    def __init__(self, data: Any = None, *, persistent: bool = True) -> None:
+    def __init__(self, data: ArrayData | None = None, *, persistent: bool = True) -> None:
         data = jnp.zeros((0,), jnp.float32) if data is None else data
         if not isinstance(data, (jax.Array, np.ndarray, np.generic, Slot, Data, jax.ShapeDtypeStruct)):
             raise TypeError(f"Buffer: data: expected a jax or NumPy array, got {describe(data)}")

@@ -15,6 +15,7 @@ import numpy as np
 from jaxnn import _compat
 from jaxnn.base.dtypes import check_dtype
 from jaxnn.base.meta import META, MetaArray
+from jaxnn.base.types import Device, DType
 from jaxnn.boxes.parameter import Buffer, Parameter, as_sharding, empty, is_meta
 from jaxnn.boxes.slot import Slot, note_structure
 
@@ -26,7 +27,7 @@ class _Uninitialized(Slot):
     is_lazy = True
     becomes: type[Slot]
 
-    def materialize(self, shape: Any, device: Any = None, dtype: Any = None) -> None:
+    def materialize(self, shape: Any, device: Device | None = None, dtype: DType | None = None) -> None:
         """Give the box its shape, dtype and device; it is an ordinary one from now on, to be filled by ``nn.init``."""
         dtype = self._value.dtype if dtype is None else dtype
         device = self.place if device is None else device
@@ -89,7 +90,7 @@ class UninitializedParameter(_Uninitialized, Parameter):
     __slots__ = ()
     becomes = Parameter
 
-    def __init__(self, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> None:
+    def __init__(self, requires_grad: bool = True, device: Device | None = None, dtype: DType | None = None) -> None:
         dtype = np.dtype("float32") if dtype is None else check_dtype(dtype, "UninitializedParameter")
         super().__init__(_nothing(dtype, device), requires_grad)
 
@@ -101,7 +102,11 @@ class UninitializedBuffer(_Uninitialized, Buffer):
     becomes = Buffer
 
     def __init__(
-        self, requires_grad: bool = False, device: Any = None, dtype: Any = None, persistent: bool = True
+        self,
+        requires_grad: bool = False,
+        device: Device | None = None,
+        dtype: DType | None = None,
+        persistent: bool = True,
     ) -> None:
         dtype = np.dtype("float32") if dtype is None else check_dtype(dtype, "UninitializedBuffer")
         super().__init__(_nothing(dtype, device), persistent=persistent)

@@ -8,6 +8,7 @@ import jax
 
 from jaxnn._ambient import enter, leave
 from jaxnn.base.meta import META, is_wanted
+from jaxnn.base.types import Device
 from jaxnn.boxes.parameter import as_sharding
 
 
@@ -40,7 +41,7 @@ class device:  # noqa: N801  torch's name
     Follows ``torch.device``.
     """
 
-    def __init__(self, device: Any) -> None:
+    def __init__(self, device: Device) -> None:
         self._sharding = None if device == META else as_sharding(device, "nn.device: device")
         self._name = str(device)
         self._entered: list[Any] = []

@@ -17,7 +17,7 @@ import itertools
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import jax
@@ -120,7 +120,7 @@ class Generator:
     Follows ``torch.Generator``. Seeded from the operating system until ``manual_seed`` is called.
     """
 
-    def __init__(self, device: Any = None, *, key: Any = None) -> None:
+    def __init__(self, device: Any = None, *, key: jax.Array | None = None) -> None:
         # id of a state of the stream -> the claim of who works from it now and will write back where it got to (see
         # `take`). One that is not locked is of work that an interrupt ended before it could `release`: it counts no more.
         self._taken: dict[int, threading.Lock] = {}
@@ -352,7 +352,7 @@ def same_along(axis_name: Any) -> Iterator[None]:
         _same_axes.reset(before)
 
 
-def rng(key: Any) -> Any:
+def rng(key: jax.Array) -> AbstractContextManager[Generator]:
     """A context in which dropout, its like, and initialisation draw from `key`, a jax key, and nothing else.
 
     Example:

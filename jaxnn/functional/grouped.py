@@ -14,6 +14,7 @@ from jaxnn.base import modes
 from jaxnn.base.checks import check_array, concrete, fail
 from jaxnn.base.dtypes import check_dtype
 from jaxnn.base.op import op
+from jaxnn.base.types import DType
 from jaxnn.functional._dot import dot_general
 from jaxnn.lowering.by_platform import by_platform
 
@@ -69,7 +70,7 @@ def grouped_mm(
     *,
     offs: Int[Array, " groups"] | None = None,
     bias: None = None,
-    out_dtype: Any = None,
+    out_dtype: DType | None = None,
 ) -> Float[Array, "..."]:
     """Matrix products of G groups, where a 2D array holds groups of different sizes one after another.
 

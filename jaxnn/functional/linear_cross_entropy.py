@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Num
 
 from jaxnn.base.checks import check_array, check_same_dtype, concrete, fail, warn_caller
 from jaxnn.base.dtypes import compute_dtype, is_integer, promote_types
+from jaxnn.base.types import DType
 from jaxnn.functional._dot import dot_general
 from jaxnn.functional._loss import REDUCTIONS, check_reduction, loss_op
 from jaxnn.functional.linear import linear
@@ -58,7 +59,7 @@ class LinearCrossEntropyOptions:
     batch_chunk_size: int | None = None
     chunking_method: str | None = "auto"
     acc_policy: str = "auto"
-    acc_dtype: Any = None
+    acc_dtype: DType | None = None
 
     def __post_init__(self) -> None:
         where = type(self).__name__

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxnn.base.dtypes import describe
+from jaxnn.base.types import DType
 from jaxnn.io import _across, _content, gguf_files
 from jaxnn.io._atomic import write_atomically
 from jaxnn.io.errors import CheckpointError, plain, quoted
@@ -69,7 +70,7 @@ def load(
     *,
     strict: bool = True,
     mmap: bool | None = None,
-    dtype: Any = None,
+    dtype: DType | None = None,
     map_location: Any = None,
     weights_only: bool | None = None,
 ) -> Any:

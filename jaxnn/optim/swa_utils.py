@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -14,13 +14,16 @@ import jax.numpy as jnp
 from jaxnn._compat import Tracer
 from jaxnn.base.dtypes import describe, promote_types
 from jaxnn.base.modes import no_grad
+from jaxnn.base.types import Device
 from jaxnn.boxes.parameter import Buffer, as_sharding
 from jaxnn.boxes.writes import assign_all
 from jaxnn.core.conversions import place
 from jaxnn.core.module import Module
 from jaxnn.modules.batchnorm import _BatchNorm
+from jaxnn.optim._groups import Number
 from jaxnn.optim.lr_scheduler.base import LRScheduler, asked_within_step, for_each_group
 from jaxnn.optim.lr_scheduler.numbers import choose, cos, larger, smaller
+from jaxnn.optim.optimizer import Optimizer
 
 __all__ = [
     "AveragedModel",
@@ -161,7 +164,7 @@ class AveragedModel(Module):
     def __init__(
         self,
         model: Module,
-        device: Any = None,
+        device: Device | None = None,
         avg_fn: Callable[..., Any] | None = None,
         multi_avg_fn: Callable[..., Any] | None = None,
         use_buffers: bool = False,
@@ -232,7 +235,7 @@ class AveragedModel(Module):
         return found
 
 
-def update_bn(loader: Iterable[Any], model: Module, device: Any = None) -> None:
+def update_bn(loader: Iterable[Any], model: Module, device: Device | None = None) -> None:
     """Make the running statistics of all batch norms anew, from a pass over `loader`.
 
     Args:
@@ -292,8 +295,8 @@ class SWALR(LRScheduler):
 
     def __init__(
         self,
-        optimizer: Any,
-        swa_lr: Any,
+        optimizer: Optimizer,
+        swa_lr: Number | Sequence[Number],
         anneal_epochs: int = 10,
         anneal_strategy: str = "cos",
         last_epoch: int = -1,

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from jaxnn import _compat
 from jaxnn.base.checks import as_int
 from jaxnn.base.dtypes import as_array
-from jaxnn.parallel.device_mesh import DeviceMesh, as_device_mesh
+from jaxnn.parallel.device_mesh import AnyMesh, DeviceMesh, as_device_mesh
 from jaxnn.parallel.placement_types import as_spec
 
 
@@ -22,7 +22,7 @@ def _sharding(mesh: DeviceMesh, dim: int) -> NamedSharding:
     return NamedSharding(mesh.jax_mesh, as_spec([()] * dim + [mesh.all_axes]))
 
 
-def shard_batch(batch: Any, device_mesh: Any, dim: int = 0) -> Any:
+def shard_batch(batch: Any, device_mesh: AnyMesh, dim: int = 0) -> Any:
     """The arrays of a batch, split along their rows over the devices of a mesh.
 
     In several processes each gives its own rows, and the result is the batch of all of them.

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from types import NoneType
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -293,6 +293,9 @@ def _warn_of_few_threads(devices: int) -> None:
             f" for each other for ever. Start Python with NPROC={THREADS_PER_DEVICE * devices} in its environment",
             RuntimeWarning,
         )
+
+
+AnyMesh: TypeAlias = DeviceMesh | Mesh
 
 
 def as_device_mesh(mesh: Any, where: str) -> DeviceMesh:

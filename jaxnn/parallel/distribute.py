@@ -7,7 +7,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -23,15 +23,16 @@ from jaxnn.core.module import Module
 from jaxnn.core.placement import check_alike, sharding_of
 from jaxnn.core.stateful import Stateful
 from jaxnn.multihost import processes
-from jaxnn.parallel.device_mesh import DeviceMesh, as_device_mesh
+from jaxnn.parallel.device_mesh import AnyMesh, DeviceMesh, as_device_mesh
 from jaxnn.parallel.gathering import keep_to_one_axis
 from jaxnn.parallel.placement_types import as_spec, axes_of, check_divides, sharding_for
 
 Rules = Mapping[Any, Any]
+M = TypeVar("M", bound=Module)
 
 
 def distribute_tensor(
-    tensor: Any, device_mesh: Any, placements: Any = None, *, src_data_rank: int | None = 0
+    tensor: Any, device_mesh: AnyMesh, placements: Any = None, *, src_data_rank: int | None = 0
 ) -> jax.Array:
     """An array laid out over a mesh: an ordinary ``jax.Array`` that its devices hold parts or copies of.
 
@@ -67,12 +68,12 @@ def distribute_tensor(
 
 
 def distribute_module(
-    module: Module,
-    device_mesh: Any = None,
+    module: M,
+    device_mesh: AnyMesh | None = None,
     partition_fn: Callable[..., None] | Rules | None = None,
     input_fn: Callable[..., Any] | None = None,
     output_fn: Callable[..., Any] | None = None,
-) -> Module:
+) -> M:
     """Lay a module's parameters and buffers out over a mesh, in place; its file and its state_dict's keys stay as they are.
 
     `partition_fn` may be rules: a mapping from names to placements. A name is a glob (``"layers.*.wq.weight"``; a star

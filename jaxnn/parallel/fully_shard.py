@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax import lax
@@ -16,14 +16,17 @@ from jaxnn.base.checks import as_int, fail, warn_caller
 from jaxnn.base.dtypes import check_dtype, describe, is_floating
 from jaxnn.base.scattering import Gathered, Sum, gathering
 from jaxnn.base.splits import splitting
+from jaxnn.base.types import DType
 from jaxnn.boxes.slot import Slot, owner
 from jaxnn.core.module import Module
 from jaxnn.modules.container import ModuleDict, ModuleList
 from jaxnn.parallel.constraints import constrain_batch, mesh_of_here
-from jaxnn.parallel.device_mesh import DeviceMesh, as_device_mesh, init_device_mesh
+from jaxnn.parallel.device_mesh import AnyMesh, DeviceMesh, as_device_mesh, init_device_mesh
 from jaxnn.parallel.distribute import current_axes, named_boxes, place_boxes, sharding_with
 from jaxnn.parallel.gathering import gathered_again, on_a_copy, other_values
 from jaxnn.parallel.placement_types import Shard, as_spec, axes_of
+
+M = TypeVar("M", bound="Module | Sequence[Module]")
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,9 @@ class MixedPrecisionPolicy:
     Follows ``torch.distributed.fsdp.MixedPrecisionPolicy``.
     """
 
-    param_dtype: Any = None
-    reduce_dtype: Any = None
-    output_dtype: Any = None
+    param_dtype: DType | None = None
+    reduce_dtype: DType | None = None
+    output_dtype: DType | None = None
     cast_forward_inputs: bool = True
 
     def __post_init__(self) -> None:
@@ -180,16 +183,16 @@ def _gathered(
 
 
 def fully_shard(
-    module: Any,
+    module: M,
     *,
-    mesh: Any = None,
+    mesh: AnyMesh | None = None,
     reshard_after_forward: bool | int | None = None,
     shard_placement_fn: Callable[[Any], Shard | None] | None = None,
     mp_policy: MixedPrecisionPolicy = MixedPrecisionPolicy(),
     offload_policy: OffloadPolicy = OffloadPolicy(),
     ignored_params: Iterable[Any] | None = None,
     batch_dim: int = 0,
-) -> Any:
+) -> M:
     """Split a module's parameters over the devices that share the batch; each is whole only while the module runs.
 
     Called on each block first and on the model last, it makes units: a block's parameters are gathered when it begins,
@@ -241,7 +244,7 @@ def fully_shard(
                 mp_policy=mp_policy, offload_policy=offload_policy, ignored_params=ignored_params, batch_dim=batch_dim,
             )  # fmt: skip
         return module
-    _check_module(module, where)
+    checked = _check_module(module, where)
     if type(offload_policy) is not OffloadPolicy:
         fail(NotImplementedError, where, "offload_policy", "OffloadPolicy()", describe(offload_policy))
     if not isinstance(mp_policy, MixedPrecisionPolicy):
@@ -262,17 +265,17 @@ def fully_shard(
             f"Take those of the batch: mesh[{names[0]!r}]",
         )
     _check_reshard(reshard_after_forward, mesh.size(mesh.ndim - 1), where)
-    own = _own_parameters(module, ignored)
+    own = _own_parameters(checked, ignored)
     chosen, rows = _layouts(own, mesh, shard_placement_fn, where)
-    others = [(box, sharding_with(current_axes(box, mesh), mesh, box.shape, where)) for box in _others(module, own)]
-    place_boxes([*chosen, *others], where, module)
-    outermost = any(unit_of(child) is not None for child in module.modules())
+    others = [(box, sharding_with(current_axes(box, mesh), mesh, box.shape, where)) for box in _others(checked, own)]
+    place_boxes([*chosen, *others], where, checked)
+    outermost = any(unit_of(child) is not None for child in checked.modules())
     reshard = not outermost if reshard_after_forward is None else bool(reshard_after_forward)
-    module._register_around_hook(Unit(mesh, tuple(rows), reshard, mp_policy, batch_dim))
+    checked._register_around_hook(Unit(mesh, tuple(rows), reshard, mp_policy, batch_dim))
     return module
 
 
-def _check_module(module: Any, where: str) -> None:
+def _check_module(module: Any, where: str) -> Module:
     if not isinstance(module, Module):
         fail(TypeError, where, "module", "a module or a list of modules", describe(module))
     if isinstance(module, (ModuleList, ModuleDict)) and type(module).forward is Module.forward:
@@ -280,6 +283,7 @@ def _check_module(module: Any, where: str) -> None:
         fail(ValueError, where, "module", "a module with a forward", got, remedy)
     if unit_of(module) is not None:
         fail(ValueError, where, "module", "one that is not fully sharded yet", type(module).__name__)
+    return module
 
 
 def _check_reshard(value: Any, size: int, where: str) -> None:

@@ -15,14 +15,14 @@ from jaxnn.boxes import filling
 from jaxnn.core import random, tree
 from jaxnn.core.module import Module
 from jaxnn.multihost import processes, spanning
-from jaxnn.parallel.device_mesh import as_device_mesh
+from jaxnn.parallel.device_mesh import AnyMesh, as_device_mesh
 from jaxnn.parallel.distribute import distribute_module
 
 M = TypeVar("M", bound=Module)
 _SEED = "the random stream (nn.manual_seed)"
 
 
-def init_sharded(build: Callable[[], M], mesh: Any = None, rules: Any = None, *, numbers: str = "jax") -> M:
+def init_sharded(build: Callable[[], M], mesh: AnyMesh | None = None, rules: Any = None, *, numbers: str = "jax") -> M:
     """The model that ``build()`` makes, its arrays born on the devices of a mesh.
 
     `build` runs twice: once in shapes alone, to learn the names and so the shardings, then with numbers. Ties stay ties,

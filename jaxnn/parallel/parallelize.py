@@ -6,7 +6,7 @@ import fnmatch
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -14,18 +14,20 @@ from jaxnn.base.checks import fail
 from jaxnn.base.dtypes import describe
 from jaxnn.core.module import Module
 from jaxnn.parallel.attention import HeadsOver
-from jaxnn.parallel.device_mesh import as_device_mesh
+from jaxnn.parallel.device_mesh import AnyMesh, as_device_mesh
 from jaxnn.parallel.distribute import lies_on, named_boxes, place_boxes
 from jaxnn.parallel.style import ParallelStyle, add_hooks
 
+M = TypeVar("M", bound=Module)
+
 
 def parallelize_module(
-    module: Module,
-    device_mesh: Any = None,
+    module: M,
+    device_mesh: AnyMesh | None = None,
     parallelize_plan: ParallelStyle | Mapping[str, ParallelStyle] | None = None,
     *,
     src_data_rank: int | None = 0,
-) -> Module:
+) -> M:
     """Tensor parallelism: lay out parameters, inputs and outputs of submodules as a plan says. The keys stay as they are.
 
     The layouts hold in compiled code (`nn.jit`); the compiler sends what they ask for. They are said along this part of the

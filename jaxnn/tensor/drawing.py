@@ -17,6 +17,7 @@ import numpy as np
 from jaxnn import init
 from jaxnn.base.checks import as_int, concrete, fail
 from jaxnn.base.dtypes import check_dtype, default_float, is_floating
+from jaxnn.base.types import DType
 from jaxnn.boxes.parameter import Buffer, empty
 from jaxnn.core import random
 from jaxnn.tensor.shapes import as_sizes
@@ -47,7 +48,9 @@ def _filled(function: str, fill: Any, sizes: tuple[Any, ...], dtype: Any, genera
     return box.value
 
 
-def randn(*size: Any, dtype: Any = None, generator: random.Generator | None = None, **options: Any) -> jax.Array:
+def randn(
+    *size: Any, dtype: DType | None = None, generator: random.Generator | None = None, **options: Any
+) -> jax.Array:
     """Numbers of the standard normal distribution.
 
     Args:
@@ -68,7 +71,9 @@ def randn(*size: Any, dtype: Any = None, generator: random.Generator | None = No
     return _filled("randn", init.normal_, size, dtype, generator)
 
 
-def rand(*size: Any, dtype: Any = None, generator: random.Generator | None = None, **options: Any) -> jax.Array:
+def rand(
+    *size: Any, dtype: DType | None = None, generator: random.Generator | None = None, **options: Any
+) -> jax.Array:
     """Numbers drawn uniformly from [0, 1). Arguments as ``randn``.
 
     Example:
@@ -83,7 +88,9 @@ def rand(*size: Any, dtype: Any = None, generator: random.Generator | None = Non
     return _filled("rand", init.uniform_, size, dtype, generator)
 
 
-def randn_like(x: Any, dtype: Any = None, generator: random.Generator | None = None, **options: Any) -> jax.Array:
+def randn_like(
+    x: jax.Array | np.ndarray, dtype: DType | None = None, generator: random.Generator | None = None, **options: Any
+) -> jax.Array:
     """``randn`` of the shape and dtype of `x`.
 
     Example:
@@ -98,7 +105,9 @@ def randn_like(x: Any, dtype: Any = None, generator: random.Generator | None = N
     return _filled("randn_like", init.normal_, tuple(x.shape), dtype or x.dtype, generator)
 
 
-def rand_like(x: Any, dtype: Any = None, generator: random.Generator | None = None, **options: Any) -> jax.Array:
+def rand_like(
+    x: jax.Array | np.ndarray, dtype: DType | None = None, generator: random.Generator | None = None, **options: Any
+) -> jax.Array:
     """``rand`` of the shape and dtype of `x`.
 
     Example:
@@ -113,7 +122,9 @@ def rand_like(x: Any, dtype: Any = None, generator: random.Generator | None = No
     return _filled("rand_like", init.uniform_, tuple(x.shape), dtype or x.dtype, generator)
 
 
-def randint(*bounds: Any, dtype: Any = None, generator: random.Generator | None = None, **options: Any) -> jax.Array:
+def randint(
+    *bounds: Any, dtype: DType | None = None, generator: random.Generator | None = None, **options: Any
+) -> jax.Array:
     """Integers drawn uniformly from [low, high).
 
     Args:
@@ -152,7 +163,9 @@ def randint(*bounds: Any, dtype: Any = None, generator: random.Generator | None 
     return drawn.astype(dtype)
 
 
-def randperm(n: int, dtype: Any = None, generator: random.Generator | None = None, **options: Any) -> jax.Array:
+def randperm(
+    n: int, dtype: DType | None = None, generator: random.Generator | None = None, **options: Any
+) -> jax.Array:
     """The numbers from 0 to n - 1 in random order.
 
     Args:
@@ -181,7 +194,13 @@ def randperm(n: int, dtype: Any = None, generator: random.Generator | None = Non
 
 
 def normal(
-    mean: Any, std: Any = 1.0, size: Any = None, *, dtype: Any = None, generator: Any = None, **options: Any
+    mean: Any,
+    std: Any = 1.0,
+    size: Any = None,
+    *,
+    dtype: DType | None = None,
+    generator: random.Generator | None = None,
+    **options: Any,
 ) -> jax.Array:
     """Normal numbers with the means and standard deviations given.
 
@@ -230,7 +249,9 @@ def _check_range(where: str, argument: str, value: Any, wanted: str) -> None:
         fail(RuntimeError, where, argument, wanted, f"{float(known[~right].flat[0])}")
 
 
-def bernoulli(x: Any, p: float | None = None, *, generator: Any = None) -> jax.Array:
+def bernoulli(
+    x: jax.Array | np.ndarray, p: float | None = None, *, generator: random.Generator | None = None
+) -> jax.Array:
     """Ones with probability `x`, element by element, else zeros.
 
     Args:
@@ -259,7 +280,9 @@ def bernoulli(x: Any, p: float | None = None, *, generator: Any = None) -> jax.A
     return jax.random.bernoulli(source.next_key(), x if p is None else p, x.shape).astype(x.dtype)
 
 
-def multinomial(x: Any, num_samples: int, replacement: bool = False, *, generator: Any = None) -> jax.Array:
+def multinomial(
+    x: jax.Array | np.ndarray, num_samples: int, replacement: bool = False, *, generator: random.Generator | None = None
+) -> jax.Array:
     """Indices drawn with the probabilities that the weights `x` say. They come from the key stream, not torch's.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -11,8 +11,10 @@ from jaxnn.core.module import Module
 
 __all__ = ["skip_init"]
 
+M = TypeVar("M", bound=Module)
 
-def skip_init(module_cls: Any, *args: Any, **kwargs: Any) -> Any:
+
+def skip_init(module_cls: type[M], *args: Any, **kwargs: Any) -> M:
     """``module_cls(*args, **kwargs)`` without its initialisation: nothing is drawn, nothing computed.
 
     For modules whose weights will be loaded or initialised otherwise. The constructor runs on shapes alone, so it

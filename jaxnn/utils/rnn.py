@@ -7,7 +7,7 @@ pad instead and mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -36,7 +36,7 @@ __all__ = [
 
 def pack_padded_sequence(
     input: Shaped[Array, "time batch *rest"],
-    lengths: Any,
+    lengths: jax.Array | np.ndarray | Sequence[int],
     batch_first: bool = False,
     enforce_sorted: bool = True,
 ) -> PackedSequence:
@@ -146,7 +146,7 @@ def _pad_and_stack(sequences: tuple[jax.Array, ...], batch_first: bool, value: A
 
 
 def pad_sequence(
-    sequences: Any, batch_first: bool = False, padding_value: float = 0.0, padding_side: str = "right"
+    sequences: Iterable[jax.Array], batch_first: bool = False, padding_value: float = 0.0, padding_side: str = "right"
 ) -> Shaped[Array, "time batch *rest"]:
     """Stack sequences of different lengths, padded to the longest.
 
@@ -188,7 +188,9 @@ def pad_sequence(
 
 
 def unpad_sequence(
-    padded_sequences: Shaped[Array, "time batch *rest"], lengths: Any, batch_first: bool = False
+    padded_sequences: Shaped[Array, "time batch *rest"],
+    lengths: jax.Array | np.ndarray | Sequence[int],
+    batch_first: bool = False,
 ) -> list[jax.Array]:
     """Take a padded batch apart into its sequences.
 

@@ -96,6 +96,9 @@ for name, parameter in model.named_parameters():
     parameter.mul_(0.5)
     reveal_type(parameter.numel())  # is: int
     reveal_type(parameter.value.sum())  # is: Any
+nn.Parameter(np.zeros(3, "float32"))
+nn.Parameter([0.0, 1.0])  # error: reportArgumentType
+nn.Buffer("mean")  # error: reportArgumentType
 nn.init.kaiming_uniform_(model.head.weight, nonlinearity="relu")
 nn.init.uniform_(model.head.weight, low=0)  # error: reportCallIssue
 nn.init.zeros_(next(model.parameters()))
@@ -121,6 +124,10 @@ F.max_pool2d(x)  # error: reportCallIssue
 F.max_pool2d(x, 2, return_indices=True).sum()  # error: reportAttributeAccessIssue
 F.adaptive_max_pool2d(x, "7")  # error: reportCallIssue
 reveal_type(F.softmax(x, dim=-1))  # is: Array
+reveal_type(nn.randn(2, 3, dtype=jnp.bfloat16))  # is: Array
+nn.rand(2, dtype=16)  # error: reportArgumentType
+nn.bernoulli(0.5)  # error: reportArgumentType
+pad_sequence(3)  # error: reportArgumentType
 reveal_type(pad_sequence([x, x], batch_first=True))  # is: Array
 F.dropout(x, 0.5, key=jax.random.key(0))
 F.dropout(x, 0.5, key=3)  # error: reportArgumentType
@@ -139,6 +146,10 @@ scheduler = lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
 reveal_type(scheduler)  # is: CosineAnnealingLR
 reveal_type(scheduler.get_last_lr())  # is: list[Any]
 lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10).step()
+lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.95**epoch)
+lr_scheduler.CyclicLR(optimizer, base_lr=[0.01], max_lr=0.1, cycle_momentum=False)
+lr_scheduler.LambdaLR(optimizer, 0.95)  # error: reportArgumentType
+lr_scheduler.OneCycleLR(optimizer, max_lr="0.1", total_steps=10)  # error: reportArgumentType
 lr_scheduler.StepLR(model, step_size=3)  # error: reportArgumentType
 lr_scheduler.StepLR(optimizer, step=3)  # error: reportCallIssue
 lr_scheduler.ReduceLROnPlateau(model)  # error: reportArgumentType
@@ -201,6 +212,24 @@ with nn.no_grad(), nn.autocast(dtype=jnp.bfloat16), nn.rng(jax.random.key(0)):
 with nn.set_grad_enabled(False), nn.inference_mode():
     model(x)
 nn.autocast(dtyp=jnp.bfloat16)  # error: reportCallIssue
+
+nn.autocast(dtype="bfloat16", enabled=False)
+nn.autocast(dtype=16)  # error: reportArgumentType
+nn.rng(0)  # error: reportArgumentType
+with nn.rng(jax.random.key(0)) as generator, nn.device("meta"):
+    reveal_type(generator)  # is: Generator
+    reveal_type(nn.utils.skip_init(nn.Linear, 3, 4))  # is: Linear
+nn.utils.skip_init(F.relu, 3)  # error: reportArgumentType
+
+# Several devices.
+mesh = nn.parallel.init_device_mesh("cpu", (1,), mesh_dim_names=("data",))
+policy = nn.parallel.MixedPrecisionPolicy(param_dtype=jnp.bfloat16, reduce_dtype=jnp.float32)
+nn.parallel.MixedPrecisionPolicy(param_dtype=16)  # error: reportArgumentType
+reveal_type(nn.parallel.fully_shard(Net(), mesh=mesh, mp_policy=policy))  # is: Net
+reveal_type(nn.parallel.fully_shard([model.head]))  # is: list[Linear]
+reveal_type(nn.parallel.distribute_module(Net(), mesh.jax_mesh))  # is: Net
+nn.parallel.fully_shard(Net(), mesh=(2, 4))  # error: reportArgumentType
+nn.parallel.fully_shard(x)  # error: reportArgumentType
 
 # Files and plain JAX.
 nn.save(model.state_dict(), "model.pt")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
+from jaxnn.optim._groups import Number
 from jaxnn.optim.lr_scheduler.base import LRScheduler, asked_within_step, check_optimizer, for_each_group
 from jaxnn.optim.lr_scheduler.numbers import choose, cos, floor, is_traced
 from jaxnn.optim.optimizer import Optimizer
@@ -79,8 +80,8 @@ class CyclicLR(_Cycling):
     def __init__(
         self,
         optimizer: Optimizer,
-        base_lr: Any,
-        max_lr: Any,
+        base_lr: Number | Sequence[Number],
+        max_lr: Number | Sequence[Number],
         step_size_up: int = 2000,
         step_size_down: int | None = None,
         mode: str = "triangular",
@@ -88,8 +89,8 @@ class CyclicLR(_Cycling):
         scale_fn: Callable[[Any], Any] | None = None,
         scale_mode: str = "cycle",
         cycle_momentum: bool = True,
-        base_momentum: Any = 0.8,
-        max_momentum: Any = 0.9,
+        base_momentum: Number | Sequence[Number] = 0.8,
+        max_momentum: Number | Sequence[Number] = 0.9,
         last_epoch: int = -1,
     ) -> None:
         check_optimizer(optimizer)
@@ -181,15 +182,15 @@ class OneCycleLR(_Cycling):
     def __init__(
         self,
         optimizer: Optimizer,
-        max_lr: Any,
+        max_lr: Number | Sequence[Number],
         total_steps: int | None = None,
         epochs: int | None = None,
         steps_per_epoch: int | None = None,
         pct_start: float = 0.3,
         anneal_strategy: str = "cos",
         cycle_momentum: bool = True,
-        base_momentum: Any = 0.85,
-        max_momentum: Any = 0.95,
+        base_momentum: Number | Sequence[Number] = 0.85,
+        max_momentum: Number | Sequence[Number] = 0.95,
         div_factor: float = 25.0,
         final_div_factor: float = 1e4,
         three_phase: bool = False,

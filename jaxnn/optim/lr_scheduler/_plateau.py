@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxnn.optim._groups import Number
 from jaxnn.optim.lr_scheduler.base import LRScheduler, exact, warn_epoch
 from jaxnn.optim.lr_scheduler.numbers import both, choose, is_traced, larger, opposite
 from jaxnn.optim.optimizer import Optimizer
@@ -50,7 +51,7 @@ class ReduceLROnPlateau(LRScheduler):
         threshold: float = 1e-4,
         threshold_mode: str = "rel",
         cooldown: int = 0,
-        min_lr: Any = 0,
+        min_lr: Number | Sequence[Number] = 0,
         eps: float = 1e-8,
     ) -> None:
         if factor >= 1.0:

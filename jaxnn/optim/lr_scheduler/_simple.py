@@ -19,7 +19,12 @@ class _ByFunction(LRScheduler):
 
     lr_lambdas: list[Callable[[Any], Any]]
 
-    def __init__(self, optimizer: Optimizer, lr_lambda: Any, last_epoch: int = -1) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        lr_lambda: Callable[[Any], Any] | list[Callable[[Any], Any]] | tuple[Callable[[Any], Any], ...],
+        last_epoch: int = -1,
+    ) -> None:
         check_optimizer(optimizer)
         count = len(optimizer.param_groups)
         if isinstance(lr_lambda, (list, tuple)) and len(lr_lambda) != count:
