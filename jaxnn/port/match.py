@@ -14,7 +14,9 @@ Bound = ast.expr | list[ast.expr] | None
 
 # Parameters of many torch functions that mean nothing in JAX.
 DROPPED = {"device", "requires_grad", "pin_memory", "memory_format", "non_blocking", "layout", "copy", "out_dtype"}
-_OTHER_NAMES = {"input": "x", "self": "x", "axis": "dim", "keepdims": "keepdim", "axes": "dims"}
+_OTHER_NAMES = {
+    "input": "x", "self": "x", "axis": "dim", "keepdims": "keepdim", "axes": "dims", "split_size": "split_size_or_sections",
+}  # fmt: skip
 _NONE_DROPPED = {"out", "generator", "names"}
 
 

@@ -27,6 +27,8 @@ BODIES = {
     "an old constructor of who knows what": "made = []\nfor given in [3, [5, 6], x[0, :1].int(), (7,)]:\n"
     "    made.append(torch.IntTensor(given).shape[0])\nreturn torch.tensor(made)",
     "a variable": "from torch.autograd import Variable\nreturn Variable(x, requires_grad=True) * Variable(x.data)",
+    "split by its method's keyword": "a, b = x.split(split_size=[1, 2], dim=1)\n"
+    "return torch.cat([a, b * 2, *x.split(split_size=len(x), dim=1)], dim=1)",
     "numel of a shape": "return x * x.shape.numel() + x.size().numel()",
     "fill_diagonal_": "y = x.clone()\ny.fill_diagonal_(2.)\nreturn y",
     "a chain that fills, indexed": "return torch.empty(3, 4).fill_(2).mul_(3)[1:]",
