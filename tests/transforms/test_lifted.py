@@ -1,5 +1,9 @@
 """nn.jit, nn.grad, nn.vmap, nn.checkpoint, nn.scan, functional_call: all with jax's leak checker on."""
 
+import dataclasses
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -329,6 +333,59 @@ def test_checkpoint_passes_on_what_is_no_array():
         plain = jax.grad(lambda x, causal=causal: loss(lambda f: f, x, causal))(x)
         np.testing.assert_array_equal(saved, plain)
     assert all(entry[:1] + entry[2:] == (2, "half", mask) for entry in seen)
+
+
+def _scaled(x, given, *more):
+    return jnp.sin(x) * given.scale * given.by
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["by", "scale"], meta_fields=[])
+@dataclasses.dataclass
+class Defaulted:
+    by: Any
+    scale: Any = None
+
+    def __post_init__(self):
+        self.scale = 3.0 if self.scale is None else self.scale
+
+
+class Demanding(Defaulted):
+    def __post_init__(self):
+        if self.scale is None:
+            raise ValueError("scale")
+
+
+jax.tree_util.register_dataclass(Demanding, data_fields=["by", "scale"], meta_fields=[])
+
+
+@pytest.mark.parametrize("container", [Defaulted, Demanding])
+def test_checkpoint_takes_containers_that_do_not_take_none(container):
+    """A default of the container's own is not what was given."""
+    x = jnp.linspace(-1.0, 1.0, 6)
+    one = nn.grad(lambda x: _scaled(x, container(x, 2.0)).sum())(x)
+    saved = nn.grad(lambda x: nn.checkpoint(_scaled)(x, container(x, 2.0)).sum())(x)
+    np.testing.assert_allclose(saved, one, rtol=1e-6)
+
+
+def test_checkpoint_passes_on_numbers_of_numpy_and_arrays_that_jax_has_not():
+    def repeated(x, n, causal, names, kind):
+        assert type(n) is np.int64 and type(causal) is np.bool_
+        return sum((jnp.sin(x * i) for i in range(n)), x) * (2 if causal else 3) * len(names) * len(kind)
+
+    given = (np.int64(3), np.bool_(True), np.array(["a", "b"]), np.array([None]))
+    x = jnp.linspace(-1.0, 1.0, 6)
+    one = nn.grad(lambda x: repeated(x, *given).sum())(x)
+    np.testing.assert_allclose(nn.grad(lambda x: nn.checkpoint(repeated)(x, *given).sum())(x), one, rtol=1e-6)
+
+
+def test_checkpoint_counts_static_arguments_from_the_end():
+    class Chosen(nn.Module):
+        def forward(self, x, which):
+            return x * (2 if np.asarray(which) > 0 else 3)
+
+    x, which = jnp.ones(3), jnp.ones(())
+    for fun in (Chosen(), lambda x, which: x * (2 if np.asarray(which) > 0 else 3)):
+        assert nn.checkpoint(fun, static_argnums=-1)(x, which).tolist() == [2, 2, 2]
 
 
 def test_checkpoint_equals_the_plain_call_and_keeps_changes():
