@@ -44,6 +44,8 @@ LONG_FILES = (
     "parallel/test_process_group.py",
     "io/test_bounds.py",
     "parity/test_hunt.py",
+    "test_docs.py",
+    "test_training.py",
 )
 
 
