@@ -302,7 +302,6 @@ LAYERS = (
         _IMAGE,
         lambda a: F.adaptive_max_pool2d(a.x, 7),
         lambda a: _parts(a.x, 7, lambda x, axis: x.max(axis)),
-        note="torch's first of equal numbers, and its last NaN, by gathers of windows; the plain formula shares among equals",
     ),
     Row(
         "instance_norm",

@@ -10,13 +10,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import dtypes, lax
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int, Num
 
+from jaxnn import _compat
 from jaxnn.base.checks import check_array, check_known_sizes, check_ndim, check_room, fail, ints_of
 from jaxnn.base.dtypes import compute_dtype, is_complex, is_floating
 from jaxnn.base.op import op
 from jaxnn.functional._indices import AdaptiveMaxPool, seen_as
-from jaxnn.functional._windows import Windows, grid, pick_max, pool_max, window_sum
+from jaxnn.functional._windows import _UNROLLED, Windows, lowest, pool_max, window_sum
+from jaxnn.lowering.explicit_axes import keeping_split
 
 
 def _target(function: str, spatial: int, input: Any, output_size: Any) -> tuple[int, ...]:
@@ -94,14 +98,93 @@ def _avg(spatial: int, input: jax.Array, output_size: int | Sequence[int | None]
 
 def _max(spatial: int, input: jax.Array, output_size: int | Sequence[int | None] | None, return_indices: bool) -> Any:
     target = _target(f"adaptive_max_pool{spatial}d", spatial, input, output_size)
-    size = input.shape[-spatial:]
-    windows = _even(size, target)
+    windows = _even(input.shape[-spatial:], target)
     if windows is not None:
         return pool_max(input, windows, return_indices)
-    places, inside = grid([_ranges(length, wanted) for length, wanted in zip(size, target)], size)
-    values, indices = pick_max(input.reshape(*input.shape[:-spatial], math.prod(size)), places, inside)
-    shape = (*input.shape[:-spatial], *target)
-    return (values.reshape(shape), indices.reshape(shape)) if return_indices else values.reshape(shape)
+    if 0 in target:
+        shape, index = (*input.shape[:-spatial], *target), dtypes.canonicalize_dtype(np.int64)
+        values, indices = jnp.zeros(shape, input.dtype), jnp.zeros(shape, index)
+    else:
+        values, indices = keeping_split(spatial)(_argmax)(input, target)
+    return (values, indices) if return_indices else values
+
+
+def _argmax(input: jax.Array, target: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """The largest value of each window, and its place in the flattened plane."""
+    index = dtypes.canonicalize_dtype(np.int64)
+    size = input.shape[-len(target) :]
+    values, places = input, jnp.zeros(input.shape, index)
+    # One dimension after another, the last first: of equal values, the first in the window's order wins.
+    for i in reversed(range(len(target))):
+        axis = input.ndim - len(target) + i
+        values, taps = _largest(values, axis, target[i])
+        ranges = _ranges(size[i], target[i])
+        starts, ends = (x.reshape(-1, *(1,) * (len(target) - i - 1)) for x in (ranges[:, 0], ranges.max(1)))
+        along = jnp.minimum(taps.astype(index) + jnp.asarray(starts, index), jnp.asarray(ends, index))
+        places = _at(places, taps, axis) + along * jnp.asarray(math.prod(size[i + 1 :]), index)
+    return values, places
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _largest(input: jax.Array, axis: int, wanted: int) -> tuple[jax.Array, jax.Array]:
+    """The largest value of each window along one dimension, and which tap it is, where the gradient goes."""
+    best = []
+    for window in _cut(input, axis, wanted):
+        taps = lax.broadcasted_iota(np.int32, window.shape, axis + 1)
+        worst = np.asarray(lowest(window.dtype), window.dtype), np.asarray(np.iinfo(np.int32).max, np.int32)
+        best.append(lax.reduce(_compat.vary_alike(window, taps), worst, _better, (axis + 1,)))
+    values, taps = (_join(results, axis) for results in zip(*best))
+    return values, taps
+
+
+@functools.partial(_largest.defjvp, symbolic_zeros=True)
+def _tangent_of_the_largest(axis: int, wanted: int, primals: Any, tangents: Any) -> Any:
+    (input,), (tangent,) = primals, tangents
+    values, taps = _largest(input, axis, wanted)
+    still = isinstance(tangent, SymbolicZero)
+    return (values, taps), (_compat.no_tangent(values) if still else _at(tangent, taps, axis), _compat.no_tangent(taps))
+
+
+def _better(one: tuple[Any, Any], other: tuple[Any, Any]) -> tuple[Any, Any]:
+    """torch's rule for pairs of a value and its tap: the last NaN, else the first of the largest."""
+    (value, tap), (rival, place) = one, other
+    larger = (rival > value) | ((rival == value) & (place < tap))  # false of NaN
+    loses = larger | ((rival != rival) & ((value == value) | (place > tap)))
+    return lax.select(loses, rival, value), lax.select(loses, place, tap)
+
+
+def _at(input: jax.Array, taps: jax.Array, axis: int) -> jax.Array:
+    """What stands at one tap of each window along one dimension: a mask, whose transpose is no scatter."""
+    found, wanted = [], taps.shape[axis]
+    windows = _cut(input, axis, wanted)
+    taps = taps.reshape(*taps.shape[:axis], wanted // len(windows), len(windows), *taps.shape[axis + 1 :])
+    for number, window in enumerate(windows):
+        chosen = lax.slice_in_dim(taps, number, number + 1, axis=axis + 1)
+        mask = lax.broadcasted_iota(np.int32, window.shape, axis + 1) == chosen
+        found.append(jnp.where(mask, window, jnp.zeros((), window.dtype)).sum(axis + 1, dtype=window.dtype))
+    return _join(found, axis)
+
+
+def _cut(input: jax.Array, axis: int, wanted: int) -> list[jax.Array]:
+    """The windows along one dimension, which is split in two: windows that begin equally far apart, and their taps.
+
+    Windows repeat after `wanted` over the greatest common divisor with the size. If that is many, they are gathered, all
+    as long as the longest: a shorter one has its last element again, which stands in for itself.
+    """
+    length = input.shape[axis]
+    times = math.gcd(length, wanted)
+    ranges = _ranges(length, wanted)
+    if wanted // times > _UNROLLED:
+        places = np.where(ranges < 0, ranges.max(1, keepdims=True), ranges).astype(np.int32)
+        return [jnp.take(input, places, axis=axis, mode="clip")]
+    parts = input.reshape(*input.shape[:axis], times, length // times, *input.shape[axis + 1 :])
+    return [lax.slice_in_dim(parts, taps[0], taps.max() + 1, axis=axis + 1) for taps in ranges[: wanted // times]]
+
+
+def _join(windows: Sequence[jax.Array], axis: int) -> jax.Array:
+    """One number for each of the windows, in their order along the dimension."""
+    parts = jnp.stack(windows, axis + 1)
+    return parts.reshape(*parts.shape[:axis], parts.shape[axis] * len(windows), *parts.shape[axis + 2 :])
 
 
 @op(check=functools.partial(_check, "avg", 1))

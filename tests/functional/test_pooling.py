@@ -104,12 +104,47 @@ def test_max_of_integers():
     np.testing.assert_array_equal(ours[0], theirs[0])
 
 
-@pytest.mark.parametrize("size", [(5, 3), (2, 4), (7, 6), (1, 1), (0, 3), (9, 8)], ids=str)
-def test_adaptive_max(size):
-    x = _awkward(2, 2, 7, 6)
-    (values, indices), theirs = _both("adaptive_max_pool2d", x, output_size=size, return_indices=True)
+ADAPTIVE = [
+    *(((7, 6), size) for size in [(5, 3), (2, 4), (7, 6), (1, 1), (0, 3), (9, 8)]),
+    ((9,), (6,)),  # windows that repeat
+    ((131,), (67,)),  # too many windows to unroll
+    ((70, 5), (69, 2)),
+    ((5, 7, 6), (3, 4, 5)),
+]
+
+
+@pytest.mark.parametrize("size, wanted", ADAPTIVE, ids=str)
+def test_adaptive_max(size, wanted):
+    """Values, places and gradients among ties, NaN and infinities; the gradients of whole numbers have no rounding."""
+    torch = pytest.importorskip("torch")
+    name = f"adaptive_max_pool{len(size)}d"
+    x = _awkward(2, 2, *size)
+    (values, indices), theirs = _both(name, x, output_size=wanted, return_indices=True)
     np.testing.assert_array_equal(values, theirs[0])
     np.testing.assert_array_equal(indices, theirs[1])
+    if 0 in wanted:  # torch has no gradient of nothing
+        return
+    cotangent = np.random.default_rng(1).integers(-9, 9, values.shape).astype(np.float32)
+    t = torch.from_numpy(x).requires_grad_()
+    getattr(torch.nn.functional, name)(t, wanted).backward(torch.from_numpy(cotangent))
+    gradient = jax.vjp(lambda x: getattr(F, name)(x, wanted), jnp.asarray(x))[1](jnp.asarray(cotangent))[0]
+    np.testing.assert_array_equal(gradient, t.grad.numpy())
+
+
+def test_derivatives_of_any_order_and_batches_of_adaptive_max():
+    torch = pytest.importorskip("torch")
+
+    def cube(library):
+        return lambda x: library.adaptive_max_pool2d(x, (2, 3)) ** 3
+
+    x, direction = _random(2, 3, 7, 5), _random(2, 3, 7, 5, seed=1)
+    given = torch.from_numpy(x).requires_grad_()
+    (slope,) = torch.autograd.grad(cube(torch.nn.functional)(given).sum(), given, create_graph=True)
+    (theirs,) = torch.autograd.grad(slope, given, torch.from_numpy(direction))
+    gradient = jax.vmap(jax.grad(lambda x: cube(F)(x).sum()))
+    np.testing.assert_allclose(gradient(x), slope.detach().numpy(), rtol=1e-5)
+    np.testing.assert_allclose(jax.jvp(gradient, (x,), (direction,))[1], theirs, rtol=1e-5)
+    np.testing.assert_allclose(jax.vjp(gradient, x)[1](direction)[0], theirs, rtol=1e-5)
 
 
 # -- average ----------------------------------------------------------------------------------------------------------
