@@ -165,6 +165,44 @@ def test_an_injected_fault_is_caught(original, fault):
     assert not proof.held and caught >= caught_by, proof.text()
 
 
+WINDOW = """
+import torch
+from torch import nn
+
+
+class Window(nn.Module):
+    def __init__(self):
+        super().__init__()
+        window = torch.exp(-((torch.arange(11.0) - 5) ** 2) / 4.5)
+        self.window = window / window.sum()
+        self.register_buffer("table", self.window * 3, persistent=False)
+
+    def forward(self, x):
+        return x * (self.window[5] - 0.266), x * (self.table[5] - 0.798)
+
+
+def make():
+    return Window(), (torch.ones(3),)
+"""
+
+
+@pytest.mark.parametrize(("off", "held"), [(1e-7, True), (1e-4, False)])
+@pytest.mark.parametrize("of", ["self.window", "window * 3"])
+def test_an_array_that_is_no_state_is_the_originals_but_for_rounding(of, off, held):
+    """What is left of a difference that cancels is the rounding of its terms; another number is another model."""
+    text = port_source(WINDOW).text
+    for name in ("self.window =", 'self.register_buffer("table",'):
+        assert text.count(name) == 1
+    changed = text.replace(
+        "self.window = window / window.sum()", f"self.window = (window / window.sum()) * (1 + {off})"
+    )
+    if of != "self.window":
+        changed = text.replace("self.window * 3", f"self.window * 3 * (1 + {off})")
+    assert changed != text
+    proof = check(_make(changed), reference(_make(WINDOW)))
+    assert (proof.checks["forward"].status == "held") == held, proof.text()
+
+
 def test_the_command_line_proves_and_its_status_says_so(tmp_path, capsys):
     """Also: a port that runs nothing without --check, though the file would do harm when it is imported."""
     (tmp_path / "model.py").write_text(

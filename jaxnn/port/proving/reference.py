@@ -51,6 +51,7 @@ class Run:
 class Reference:
     """All that the ported model is held to; what may be large, in files (`files`).
 
+    `constants` has the arrays that no state_dict holds: other buffers, and what modules keep as plain attributes.
     `layers` has the run layer by layer in float64 and in float32, each without the state that it found: `state` holds that.
     """
 
@@ -58,6 +59,7 @@ class Reference:
     kwargs: Any
     state: Leaves
     buffers: Leaves
+    constants: Leaves
     kinds: dict[str, str]
     trained: list[str]
     options: dict[str, tuple[str, dict[str, Any]]]
@@ -131,11 +133,14 @@ def reference(make: Callable[[], Any], seed: int = 0, store: Store | None = None
     simple = lambda value: value if isinstance(value, (int, float, str, bool, type(None), np.ndarray)) else Own()  # noqa: E731
     as_sent = lambda value: Tensor(store.put(viewed(value))) if is_tensor(value) else simple(value)  # noqa: E731
     state = {name: store.put(viewed(value)) for name, value in _state(model).items()}
+    buffers = {name: _put(store, viewed(value), state.get(name)) for name, value in model.named_buffers()}
     found = Reference(
         args=replaced(args, as_sent, _is_leaf),
         kwargs=replaced(kwargs, as_sent, _is_leaf),
         state=state,
-        buffers={name: _put(store, viewed(value), state.get(name)) for name, value in model.named_buffers()},
+        buffers=buffers,
+        constants={name: value for name, value in buffers.items() if name not in state}
+        | {name: store.put(viewed(value)) for name, value in _attributes(model)},
         kinds={name: kind_of(value) for name, value in _state(model).items()},
         trained=[name for name, box in model.named_parameters() if box.requires_grad],
         options=options_of(model),
@@ -172,6 +177,14 @@ def _is_leaf(value: Any) -> bool:
 
 def _state(model: Any) -> dict[str, Any]:
     return {name: value for name, value in model.state_dict().items() if hasattr(value, "detach")}
+
+
+def _attributes(model: Any) -> Iterator[tuple[str, Any]]:
+    """The tensors that modules keep as plain attributes."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if hasattr(value, "detach"):
+                yield f"{path}.{name}" if path else name, value
 
 
 def _put(store: Store, value: Any, before: Any) -> Any:
