@@ -27,6 +27,7 @@ from jaxnn.functional.loss_classification import (
     pick_class,
     shift_and_normalizer,
 )
+from jaxnn.lowering.explicit_axes import keeping_split
 
 _NAME = "linear_cross_entropy"
 _POLICIES = ("auto", "accurate", "balanced", "compact")
@@ -198,7 +199,10 @@ def linear_cross_entropy(
             chunk = options.chunk_size(rows.shape[0], rows.shape[1], linear_weight.shape[0])
             acc_dtype = np.dtype(options.acc_dtype or compute_dtype(input.dtype))
             arguments = rows, linear_weight, classes, linear_bias, weight
-            loss = _linear_cross_entropy(*arguments, reduction, ignore_index, chunk, acc_dtype)
+            # The loop over the batch has no rule for a split one. Losses that are not reduced are split as it is.
+            whole = 1 if reduction == "none" else 2
+            run = keeping_split(whole)(_linear_cross_entropy)
+            loss = run(*arguments, reduction, ignore_index, chunk, acc_dtype)
             return loss.reshape(()) if input.ndim == 1 and reduction == "none" else loss
         warn_caller(
             f"{_NAME}: options are ignored: chunks need class indices, no label_smoothing and a 2D linear_weight"

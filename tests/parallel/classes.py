@@ -86,7 +86,7 @@ def problems_of(case: Any, mesh: Any, jit: Any = jax.jit, batch: bool = False) -
         program, (points, arrays, state, weights, along) = ours.program_of(case, "float32")
         alone = jax.jit(program)(points, arrays, state, weights, along)
         spread = {name: put(mesh, name, value) for name, value in points.items()}
-        inputs = [_spread(mesh, "input", value) if isinstance(value, jax.Array) else value for value in arrays]
+        inputs = [put(mesh, "input", value) if isinstance(value, jax.Array) else value for value in arrays]
         held = {name: spread.get(name, None) for name in state}
         held = {name: put(mesh, name, value) if held[name] is None else held[name] for name, value in state.items()}
         found = jit(program)(spread, inputs, held, weights, along)

@@ -37,6 +37,18 @@ def test_on_explicit_axes_they_are_right_or_refused_with_the_way_out():
     assert refused == {"Linear"}  # whose batch and outputs are split over one axis: plain JAX's product too
 
 
+class Chunks(nn.Module):
+    """A loss that loops over parts of the batch."""
+
+    def __init__(self):
+        super().__init__()
+        options = nn.LinearCrossEntropyOptions(batch_chunk_size=2, chunking_method=None)
+        self.loss = nn.LinearCrossEntropyLoss(4, 6, reduction="none", options=options)
+
+    def forward(self, x):
+        return self.loss(x, x.argmax(1))
+
+
 IMAGES, SEQUENCES, INDICES = (8, 4, 6, 6), (8, 5, 4), (8, 3)
 ON_BATCHES = {
     "Conv2d": (lambda: nn.Conv2d(4, 8, 3, groups=2, padding=1), IMAGES),
@@ -54,6 +66,8 @@ ON_BATCHES = {
     "EmbeddingBag": (lambda: nn.EmbeddingBag(10, 4, mode="max"), INDICES),
     "GRU": (lambda: nn.GRU(4, 4, 2, batch_first=True, bidirectional=True), SEQUENCES),
     "LSTM": (lambda: nn.LSTM(4, 4, batch_first=True), SEQUENCES),
+    "LinearCrossEntropyLoss": (Chunks, (8, 4)),
+    "AdaptiveMaxPool2d": (lambda: nn.AdaptiveMaxPool2d((4, 5)), IMAGES),
 }  # fmt: skip
 
 
