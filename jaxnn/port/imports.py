@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.metadata
+import itertools
 import re
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,9 @@ _TORCH_PACKAGES = set(
 
 # Files of these that import no torch have its names (`x.split`) for other things.
 _FOREIGN = {"mxnet", "tensorflow", "keras", "paddle", "mindspore", "oneflow", "jittor", "chainer", "tinygrad"}
+
+# What makes a function what it is wherever it stands in it, and whose names it stores.
+_MAKES = (ast.Yield, ast.YieldFrom, ast.Global, ast.Nonlocal)
 
 
 class Imports:
@@ -170,9 +174,16 @@ class Imports:
         if outside:
             rewriter.site(node, outside[0], "exact" if guarded else "cannot", _outside(outside[0]))
         if outside and guarded:
-            self.edits[node] = f'raise ImportError("{outside[0]} is not ported")'
+            fails = f'raise ImportError("{outside[0]} is not ported")'
+            before = list(itertools.takewhile(lambda alias: self._dotted(node, alias) != outside[0], node.names))
+            if before and isinstance(node, ast.Import):  # import os, flash_attn
+                listed = [ast.unparse(ast.Import([alias])) for alias in before if not is_torch(alias.name)]
+                fails = "; ".join([*listed, fails])
+            self.edits[node] = fails
             block = self.edits.source.parent(node).body  # type: ignore[union-attr]
-            self.unreachable += block[block.index(node) + 1 :]
+            behind = block[block.index(node) + 1 :]
+            if not any(isinstance(inner, _MAKES) for statement in behind for inner in walk(statement)):
+                self.unreachable += behind
             return
         top = node in self.tree.body
         self.edits[node] = lambda _: self._statement(node, top)
@@ -180,14 +191,13 @@ class Imports:
     def _guarded(self, node: ast.AST) -> bool:
         """Whether the statement stands in a try that expects it to fail."""
         parent = self.edits.source.parent(node)
-        return (
-            isinstance(parent, ast.Try)
-            and node in parent.body
-            and any(
-                handler.type is None or re.search(r"Import|ModuleNotFound|Exception", ast.unparse(handler.type))
-                for handler in parent.handlers
-            )
-        )
+        if not isinstance(parent, ast.Try) or node not in parent.body:
+            return False
+        for handler in parent.handlers:
+            if handler.type is None or re.search(r"Import|ModuleNotFound|Exception", ast.unparse(handler.type)):
+                # A file that cannot be imported without the package is not ported by failing.
+                return not (parent in self.tree.body and isinstance(handler.body[-1], ast.Raise))
+        return False
 
     def _wanted(self, name: str) -> bool:
         return self._used is None or name in self._used

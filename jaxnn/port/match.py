@@ -161,6 +161,8 @@ def _used(wanted: str, match: Match, source: Source, site: ast.expr) -> bool:
         return isinstance(parent, ast.Expr)
     if wanted == "pieces":
         return _in_pieces(site, source)
+    if wanted == "positional":  # a function, called at once and without keywords
+        return isinstance(parent, ast.Call) and parent.func is site and not parent.keywords
     if not (isinstance(parent, ast.Assign) and len(parent.targets) == 1 and isinstance(parent.targets[0], ast.Tuple)):
         return False
     names = parent.targets[0].elts

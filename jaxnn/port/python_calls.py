@@ -13,6 +13,16 @@ from jaxnn.port.rules import TABLE
 from jaxnn.port.sizes import KNOWN
 
 
+def _is_here(dotted: str) -> bool:
+    """Whether a name of torch has a counterpart: a function, a class, a tensor's method, or a module of functions."""
+    if translate(dotted) is not None or dotted in ANSWERS or dotted in IDENTITIES:
+        return True
+    owner, _, name = dotted.rpartition(".")
+    method = owner in TENSOR_TYPES
+    rows = TABLE.get(name if method else dotted[6:], ())
+    return any(row.form in ("both", "method" if method else "function") for row in rows)
+
+
 class PythonCalls:
     """The part of the rewriter that looks at them."""
 
@@ -25,7 +35,9 @@ class PythonCalls:
         if owner.kind != "external" or not is_torch(owner.of):
             return False
         dotted = f"{owner.of}.{name}"
-        here = translate(dotted) is not None or dotted[6:] in TABLE or dotted in ANSWERS or dotted in IDENTITIES
+        here = _is_here(dotted)
+        if owner.of in TENSOR_TYPES and not here:
+            return False  # what jax's arrays have themselves is asked when it runs
         if here and not asks:
             self.external(node, dotted)
             return True

@@ -430,3 +430,89 @@ def test_the_device_of_a_weight_is_not_asked_for():
     model = _run(port_source(original).text, nn)["Net"]()
     for call in (model, nn.jit(model)):
         np.testing.assert_allclose(call(jnp.asarray(X)), want.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+# Each function gives numbers; the original and its port give the same.
+WITHOUT_A_WORD = {
+    "gradients of a module by its input": """
+        class Energy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.w = nn.Parameter(torch.arange(3.0))
+
+            def forward(self, x):
+                return (self.w * x**3).sum()
+
+            def pulled(self, x):
+                return torch.func.grad(self.forward)(x)
+
+        def f():
+            m, x = Energy(), torch.arange(1.0, 4.0)
+            slope, value = torch.func.grad_and_value(m)(x)
+            return [torch.func.grad(m)(x), m.pulled(x), slope, value, torch.vmap(torch.func.grad(m))(torch.ones(2, 3))]
+    """,
+    "modules in trees": """
+        from torch.utils._pytree import tree_leaves, tree_map
+
+        def f():
+            tree = [nn.Linear(2, 3), (torch.ones(2), None)]
+            kinds = tree_map(lambda v: 2 if isinstance(v, nn.Module) else 3, tree)
+            return [torch.tensor(len(tree_leaves(tree))), torch.tensor(kinds[0])]
+    """,
+    "probes of methods and functions": """
+        def f():
+            asked = [hasattr(torch.Tensor, "view"), hasattr(torch, "view"), hasattr(torch, "repeat"), hasattr(torch, "sin")]
+            asked += [getattr(torch, "view", None) is None, getattr(torch.Tensor, "nothing", None) is None]
+            return [torch.tensor(asked)]
+    """,
+    "imports that fail, in a generator and with global names": """
+        try:
+            import math, flash_attn
+        except ImportError:
+            flash_attn = None
+        chosen = 1
+
+        def pieces():
+            try:
+                import flash_attn as flash
+                yield 1
+            except ImportError:
+                return
+
+        def choose():
+            try:
+                import flash_attn as flash
+                global chosen
+                chosen = 2
+            except ImportError:
+                chosen = 3
+
+        def f():
+            choose()
+            return [torch.tensor([len(list(pieces())), chosen, int(math.pi)])]
+    """,
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_A_WORD)
+def test_nothing_comes_out_other_without_a_word(name):
+    text = "import torch\nfrom torch import nn\n" + textwrap.dedent(WITHOUT_A_WORD[name])
+    ported = port_source(text)
+    want, got = _run(text, torch)["f"](), _run(ported.text, nn)["f"]()
+    for mine, theirs in zip(got, want, strict=True):
+        np.testing.assert_allclose(np.asarray(mine), theirs.detach().numpy(), rtol=1e-6)
+
+
+def test_a_vmap_whose_call_is_not_seen_is_listed():
+    """Keywords of that call are mapped, as jax.vmap's are, and torch's are not."""
+    seen, unseen = "torch.vmap(torch.sin)(torch.ones(2, 3))", "f = torch.vmap(torch.sin)"
+    sites = [port_source(f"import torch\n{line}\n").sites for line in (seen, unseen)]
+    assert [site.status for site in sum(sites, []) if "vmap" in site.name] == ["exact", "changed"]
+
+
+def test_a_file_that_always_raises_without_a_package_is_undecided():
+    ported = port_source(
+        "import torch\ntry:\n    import timm\nexcept ImportError:\n    raise ImportError('install timm')\n"
+    )
+    assert [site.status for site in ported.sites] == ["cannot"]
+    _run(ported.text, nn)

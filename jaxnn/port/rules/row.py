@@ -35,7 +35,7 @@ class Row:
             default). ``!dim``: it was not. ``dim=-1``: it is this literal. ``dim:int``, ``other:array``, ``shape:ints``,
             ``dtype:dtype``, ``other:number``: what it is. ``sizes:sizes``: a list or tuple of numbers. ``data:items``: a list, a tuple or an array. ``size:counts``: what torch's old constructors take for sizes. ``size:whole``: an integer whose text may stand twice. ``x:shaped``: the shape is that of a plain name. ``x:fresh``: computed here, no other name can reach it. ``x:simple``: a plain name, which may be written twice.
             ``x.rank=2``, ``x.floating=True``: what is known of it. ``value:infinite``: a number for floating arrays alone. ``use:unpack``: the result is assigned to several names. ``use:statement``: it is not used.
-            ``use:pieces``: its items alone are used. ``size:kept``, ``name:sections``: for the formats above.
+            ``use:pieces``: its items alone are used. ``use:positional``: it is called at once, without keywords. ``size:kept``, ``name:sections``: for the formats above.
         form: where torch has it: ``torch.NAME(x)``, ``x.NAME()``, both, or ``x.NAME``.
         result: what the result is: ``array``, ``x`` (as `x`), ``int``, ``float``, ``bool``, ``shape``, ``arrays`` (a tuple
             of arrays), ``dtype``, ``str``, ``list``, ``none``, ``number``, ``unknown``. ``array+1``, ``array-1``, ``array=2``: its rank beside that of
