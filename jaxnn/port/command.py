@@ -177,6 +177,8 @@ def _write(source: Path, output: Path, ported: dict, others: dict[str, Path], fo
         output = output / source.name if output.is_dir() else output
     # What each part becomes: the whole, by "", and the packages that are ported with it.
     parts = {"": (source, output)} | {name: (home, output.parent / name) for name, home in others.items()}
+    if any(target.resolve() == output.resolve() for name, (_, target) in parts.items() if name):
+        return f"{output}: --with puts a package of that name beside it; give another -o"
     for original, target in parts.values():
         top, new = original.resolve(), target.resolve()
         if original.is_file() and new == top:

@@ -37,7 +37,8 @@ def find_all(names: Iterable[str], source: Path) -> dict[str, Path]:
             raise ValueError(
                 f"--with {name}: expected an installed package that is Python source, its folder, or its file; there is none"
             )
-        if home.name in found or home == source.resolve() or (base / home.name).exists() and not source.is_file():
+        taken = {source.resolve().stem, *(one.stem for one in found.values())}  # what modules are called by
+        if home.stem in taken or (base / home.name).exists() and not source.is_file():
             raise ValueError(f"--with {name}: {home.name} is there already: each is ported once, under its own name")
         found[home.name] = home
     return found

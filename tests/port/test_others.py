@@ -145,3 +145,19 @@ def test_find_imports_nothing(folder):
     assert others.located(Path("base"), "torch_alone.py", {"torch_alone.py": Path("a.py")}) == Path("a.py")
     assert others.located(Path("base"), "a/b.py", {"a": Path("/c/a")}) == Path("/c/a/b.py")
     assert others.located(Path("base"), "d/b.py", {"a": Path("/c/a")}) == Path("base/d/b.py")
+
+
+@pytest.mark.parametrize("name", ["model.py", "model"])
+def test_two_of_one_name_are_refused(name, tmp_path, capsys):
+    """One would take the place of the other; so would a package beside an output of its own name."""
+    homes = [tmp_path / "a" / name, tmp_path / "b" / name]
+    for value, home in enumerate(homes):
+        file = home if home.suffix else home / "__init__.py"
+        file.parent.mkdir(parents=True)
+        file.write_text(f"import torch\n\nA = torch.ones({value + 1})\n")
+    assert main(["port", str(homes[0]), "--with", str(homes[1]), "-o", str(tmp_path / "out" / name)]) == 1
+    assert "is there already" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    other = tmp_path / "c.py"
+    other.write_text("")
+    assert main(["port", str(other), "--with", str(homes[1]), "-o", str(tmp_path / "out" / name)]) == 1
+    assert "give another -o" in capsys.readouterr().err and not (tmp_path / "out").exists()
