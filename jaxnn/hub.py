@@ -97,7 +97,7 @@ def load_state_dict_from_url(
 
     Follows ``torch.hub.load_state_dict_from_url``, which ``torch.utils.model_zoo.load_url`` is too.
     """
-    folder = Path(get_dir()) / "checkpoints" if model_dir is None else Path(model_dir)
+    folder = Path(get_dir()) / "checkpoints" if model_dir is None else Path(model_dir).expanduser()
     name = os.path.basename(urlparse(url).path) if file_name is None else file_name
     if not name:
         raise ValueError(

@@ -136,3 +136,11 @@ def test_options_of_place_and_name(published, tmp_path, monkeypatch):
     assert (tmp_path / "mine/checkpoints/a.pth").is_file()
     nn.hub.load_state_dict_from_url(path.as_uri(), tmp_path / "elsewhere", progress=False)
     assert (tmp_path / "elsewhere" / path.name).is_file()
+
+
+def test_a_folder_of_the_users_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    nn.save({"w": np.ones(2, np.float32)}, tmp_path / "w.pth")
+    found = nn.hub.load_state_dict_from_url((tmp_path / "w.pth").as_uri(), "~/weights", progress=False)
+    assert found["w"].tolist() == [1, 1] and (tmp_path / "weights" / "w.pth").exists() and not (tmp_path / "~").exists()
