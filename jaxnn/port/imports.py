@@ -43,6 +43,8 @@ _TORCH_PACKAGES = set(
 # Files of these that import no torch have its names (`x.split`) for other things.
 _FOREIGN = {"mxnet", "tensorflow", "keras", "paddle", "mindspore", "oneflow", "jittor", "chainer", "tinygrad"}
 
+# What notes that an import has succeeded.
+_BINDS = (ast.Assign, ast.AnnAssign, ast.Import, ast.ImportFrom, ast.Pass)
 # What makes a function what it is wherever it stands in it, and whose names it stores.
 _MAKES = (ast.Yield, ast.YieldFrom, ast.Global, ast.Nonlocal)
 
@@ -170,23 +172,32 @@ class Imports:
             package = named.text.partition(".")[0] if named else ""
             if package in ELSEWHERE:
                 rewriter.site(node, dotted, "changed", ELSEWHERE[package])
-        guarded = self._guarded(node)
-        if outside:
-            rewriter.site(node, outside[0], "exact" if guarded else "cannot", _outside(outside[0]))
-        if outside and guarded:
-            fails = f'raise ImportError("{outside[0]} is not ported")'
-            before = list(itertools.takewhile(lambda alias: self._dotted(node, alias) != outside[0], node.names))
-            if before and isinstance(node, ast.Import):  # import os, flash_attn
-                listed = [ast.unparse(ast.Import([alias])) for alias in before if not is_torch(alias.name)]
-                fails = "; ".join([*listed, fails])
-            self.edits[node] = fails
-            block = self.edits.source.parent(node).body  # type: ignore[union-attr]
-            behind = block[block.index(node) + 1 :]
-            if not any(isinstance(inner, _MAKES) for statement in behind for inner in walk(statement)):
-                self.unreachable += behind
+        if outside and self._guarded(node):
+            self._fail(node, outside[0], rewriter)
             return
+        if outside:
+            rewriter.site(node, outside[0], "cannot", _outside(outside[0]))
         top = node in self.tree.body
         self.edits[node] = lambda _: self._statement(node, top)
+
+    def _fail(self, node: ast.Import | ast.ImportFrom, package: str, rewriter: Rewriter) -> None:
+        """The import of a package that is not ported, in a try: it fails as where that is not installed."""
+        fails = f'raise ImportError("{package} is not ported")'
+        before = list(itertools.takewhile(lambda alias: self._dotted(node, alias) != package, node.names))
+        if before and isinstance(node, ast.Import):  # import os, flash_attn
+            listed = [ast.unparse(ast.Import([alias])) for alias in before if not is_torch(alias.name)]
+            fails = "; ".join([*listed, fails])
+        self.edits[node] = fails
+        block = self.edits.source.parent(node).body  # type: ignore[union-attr]
+        behind = block[block.index(node) + 1 :]
+        if all(isinstance(statement, _BINDS) for statement in behind):
+            rewriter.site(node, package, "exact", _outside(package))
+        else:
+            rewriter.site(
+                node, package, "changed", f"as if {package} were not installed: what stands behind the import goes"
+            )
+        if not any(isinstance(inner, _MAKES) for statement in behind for inner in walk(statement)):
+            self.unreachable += behind
 
     def _guarded(self, node: ast.AST) -> bool:
         """Whether the statement stands in a try that expects it to fail."""

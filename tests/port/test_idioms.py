@@ -384,6 +384,14 @@ def test_what_stands_behind_an_import_that_fails_goes():
         space["Net"]().kernel()
 
 
+def test_work_behind_an_import_that_fails_is_listed():
+    """As where the package is missing; whoever has it would have had that done."""
+    text = "try:\n    import timm\n    {}\nexcept Exception:\n    pass\n"
+    for behind, status in (("train(timm)", "changed"), ("has_timm = True", "exact"), ("pass", "exact")):
+        (site,) = port_source(text.format(behind)).sites
+        assert site.status == status and (status == "exact" or "as if timm were not installed" in site.why)
+
+
 UNPACKED = """
 import torch
 
