@@ -6,11 +6,16 @@ import argparse
 import os
 import sys
 
+import jaxnn
 from jaxnn.port import command
 from jaxnn.targets import command as planning
 
 
 def main(arguments: list[str] | None = None) -> int:
+    if jaxnn.__file__ is None:  # a folder of this name, such as a clone, where Python looks first
+        hides = os.path.abspath(next(iter(jaxnn.__path__)))
+        print(f"error: the folder {hides} hides the installed jaxnn; run it in another folder", file=sys.stderr)
+        return 1
     parser = argparse.ArgumentParser(prog="jaxnn", description="Tools for checkpoints, porting and planning.")
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser(

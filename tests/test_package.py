@@ -159,3 +159,14 @@ def test_the_wheel_trains_in_a_new_environment_without_torch(tmp_path):
         cwd=tmp_path,
     )
     assert result.stdout.startswith("trained"), result.stderr
+
+
+def test_the_command_line_says_what_hides_the_package(monkeypatch, capsys):
+    """Beside a clone of this name an editable installation is hidden: the name is the folder then, and has nothing."""
+    from jaxnn.__main__ import main
+
+    monkeypatch.setattr(nn, "__file__", None)
+    monkeypatch.setattr(nn, "__path__", ["here/jaxnn"])
+    assert main(["port", "model.py"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: the folder /") and "here/jaxnn hides the installed jaxnn" in said
