@@ -71,11 +71,16 @@ class Result:
         return [name for name, check in self.proof.checks.items() if check.status == "differs" and name != "options"]
 
 
+def source_of(root: Path, name: str) -> Path:
+    """The folder or the file of an import package."""
+    return root / name if (root / name).is_dir() else root / f"{name}.py"
+
+
 def port_package(
     root: Path, name: str, out: Path, report: Path, make: str = "", others: tuple[str, ...] = ()
 ) -> tuple[int, dict[str, Any]]:
     """Port one import package with the command line, as a user does; its exit status and its report."""
-    source = root / name if (root / name).is_dir() else root / f"{name}.py"
+    source = source_of(root, name)
     command = [sys.executable, "-m", "jaxnn", "port", str(source), "-o", str(out), "--json", str(report)]
     command += ["--run", make] if make else []
     command += [word for other in others for word in ("--with", other)]
@@ -101,7 +106,7 @@ def run_case(case: Case, root: Path, out: Path, sites: list[Any], timeout: float
         make.write_text(case.source(), encoding="utf-8")
         from jaxnn.port import port_source
 
-        source = root / case.module if (root / case.module).is_dir() else root / f"{case.module}.py"
+        source = source_of(root, case.module)
         beside = [case.module, *case.others]
         rewriter = lambda text: port_source(text, beside=beside).text  # noqa: E731
         others = find_all(case.others, source)
@@ -138,7 +143,7 @@ def observe(case: Case, root: Path, work: Path) -> tuple[Counter[str], str]:
     make.write_text(case.source(), encoding="utf-8")
     found: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
     for how, run in (("text", ""), ("run", f"{make}:make")):
-        out = home / how / (case.module if (root / case.module).is_dir() else f"{case.module}.py")
+        out = home / how / source_of(root, case.module).name
         out.parent.mkdir()
         try:
             _, report = port_package(root, case.module, out, home / f"{how}.json", run, case.others)
@@ -235,7 +240,7 @@ def main() -> int:
             continue
         key = case.package, case.module
         if key not in ported:
-            out = work / case.package / (case.module if (root / case.module).is_dir() else f"{case.module}.py")
+            out = work / case.package / source_of(root, case.module).name
             shutil.rmtree(out.parent, ignore_errors=True)
             out.parent.mkdir(parents=True)
             try:

@@ -113,7 +113,7 @@ def _prove(options: argparse.Namespace, sites: list, others: dict[str, Path]) ->
     from jaxnn.port.proving import prove
 
     source: Path = options.path
-    ported = options.output / source.name if source.is_file() and options.output.is_dir() else options.output
+    ported = _target(source, options.output)
     beside = [Path(name).stem for name in (source.resolve().name, *others)]
     proof = prove(
         source,
@@ -170,30 +170,35 @@ def _put(texts: dict[Path, str], force: bool) -> str:
     return ""
 
 
+def _target(source: Path, output: Path) -> Path:
+    """What `source` becomes: of a file, the output or a file of its name in it."""
+    return output / source.name if source.is_file() and output.is_dir() else output
+
+
 def _write(source: Path, output: Path, ported: dict, others: dict[str, Path], force: bool) -> str:
     """Write the new files; the text of a problem where that would touch the original, or what somebody has edited."""
-    single = source.is_file()
-    if single:
-        output = output / source.name if output.is_dir() else output
-    # What each part becomes: the whole, by "", and the packages that are ported with it.
-    parts = {"": (source, output)} | {name: (home, output.parent / name) for name, home in others.items()}
-    if any(target.resolve() == output.resolve() for name, (_, target) in parts.items() if name):
+    from jaxnn.port.others import located
+
+    output = _target(source, output)
+    beside = {name: output.parent / name for name in others}
+    if any(target.resolve() == output.resolve() for target in beside.values()):
         return f"{output}: --with puts a package of that name beside it; give another -o"
-    for original, target in parts.values():
+    parts = [(source, output), *((others[name], target) for name, target in beside.items())]
+    for original, target in parts:
         top, new = original.resolve(), target.resolve()
         if original.is_file() and new == top:
             return f"{target} is the original: it is never written over"
         if original.is_dir() and (new == top or top in new.parents or new in top.parents):
             return f"{target} holds the original or is in it: it is never written over"
-    targets = {}
-    for path, one in ported.items():
-        name, _, below = path.partition("/")
-        at = parts[name][1] / below if name in others else output if single else output / path
-        targets[at] = one.text
+    single = source.is_file()
+    targets = {
+        output if single and path == source.name else located(output, path, beside): one.text
+        for path, one in ported.items()
+    }
     problem = _put(targets, force)
     if problem:
         return problem
-    for original, target in parts.values():
+    for original, target in parts:
         if original.is_dir():
             _copy_data(original, target)
     return ""

@@ -384,11 +384,12 @@ def _used(text: str) -> set[str]:
     tree = ast.parse(text.replace("\0", "pass"))
     # What stands for a name that is not ported says its name, and is no use of it.
     named = {
-        id(value)
+        id(argument)
         for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.value).find(".not_ported(") > 0
-        for value in ast.walk(node.value)
-        if isinstance(value, ast.Constant)
+        if isinstance(node, ast.Assign)
+        for call in ast.walk(node.value)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "not_ported"
+        for argument in call.args
     }
     for node in walk(tree):
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store):

@@ -29,7 +29,6 @@ def find_all(names: Iterable[str], source: Path) -> dict[str, Path]:
     Raises:
         ValueError: there is none of the name, two are of one name, or what is ported has that name at its top.
     """
-    base = source.parent if source.is_file() else source
     found: dict[str, Path] = {}
     for name in names:
         home = find(name)
@@ -38,7 +37,7 @@ def find_all(names: Iterable[str], source: Path) -> dict[str, Path]:
                 f"--with {name}: expected an installed package that is Python source, its folder, or its file; there is none"
             )
         taken = {source.resolve().stem, *(one.stem for one in found.values())}  # what modules are called by
-        if home.stem in taken or (base / home.name).exists() and not source.is_file():
+        if home.stem in taken or source.is_dir() and (source / home.name).exists():
             raise ValueError(f"--with {name}: {home.name} is there already: each is ported once, under its own name")
         found[home.name] = home
     return found
